@@ -1,0 +1,1 @@
+"""Retrain keeps tabular models in production good: one YAML file per model, one stage per verb."""
