@@ -137,6 +137,12 @@ class RegistryBusy(RetrainError):
     retryable = True
 
 
+class RegistryUnavailable(RetrainError):
+    """The data registry, or its DVC remote, cannot be reached, read or written."""
+
+    retryable = True
+
+
 # --- models
 
 
@@ -154,6 +160,16 @@ class FeatureCodeRefused(RetrainError):
 
 class EstimatorRefused(RetrainError):
     """An estimator outside the allow-list."""
+
+
+class ModelFormatRefused(RetrainError):
+    """A model folder of another make, which could run code when it is loaded."""
+
+
+class RegistryDown(RetrainError):
+    """The model registry does not answer, or its database stayed locked."""
+
+    retryable = True
 
 
 class DigestMismatch(RetrainError):

@@ -69,6 +69,10 @@ class StageReport(Result):
     interval: Interval
     effective_at: Utc
 
+    def facts(self) -> dict[str, Any]:
+        """The few figures that go to the ledger, for tables."""
+        return {}
+
 
 # --- data ------------------------------------------------------------------------------------------
 
@@ -87,6 +91,9 @@ class IngestReport(StageReport):
     batch: Batch
     source: str = Field(description="the address without its secrets")
     source_digest: str = Field(description="SHA-256 of the delivered bytes, or of the rows for SQL")
+
+    def facts(self) -> dict[str, Any]:
+        return {"rows": self.batch.rows, "sha256": self.batch.sha256}
 
 
 class Check(Result):
@@ -131,24 +138,40 @@ class Accepted(Result):
     mature_at: Utc = Field(description="when all of its labels are there, on the data's clock")
 
 
+class Configuration(Result):
+    """Everything that makes a model but the rows: what a refresh repeats."""
+
+    estimator: str
+    parameters: dict[str, Any]
+    window: int | None = Field(default=None, description="how many of the newest intervals; None is all")
+    pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
+
+    @property
+    def label(self) -> str:
+        return f"{self.estimator}, {'all' if self.window is None else f'last {self.window}'}"
+
+
 class Champion(Result):
     """The model that serves, as the registry and the ledger know it."""
 
     version: int
     run_id: str
-    key: str = Field(description="where its files lie, relative to the store")
-    digest: str
-    configuration: str = Field(description="digest of the configuration")
+    digest: str = Field(description="of the model's files")
+    configuration: Configuration
     training: str = Field(description="digest of the training rows")
+    reference: str = Field(description="folder of the reference rows, relative to the store")
     trained_until: Utc = Field(description="end of the newest interval it was fitted on")
     effective_at: Utc = Field(description="the as-of time of the run that promoted it")
 
 
 class Trigger(Result):
+    """Why a run was started, and what a person asked for."""
+
     kind: Literal["schedule", "manual", "alert", "laptop"] = "schedule"
     id: str = ""
     force: bool = False
     dry_run: bool = False
+    revise: bool = Field(default=False, description="take other bytes for an accepted interval as a new revision")
     reason: str = ""
 
 
@@ -194,19 +217,6 @@ class DecideReport(StageReport):
 
 
 # --- models ----------------------------------------------------------------------------------------
-
-
-class Configuration(Result):
-    """Everything that makes a model but the rows: what a refresh repeats."""
-
-    estimator: str
-    parameters: dict[str, Any]
-    window: int | None = Field(default=None, description="how many of the newest intervals; None is all")
-    pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
-
-    @property
-    def label(self) -> str:
-        return f"{self.estimator}, {'all' if self.window is None else f'last {self.window}'}"
 
 
 class Fitted(Result):
@@ -293,6 +303,10 @@ class GateReport(StageReport):
     champion_score: float | None = None
     checks: tuple[GateCheck, ...] = ()
 
+    def facts(self) -> dict[str, Any]:
+        scores = {"challenger": self.challenger_score, "champion": self.champion_score}
+        return {**scores, "metric": self.metric, "chosen": self.chosen, "kind": self.kind}
+
 
 class RefitReport(StageReport):
     decision: Decision = Field(description="refit, or gated: which of the two goes on")
@@ -315,6 +329,9 @@ class PromoteReport(StageReport):
     version: int | None = None
     previous: int | None = None
     sequence: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"version": self.version, "previous": self.previous}
 
 
 def inside(path: str) -> str:

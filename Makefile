@@ -1,0 +1,65 @@
+# Retrain. `make up` runs the main job, `make test` passes the tests; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# Bytecode saves seconds of import per process; nobody is told what runs here.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPATH := $(CURDIR)/include
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export AIRFLOW_PORT MLFLOW_PORT RETRAIN_HOME
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status data test check bench lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+up: data  ## start Airflow and MLflow, run the flights model over its year, show the table
+	@$(PY) bin/local.py up
+
+down: $(READY)  ## stop everything
+	@$(PY) bin/local.py down
+
+status: $(READY)  ## the table of what happened
+	@$(PY) bin/local.py status
+
+data: $(READY)  ## lay the example data as landing files
+	@$(PY) examples/flights.py data/flights
+	@$(PY) examples/diabetes.py data/diabetes
+
+test: check  ## lint, types, borders and tests
+	@$(PY) -m pytest
+
+check: $(READY)  ## ruff, mypy, import-linter
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+bench: data  ## the figures of docs/benchmarks.md
+	@$(PY) benchmarks/all.py
+
+lock: $(READY)  ## write requirements.txt from requirements.in
+	@$(VENV)/bin/uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" -q -o requirements.txt
+
+clean: down  ## stop, and forget all that ran here
+	rm -rf .retrain
+
+$(READY): requirements.txt bin/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Retrain needs Python 3.11 to 3.13; give one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "environment: installing the pinned packages of requirements.txt into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bin/uv.txt
+	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes --compile-bytecode requirements.txt \
+		&& $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bin/uv.txt
+	@echo "$(CURDIR)/include" > $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/retrain.pth
+	@touch $@
+	@echo "environment: ready"

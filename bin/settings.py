@@ -1,0 +1,127 @@
+"""Where the local servers keep their state, on which ports they listen and how they are set up.
+
+.retrain/            or where RETRAIN_HOME points; readable by you alone
+  airflow/           AIRFLOW_HOME: SQLite database, password, task logs
+  mlflow/            SQLite database and artifacts
+  logs/              one file per process, and the one before it
+  services.json      who runs, and on which ports
+  secrets.json       keys made here, once
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DAGS = ROOT / "dags"
+LOOPBACK = "127.0.0.1"
+PORTS = {"airflow": ("AIRFLOW_PORT", 8080), "mlflow": ("MLFLOW_PORT", 5000)}
+USER = "admin"
+
+
+class Refused(RuntimeError):
+    """The servers cannot start or stop; the message says why and what to do."""
+
+
+def home() -> Path:
+    return Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
+
+
+def read(name: str) -> dict[str, Any]:
+    path = home() / name
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def write(name: str, value: dict[str, Any]) -> None:
+    home().mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = home() / f".{name}.{os.getpid()}"
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+    new.replace(home() / name)
+
+
+def ports() -> dict[str, int]:
+    """The port of each server: as asked for, else as it was last time, else the usual one."""
+    last = read("services.json").get("ports", {})
+    chosen = {}
+    for server, (variable, usual) in PORTS.items():
+        asked = os.environ.get(variable) or str(last.get(server, usual))
+        if not asked.isdecimal() or not 0 < int(asked) < 65536:
+            raise Refused(f"{variable}={asked} is not a port: give a number from 1 to 65535")
+        chosen[server] = int(asked)
+    if len(set(chosen.values())) < len(chosen):
+        raise Refused(f"Airflow and MLflow cannot share port {chosen['airflow']}: give one of them another")
+    return chosen
+
+
+def environment(dags: Path = DAGS) -> dict[str, str]:
+    """The settings of both servers, of their tasks, and of anybody who wants to talk to them."""
+    keys = read("secrets.json")
+    if not keys:
+        keys = {"jwt": secrets.token_urlsafe(64), "api": secrets.token_urlsafe(64)}
+        write("secrets.json", keys)
+    port = ports()
+    airflow = f"http://{LOOPBACK}:{port['airflow']}"
+    path = [str(ROOT / "include"), str(ROOT / "config"), os.environ.get("PYTHONPATH", "")]
+    settings = {
+        "CORE__DAGS_FOLDER": dags,
+        "CORE__PLUGINS_FOLDER": ROOT / "plugins",
+        "CORE__LOAD_EXAMPLES": False,
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": 4,
+        "CORE__EXECUTION_API_SERVER_URL": f"{airflow}/execution/",
+        "CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": False,
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home() / 'airflow' / 'airflow.db'}",
+        "API__HOST": LOOPBACK,
+        "API__PORT": port["airflow"],
+        "API__BASE_URL": airflow,
+        "API__WORKERS": 1,
+        "API__SECRET_KEY": keys["api"],
+        "API_AUTH__JWT_SECRET": keys["jwt"],
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.1,
+        "SCHEDULER__ENABLE_HEALTH_CHECK": False,
+        "DAG_PROCESSOR__REFRESH_INTERVAL": 10,
+        "DAG_PROCESSOR__PRINT_STATS_INTERVAL": 0,
+    }
+    return {
+        "RETRAIN_HOME": str(home()),
+        "AIRFLOW_HOME": str(home() / "airflow"),
+        **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
+        "MLFLOW_TRACKING_URI": f"http://{LOOPBACK}:{port['mlflow']}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # A proxy for the outside must not be asked for the servers next door.
+        "NO_PROXY": ",".join(dict.fromkeys(filter(None, (os.environ.get("NO_PROXY"), LOOPBACK, "localhost")))),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, path))),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def commands() -> dict[str, list[str]]:
+    """What each process runs, as arguments of `python -m`.
+
+    They are the parts of `airflow standalone` without their parent, which orphans them when it is terminated, and
+    without its two log servers, which listen on every interface; the api-server reads the task logs from disk.
+    """
+    port, store = ports()["mlflow"], home() / "mlflow"
+    where = ["--host", LOOPBACK, "--port", str(port), "--allowed-hosts", f"{LOOPBACK}:{port},localhost:{port}"]
+    data = [
+        *("--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"),
+        *("--serve-artifacts", "--artifacts-destination", str(store / "artifacts")),
+    ]
+    return {
+        "mlflow": ["mlflow", "server", "--workers", "1", "--uvicorn-opts=--no-access-log", *where, *data],
+        "api-server": ["airflow", "api-server"],
+        "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
+        "dag-processor": ["airflow", "dag-processor"],
+        "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
+    }

@@ -1,0 +1,18 @@
+"""Shows every spec that cannot be read among the UI's import errors.
+
+A file of its own, without a DAG: Airflow takes down all DAGs of a file that has an import error, so a broken
+spec must not be reported from the file that makes the others.
+"""
+
+from retrain.errors import InvalidSpec
+from retrain.spec import load
+from retrain.workspace import Home
+
+problems = []
+for file in Home.from_environment().specs:
+    try:
+        load(file)
+    except InvalidSpec as error:
+        problems.append(str(error))
+if problems:
+    raise InvalidSpec("\n\n".join(problems), do="the other models run on") from None

@@ -1,0 +1,136 @@
+"""`python -m retrain STAGE MODEL …`: the door for dvc.yaml and for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from retrain import pipeline
+from retrain.errors import BatchMissing, Quarantined, RetrainError
+from retrain.ledger import Ledger
+from retrain.results import StageReport, Trigger
+from retrain.run import Run, run_key
+from retrain.workspace import Home
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Model = Annotated[str, typer.Argument(help="name of the spec in include/models")]
+When = Annotated[str, typer.Option("--interval", help="start of the interval in UTC, like 2013-04-01; by default the newest")]
+Key = Annotated[str, typer.Option("--run", help="the run's folder; by default made of the interval")]
+History = Annotated[bool, typer.Option("--history", help="first do the same for every earlier interval")]
+Force = Annotated[bool, typer.Option("--force", help="retrain whatever the policy says")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="stop before a version is registered")]
+Revise = Annotated[bool, typer.Option("--revise", help="take other bytes for an accepted interval")]
+
+
+def make_run(model: str, interval: str, key: str, trigger: Trigger) -> Run:
+    home = Home.from_environment()
+    spec = home.spec(model)
+    if interval:
+        span = spec.at(interval)
+    else:
+        spans = list(spec.intervals_until(datetime.now(UTC)))
+        if not spans:
+            raise typer.BadParameter(f"no interval of {model} has ended yet")
+        span = spans[-1]
+    return Run(home=home, spec=spec, interval=span, key=run_key(key or f"laptop-{span.name}"), trigger=trigger)
+
+
+def _stage(name: str, does: str) -> Callable[..., None]:
+    def command(
+        model: Model,
+        interval: When = "",
+        run: Key = "",
+        history: History = False,
+        force: Force = False,
+        dry_run: DryRun = False,
+        revise: Revise = False,
+    ) -> None:
+        trigger = Trigger(kind="laptop", force=force, dry_run=dry_run, revise=revise)
+        this = make_run(model, interval, run, trigger)
+        if history and name in pipeline.DATA_STAGES:
+            for span in pipeline.history(this):
+                if span != this.interval:
+                    _earlier(name, replace(this, interval=span, key=run_key(f"laptop-{span.name}")))
+        report = pipeline.run_stage(name, this)
+        _say(report, name)
+
+    command.__doc__ = does[0].upper() + does[1:] + "."
+    return command
+
+
+def _earlier(name: str, run: Run) -> None:
+    """A bad or missing month does not block the later ones."""
+    try:
+        _say(pipeline.run_stage(name, run), name)
+    except (BatchMissing, Quarantined) as error:
+        typer.echo(str(error.at(run.model, name)), err=True)
+
+
+def _say(report: StageReport, stage: str) -> None:
+    typer.echo(pipeline.last_line(report, stage))
+
+
+for _one in pipeline.STAGES:
+    app.command(_one.name)(_stage(_one.name, _one.does))
+
+
+@app.command()
+def run(
+    model: Model,
+    interval: When = "",
+    history: History = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    revise: Revise = False,
+) -> None:
+    """Run the whole loop in this process: every stage that has something to do."""
+    this = make_run(model, interval, "", Trigger(kind="laptop", force=force, dry_run=dry_run, revise=revise))
+    spans = list(pipeline.history(this)) if history else [this.interval]
+    for span in spans:
+        one = replace(this, interval=span, key=run_key(f"laptop-{span.name}"))
+        try:
+            for name, report in pipeline.run_all(one):
+                _say(report, name)
+        except (BatchMissing, Quarantined) as error:
+            if span == this.interval:
+                raise
+            typer.echo(str(error), err=True)
+
+
+@app.command()
+def status(model: Annotated[str, typer.Argument(help="one model; by default all")] = "") -> None:
+    """Show what happened, interval by interval."""
+    from retrain.status import table
+
+    home = Home.from_environment()
+    console = Console()
+    for name in [model] if model else [file.stem for file in home.specs]:
+        home.spec(name)
+        console.print(table(Ledger(home.ledger), name))
+
+
+@app.command()
+def rollback(model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")]) -> None:
+    """Put the champion's predecessor back."""
+    home = Home.from_environment()
+    key = run_key(f"rollback-{datetime.now(UTC).isoformat()}")
+    _say(pipeline.roll_back(home, home.spec(model), key, reason), "rollback")
+
+
+def main() -> None:
+    try:
+        app()
+    except RetrainError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The ordered stages as names and edges; imports a stage only to run it.
+
+One name everywhere: module, function, DVC stage, Airflow task id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import cast
+
+from pydantic import ConfigDict
+
+from retrain.errors import ConfigChanged, RetrainError
+from retrain.ledger import Ledger
+from retrain.results import Decision, Interval, PromoteReport, Result, StageReport, Trigger
+from retrain.run import Run
+from retrain.spec import Spec
+from retrain.workspace import Home
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, and the verdict of an earlier one without which it has nothing to do."""
+
+    name: str
+    does: str
+    needs: tuple[str, str] | None = None
+
+
+STAGES = (
+    Stage("ingest", "take the interval's batch as it came, typed, under its content hash"),
+    Stage("validate", "hold the batch against its contract; a breach quarantines it"),
+    Stage("snapshot", "version the accepted batch with DVC"),
+    Stage("context", "write down what this run knows of the world"),
+    Stage("drift", "compare the batch with the champion's reference"),
+    Stage("decide", "retrain or not, and why"),
+    Stage("train", "search, fit the candidates and the baselines", needs=("decide", "retrain")),
+    Stage("evaluate", "score candidates, champion and baselines on the same sealed rows", needs=("decide", "retrain")),
+    Stage("gate", "promote, keep or inconclusive", needs=("decide", "retrain")),
+    Stage("refit", "fit the gated configuration on all mature rows", needs=("gate", "promote")),
+    Stage("register", "record the run in MLflow, and the version if there is one", needs=("decide", "retrain")),
+    Stage("promote", "move the champion alias once, on record", needs=("register", "registered")),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+DATA_STAGES = NAMES[:3]
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def idle(name: str, run: Run) -> str | None:
+    """Why a stage has nothing to do in this run; None if it has.
+
+    Raises:
+        MissingInput: the stage that decides it has not run.
+    """
+    needs = BY_NAME[name].needs
+    if needs is None:
+        return None
+    decision = run.read(_Decided, needs[0]).decision
+    return None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
+
+
+class _Decided(Result):
+    """Any report, read for its decision only."""
+
+    model_config = ConfigDict(extra="ignore")
+    decision: Decision
+
+
+def last_line(report: StageReport, stage: str) -> str:
+    """What the stage says for people, in one line."""
+    decision = getattr(report, "decision", None)
+    said = f"{decision.verdict}: {'; '.join(decision.reasons)}" if decision else "done"
+    return f"{report.model} · {report.interval.name} · {stage}: {said}"
+
+
+def run_stage(name: str, run: Run) -> StageReport:
+    """Run one stage: its report lies in the run's folder, its record in the ledger.
+
+    Raises:
+        RetrainError: the stage's own refusal, with model and stage; it is in the ledger too.
+        ConfigChanged: the spec is not the one that the run began with.
+    """
+    began = time.monotonic()
+    verdict, reasons = "done", ["done"]
+    facts: dict[str, object] = {}
+    try:
+        _same_spec(run)
+        stage = getattr(import_module(f"retrain.stages.{name}"), name)
+        report = cast(StageReport, stage(run))
+        run.write(report, name)
+        facts = report.facts()
+        if decision := getattr(report, "decision", None):
+            verdict, reasons = decision.verdict, list(decision.reasons)
+        return report
+    except RetrainError as error:
+        error.at(run.model, name)
+        verdict, reasons = type(error).__name__, [error.found, error.do]
+        raise
+    except BaseException as error:
+        verdict, reasons = "crashed", [f"{type(error).__name__}: {error}"[:500]]
+        raise
+    finally:
+        _note(name, run, verdict, reasons, facts, time.monotonic() - began)
+
+
+def _same_spec(run: Run) -> None:
+    key = f"{run.folder}/spec.json"
+    # The laptop's run folder is used again after every edit; DVC decides there what is stale.
+    if run.trigger.kind == "laptop" or not run.store.exists(key):
+        run.store.write(key, run.spec.digest.encode())
+    elif (begun := run.store.read(key).decode()) != run.spec.digest:
+        raise ConfigChanged(
+            f"the run {run.key} began with spec {begun[:12]}, the file is now {run.spec.digest[:12]}",
+            do="start a new run, or put the spec back",
+        )
+
+
+def _note(
+    name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float
+) -> None:
+    run.ledger.append(
+        run.model,
+        "stage",
+        f"{run.key}/{name}/{time.time_ns()}",
+        {
+            "stage": name,
+            "interval": run.interval.name,
+            "verdict": verdict,
+            "reasons": reasons,
+            "facts": facts,
+            "seconds": round(seconds, 3),
+            "trigger": run.trigger.model_dump(mode="json"),
+            "spec": run.spec.digest,
+        },
+        effective_at=run.as_of,
+        run=run.key,
+    )
+
+
+def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
+    """Run the stages in this process, one after the other; those with nothing to do are left out."""
+    for name in NAMES:
+        if idle(name, run) is None:
+            yield name, run_stage(name, run)
+
+
+def roll_back(home: Home, spec: Spec, key: str, reason: str) -> PromoteReport:
+    """Put the champion's predecessor back; the same key twice is one rollback."""
+    from retrain.stages.promote import rollback
+
+    # The rollback belongs to no batch: its interval is the one that the champion was promoted in.
+    history = Ledger(home.ledger).records(spec.model, "promotion")
+    moment = history[-1].effective_at if history else next(spec.intervals_until(datetime.max.replace(tzinfo=UTC))).end
+    run = Run(home=home, spec=spec, interval=Interval(start=moment, end=moment), key=key, trigger=Trigger(kind="manual", reason=reason))
+    try:
+        return rollback(run, reason)
+    except RetrainError as error:
+        raise error.at(spec.model, "rollback") from None
+
+
+def history(run: Run) -> Iterator[Interval]:
+    """The intervals before and including the run's."""
+    return run.spec.intervals_until(run.interval.end)

@@ -1,0 +1,87 @@
+"""One run of the loop: what every stage is given, and how stages hand on.
+
+Stages hand on by files in the run's folder of the store: `<model>/runs/<run>/<stage>.json` and
+`<model>/runs/<run>/<stage>/…`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
+
+from retrain.errors import MissingInput
+from retrain.ledger import Ledger
+from retrain.results import Interval, Result, Trigger, inside
+from retrain.spec import Spec
+from retrain.workspace import Home, Store
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model, an interval and a key.
+
+    Attributes:
+        key: the run's folder; made of the Airflow run id, or given with `--run`.
+        trigger: why it runs, and the parameters of a manual start.
+    """
+
+    home: Home
+    spec: Spec
+    interval: Interval
+    key: str
+    trigger: Trigger = field(default_factory=Trigger)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.home.store)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.home.ledger)
+
+    @property
+    def model(self) -> str:
+        return self.spec.model
+
+    @property
+    def as_of(self) -> datetime:
+        """The data's clock: nothing later is known to this run."""
+        return self.interval.end
+
+    @property
+    def folder(self) -> str:
+        return f"{self.model}/runs/{inside(self.key)}"
+
+    def path(self, stage: str, name: str = "") -> str:
+        """The key of a file of a stage."""
+        return inside(f"{self.folder}/{stage}/{name}".rstrip("/"))
+
+    def read(self, kind: type[R], stage: str) -> R:
+        """The report of an earlier stage of this run.
+
+        Raises:
+            MissingInput: that stage has not run.
+        """
+        key = f"{self.folder}/{stage}.json"
+        if not self.store.exists(key):
+            raise MissingInput(
+                f"{stage} has not run in {self.key}", do=f"run it first: python -m retrain {stage} {self.model} …"
+            ).at(self.model, stage)
+        return kind.from_json(self.store.read(key))
+
+    def write(self, report: Result, stage: str) -> None:
+        self.store.write(f"{self.folder}/{stage}.json", report.to_json().encode())
+
+
+def run_key(text: str) -> str:
+    """An Airflow run id as a folder name.
+
+    >>> run_key("scheduled__2013-02-01T00:00:00+00:00")
+    'scheduled__2013-02-01T00-00-00-00-00'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text).lstrip(".") or "run"

@@ -1,0 +1,546 @@
+"""The model spec: one YAML file, parsed to a frozen object that refuses what it does not know.
+
+Imports pydantic and yaml only: every Airflow component parses specs, none may pay for pandas here.
+
+    >>> spec = parse(EXAMPLE, "churn")
+    >>> spec.features
+    ('plan', 'visits')
+    >>> [interval.name for interval in spec.intervals_until(spec.at("2024-02-01").end)]
+    ['2024-01-01', '2024-02-01']
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from retrain.errors import InvalidInterval, InvalidSpec
+from retrain.results import Interval
+
+MAX_BYTES = 256 * 1024
+
+EXAMPLE = """
+model: churn
+objective: Rank subscribers by their risk to leave next month.
+owner: {name: Ada Example, contact: ada@example.org}
+task: binary
+interval: {every: month, start: 2024-01-01}
+source: {path: "data/churn-{start:%Y-%m}.csv", time: signup, key: [id]}
+target: {column: churned}
+columns:
+  id: {type: string}
+  signup: {type: datetime}
+  plan: {type: category}
+  visits: {type: number, min: 0}
+  churned: {type: boolean}
+quality: {min_rows: 100}
+training: {candidates: [{estimator: linear}]}
+"""
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+)\s*(m|h|d|w)", value)):
+        unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
+        return timedelta(**{unit: int(found[1])})
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError(f"{value!r} is not a duration like 30m, 12h, 2d or 1w")
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    raise ValueError(f"{value!r} is not a date")
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["stop", "warn"]
+DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "dayofyear", "minuteofday"]
+
+METRICS: dict[str, dict[str, bool]] = {
+    "binary": {"log_loss": False, "brier": False, "roc_auc": True, "average_precision": True},
+    "multiclass": {"log_loss": False, "balanced_accuracy": True, "f1_macro": True},
+    "regression": {"rmse": False, "mae": False, "r2": True},
+}
+"""Primary metrics per task, and whether greater is better. Accuracy is not one: it hides the rare class."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Owner(Part):
+    """Who is told, and who answers."""
+
+    name: str = Field(min_length=1)
+    contact: str = Field(min_length=1)
+
+
+class Every(Part):
+    """The intervals of the model: half-open UTC spans."""
+
+    every: Literal["hour", "day", "week", "month", "quarter", "year"]
+    start: Moment = Field(description="start of the first interval")
+    end: Moment | None = Field(default=None, description="no interval starts at or after this moment")
+
+
+class Source(Part):
+    """Where batches come from: files, or a SQL query."""
+
+    path: str | None = Field(default=None, description="file, glob or template with {start} and {end}; any fsspec URL")
+    format: Literal["csv", "jsonl", "parquet"] | None = Field(default=None, description="by default from the suffix")
+    sql: str | None = Field(default=None, description="a query with the bound values :start and :end")
+    url: str | None = Field(default=None, description="SQLAlchemy URL; ${NAME} is read from the environment")
+    connection: str | None = Field(default=None, description="Airflow connection id, instead of url")
+    time: ColumnName = Field(description="the column that places a row in its interval")
+    key: tuple[ColumnName, ...] = Field(min_length=1, description="the columns that identify a row")
+    wait: Duration = Field(default=timedelta(0), description="how long after the interval's end a batch may come")
+    max_rows: int = Field(default=100_000_000, gt=0)
+    max_bytes: int = Field(default=50_000_000_000, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if (self.path is None) == (self.sql is None):
+            raise ValueError("give either path or sql")
+        if self.sql is not None and (self.url is None) == (self.connection is None):
+            raise ValueError("sql needs either url or connection")
+        if self.sql is not None and not re.search(r":start\b", self.sql):
+            raise ValueError("the query must use the bound values :start and :end")
+        return self
+
+
+class Column(Part):
+    """A column's declared type and its contract."""
+
+    type: Literal["integer", "number", "category", "string", "boolean", "datetime"]
+    feature: bool = True
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str | int, ...] | None = None
+    pattern: str | None = None
+    unique: bool = False
+    max_missing: Share = Field(default=0.0, description="share of rows that may be empty")
+    severity: Severity = "stop"
+    description: str = ""
+
+
+class Target(Part):
+    """What is predicted. A number becomes a yes/no question with `at_least`."""
+
+    column: ColumnName
+    at_least: float | None = None
+    classes: tuple[str | int | bool, ...] | None = Field(default=None, description="in order; the last is the positive")
+
+
+class Labels(Part):
+    """Where labels come from and when they are there, on the data's clock."""
+
+    source: Literal["same"] = "same"
+    mature_after: Duration = Field(default=timedelta(0), description="after the interval's end")
+
+
+class Expect(Part):
+    """Any Great Expectations expectation by its own name."""
+
+    expect: str
+    severity: Severity = "stop"
+    args: dict[str, Any] = Field(default={})
+
+
+class Quality(Part):
+    min_rows: int = Field(gt=0, description="row floor: fewer rows stop the batch")
+    max_rows: int | None = None
+    freshness: Duration | None = Field(
+        default=None, description="the newest row may be at most this much older than the interval's end"
+    )
+    expectations: tuple[Expect, ...] = ()
+    failing_rows: int = Field(default=200, ge=0, le=10_000, description="how many failing rows are kept as evidence")
+
+
+class Drift(Part):
+    min_rows: int = Field(default=200, ge=20, description="below: undetermined")
+    sample: int = Field(default=5_000, ge=200, le=100_000, description="rows per side for the statistic")
+    share: Share = Field(default=0.3, description="drifted features that make the batch drifted")
+    missing: Share = Field(default=0.1, description="absolute change of the missing share that is drift")
+    thresholds: dict[ColumnName, float] = Field(default={}, description="per column, instead of the default")
+    ignore: tuple[ColumnName, ...] = ()
+
+
+class Policy(Part):
+    """When to retrain. Any rule that says yes is enough; cooldown and no new data say no."""
+
+    schedule: int = Field(default=1, ge=0, description="every so many intervals; 0 is never")
+    drift: bool = Field(default=True, description="when the batch drifted")
+    max_age: Duration | None = Field(default=None, description="of the champion's newest training row")
+    cooldown: Duration = Field(default=timedelta(0), description="no training sooner after the last one")
+    min_new_rows: int = Field(default=1, ge=1, description="mature rows that the champion has not seen")
+
+
+class Candidate(Part):
+    """An estimator and what the search may vary."""
+
+    estimator: str = Field(description="linear, random_forest, xgboost, or a dotted path into scikit-learn or xgboost")
+    parameters: dict[str, Any] = {}
+    search: dict[str, list[Any]] = Field(default={}, description="parameter → values to try")
+    encode: Literal["onehot", "ordinal", "target"] | None = Field(default=None, description="categories; by estimator")
+
+
+class Search(Part):
+    method: Literal["halving", "random"] = "halving"
+    trials: int = Field(default=8, ge=1, le=500, description="configurations per candidate")
+    folds: int = Field(default=3, ge=2, le=10)
+    split: Literal["time", "group", "stratified"] = "time"
+    max_rows: int = Field(default=40_000, ge=100, description="rows that the search may read; the fit reads all")
+
+
+class FeatureFunction(Part):
+    """A function of the model's own: `def build(frame: pd.DataFrame) -> pd.DataFrame`, row by row."""
+
+    file: str = Field(description="beside the spec")
+    function: Name = "build"
+    adds: dict[ColumnName, Literal["number", "category"]] = Field(min_length=1)
+
+
+class Training(Part):
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    windows: tuple[Literal["all"] | Annotated[int, Field(ge=1)], ...] = Field(default=("all",), min_length=1)
+    first_after: int = Field(default=2, ge=2, description="mature intervals that the first model needs")
+    min_rows: int = Field(default=1000, ge=20, description="labelled training rows")
+    search: Search = Search()
+    early_stopping: int = Field(default=20, ge=0, description="rounds, for XGBoost; 0 is off")
+    balance: bool = Field(default=False, description="weigh classes by their rarity")
+    date_parts: dict[ColumnName, tuple[DatePart, ...]] = {}
+    features: FeatureFunction | None = None
+    group: ColumnName | None = Field(default=None, description="rows of one group stay on one side of a split")
+    refresh: bool = Field(default=True, description="also refit the champion's configuration on newer rows")
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    threads: int = Field(default=2, ge=1, le=64)
+
+
+class Evaluation(Part):
+    block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
+    resamples: int = Field(default=1000, ge=200, le=100_000)
+    slices: tuple[ColumnName, ...] = ()
+    sealed: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
+    golden_rows: int = Field(default=20, ge=1, le=1000)
+
+
+class Gate(Part):
+    metric: str
+    margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    min_rows: int = Field(default=500, ge=20)
+    min_blocks: int = Field(default=10, ge=2)
+    slice_margin: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    slice_min_rows: int = Field(default=200, ge=20)
+    refit_bound: Annotated[float, Field(gt=0)] = 0.1
+
+
+class Spec(Part):
+    """One model. See `docs/spec.md` for every key."""
+
+    model: Name
+    objective: str = Field(min_length=10, description="one sentence")
+    owner: Owner
+    task: Literal["binary", "multiclass", "regression"]
+    interval: Every
+    source: Source
+    target: Target
+    labels: Labels = Labels()
+    columns: dict[ColumnName, Column] = Field(min_length=2)
+    quality: Quality
+    drift: Drift = Drift()
+    policy: Policy = Policy()
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Field(default=None)  # type: ignore[assignment]
+    digest: str = Field(default="", description="of the spec and the feature code; computed")
+    code: str = Field(default="", repr=False, description="the feature function's file; computed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("task") in METRICS:
+            gate = data.get("gate") or {}
+            if isinstance(gate, dict):
+                data = {**data, "gate": {"metric": next(iter(METRICS[data["task"]])), **gate}}
+        return data
+
+    @model_validator(mode="after")
+    def _sense(self) -> Spec:
+        named = {
+            "source.time": [self.source.time],
+            "source.key": list(self.source.key),
+            "target.column": [self.target.column],
+            "evaluation.slices": list(self.evaluation.slices),
+            "training.date_parts": list(self.training.date_parts),
+            "training.group": [self.training.group] if self.training.group else [],
+            "drift.ignore": list(self.drift.ignore),
+            "drift.thresholds": list(self.drift.thresholds),
+        }
+        added = set(self.training.features.adds) if self.training.features else set()
+        for where, columns in named.items():
+            for column in columns:
+                if column not in self.columns and not (where.startswith("drift") and column in added):
+                    raise ValueError(f"{where} names {column!r}, which columns does not declare{near(column, self.columns)}")
+        if self.gate.metric not in METRICS[self.task]:
+            raise ValueError(
+                f"gate.metric {self.gate.metric!r} cannot judge a {self.task} model"
+                f" (one of {', '.join(METRICS[self.task])})"
+            )
+        if self.columns[self.source.time].type != "datetime":
+            raise ValueError(f"source.time {self.source.time!r} must be a datetime column")
+        for column in self.training.date_parts:
+            if self.columns[column].type != "datetime":
+                raise ValueError(f"training.date_parts names {column!r}, which is not a datetime column")
+        if self.training.search.split == "group" and not self.training.group:
+            raise ValueError("training.search.split: group needs training.group")
+        self._sense_target()
+        if added & set(self.columns):
+            raise ValueError(f"training.features adds {sorted(added & set(self.columns))}, which columns already declares")
+        if not self.features and not self.training.date_parts and not added:
+            raise ValueError("no column is left as a feature")
+        if self._floor(self.interval.start) != self.interval.start:
+            raise ValueError(f"interval.start {self.interval.start:%Y-%m-%d %H:%M} is not the start of a {self.interval.every}")
+        return self
+
+    def _sense_target(self) -> None:
+        kind, target = self.columns[self.target.column].type, self.target
+        if self.task == "regression":
+            if kind not in ("integer", "number") or target.at_least is not None or target.classes:
+                raise ValueError("a regression target is a number, without at_least and classes")
+        elif target.at_least is not None:
+            if kind not in ("integer", "number") or self.task != "binary" or target.classes:
+                raise ValueError("target.at_least makes a binary target of a number")
+        elif kind == "boolean" and self.task == "binary":
+            pass
+        elif not target.classes:
+            raise ValueError("target.classes must name the classes, in order")
+        elif (self.task == "binary") != (len(target.classes) == 2):
+            raise ValueError(f"target.classes has {len(target.classes)} classes, which is not {self.task}")
+
+    # --- what follows from it
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The declared columns that the model reads as they are."""
+        apart = {self.source.time, self.target.column, *self.source.key}
+        return tuple(
+            name
+            for name, column in self.columns.items()
+            if column.feature and name not in apart and column.type not in ("string", "datetime")
+        )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that the fitted pipeline needs: features and what date parts and feature code read."""
+        extra = {*self.training.date_parts}
+        if self.training.features:
+            extra |= {name for name, column in self.columns.items() if column.feature} - {self.target.column}
+        return tuple(name for name in self.columns if name in extra or name in self.features)
+
+    @property
+    def classes(self) -> tuple[str | int | bool, ...]:
+        """The classes in code order; empty for regression."""
+        if self.task == "regression":
+            return ()
+        return self.target.classes or (False, True)
+
+    @property
+    def greater_is_better(self) -> bool:
+        return METRICS[self.task][self.gate.metric]
+
+    # --- intervals
+
+    def _floor(self, moment: datetime) -> datetime:
+        day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+        every = self.interval.every
+        if every == "hour":
+            return moment.replace(minute=0, second=0, microsecond=0)
+        if every == "day":
+            return day
+        if every == "week":
+            return day - timedelta(days=day.weekday())
+        month = {"month": day.month, "quarter": (day.month - 1) // 3 * 3 + 1, "year": 1}[every]
+        return day.replace(month=month, day=1)
+
+    def _next(self, start: datetime) -> datetime:
+        every = self.interval.every
+        if every in ("hour", "day", "week"):
+            return start + timedelta(**{f"{every}s": 1})
+        months = start.year * 12 + start.month - 1 + {"month": 1, "quarter": 3, "year": 12}[every]
+        return start.replace(year=months // 12, month=months % 12 + 1)
+
+    def at(self, moment: str | datetime) -> Interval:
+        """The interval that begins at `moment` (a date, or a time in UTC).
+
+        Raises:
+            InvalidInterval: not the start of an interval of this model.
+        """
+        try:
+            start = _moment(moment)
+        except ValueError:
+            start = None
+        if start is None or self._floor(start) != start:
+            raise InvalidInterval(
+                f"{moment} is not the start of a {self.interval.every}",
+                do=f"give --interval as the start of a {self.interval.every} in UTC, like {self.interval.start:%Y-%m-%d}",
+            ).at(self.model, "interval")
+        if start < self.interval.start or (self.interval.end and start >= self.interval.end):
+            raise InvalidInterval(
+                f"{moment} lies outside this model's intervals",
+                do=f"first interval: {self.interval.start:%Y-%m-%d}, last before: {self.interval.end or 'none'}",
+            ).at(self.model, "interval")
+        return Interval(start=start, end=self._next(start))
+
+    def intervals_until(self, end: datetime) -> Iterator[Interval]:
+        """Every interval that has ended by `end`, oldest first."""
+        start = self.interval.start
+        while (stop := self._next(start)) <= end and not (self.interval.end and start >= self.interval.end):
+            yield Interval(start=start, end=stop)
+            start = stop
+
+    @property
+    def cron(self) -> str:
+        return {
+            "hour": "0 * * * *",
+            "day": "0 0 * * *",
+            "week": "0 0 * * 1",
+            "month": "0 0 1 * *",
+            "quarter": "0 0 1 1,4,7,10 *",
+            "year": "0 0 1 1 *",
+        }[self.interval.every]
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, tags and duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def near(word: str, known: Any) -> str:
+    """`; did you mean 'x'?` or nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _line(text: str, path: tuple[Any, ...]) -> int:
+    """The line, from 1, of the deepest node of `path` that the file has."""
+    node = yaml.compose(text, Loader=_Loader)
+    line = 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(step)]
+            if not found:
+                continue
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _known(path: tuple[Any, ...]) -> list[str]:
+    """The keys that the model at `path` takes."""
+    kind: Any = Spec
+    for step in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and step in kind.model_fields:
+            kind = kind.model_fields[step].annotation
+        parts = [part for part in get_args(kind) if isinstance(part, type) and issubclass(part, BaseModel)]
+        if not isinstance(kind, type) and parts:
+            kind = parts[0]
+    return [name for name in getattr(kind, "model_fields", {}) if kind is not Spec or name not in ("digest", "code")]
+
+
+def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
+    """The spec in `text`; `name` is the file's name without its suffix.
+
+    Raises:
+        InvalidSpec: with the file, the line and every problem found, bounded.
+    """
+    where = where or f"{name}.yaml"
+
+    def refuse(problems: list[str]) -> InvalidSpec:
+        more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
+        return InvalidSpec(
+            "\n  ".join([f"{len(problems)} problem(s)", *problems[:12]]) + more, do=f"correct {where}; every key: docs/spec.md"
+        ).at(name, "spec")
+
+    if len(text.encode()) > MAX_BYTES:
+        raise refuse([f"{where}: larger than {MAX_BYTES // 1024} KiB"])
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise refuse([f"{where}{line}: {getattr(error, 'problem', None) or error}"]) from None
+    if not isinstance(data, dict):
+        raise refuse([f"{where}: not a mapping of keys"])
+    computed = {"digest", "code"} & set(data)
+    if computed:
+        raise refuse([f"{where}: {', '.join(sorted(computed))} is computed, not written"])
+    canonical = hashlib.sha256((yaml.safe_dump(data, sort_keys=True) + "\0" + code).encode()).hexdigest()
+    try:
+        spec = Spec.model_validate({**data, "digest": canonical, "code": code})
+    except ValidationError as error:
+        problems = []
+        for found in error.errors():
+            path = tuple(found["loc"])
+            key = ".".join(str(step) for step in path)
+            text_of = found["msg"].removeprefix("Value error, ")
+            if found["type"] == "extra_forbidden":
+                text_of = f"unknown key{near(str(path[-1]), _known(path[:-1]))}"
+            problems.append(f"{where}:{_line(text, path)}: {key + ': ' if key else ''}{text_of}")
+        raise refuse(problems) from None
+    if spec.model != name:
+        raise refuse([f"{where}:{_line(text, ('model',))}: model is {spec.model!r}, the file is called {name!r}"])
+    return spec
+
+
+def load(file: Path) -> Spec:
+    """The spec in `file`, with its feature code.
+
+    Raises:
+        InvalidSpec: unreadable, not valid, or its feature file is missing or lies elsewhere.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        spec = parse(text, file.stem, where=file.name)
+        if spec.training.features is None:
+            return spec
+        beside = (file.parent / spec.training.features.file).resolve()
+        if beside.parent != file.parent.resolve() or beside.suffix != ".py":
+            raise OSError(f"{spec.training.features.file} must be a .py file beside the spec")
+        return parse(text, file.stem, code=beside.read_text(encoding="utf-8"), where=file.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{file.name}: {error}", do=f"make {file.name} readable, UTF-8 text").at(file.stem, "spec") from None

@@ -1,0 +1,159 @@
+"""One MLflow run per run of the loop, and one version per promoted candidate.
+
+The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the sealed
+rows, plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no
+version. The metrics stay the gated candidate's; the files of a version are the refit's, and its tags say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from retrain import rows
+from retrain.results import (
+    Context,
+    Decision,
+    DecideReport,
+    EvaluateReport,
+    Fitted,
+    GateReport,
+    RefitReport,
+    RegisterReport,
+    TrainReport,
+)
+from retrain.run import Run
+from retrain.tools.registry import Registry
+from retrain.tools.versions import code_version
+
+CHALLENGER = "challenger"
+REPORTS = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
+FOLDERS = ("validate", "drift", "evaluate")
+
+
+def register(run: Run) -> RegisterReport:
+    """Record the run in MLflow; register the version when the gate said promote and this is no dry run."""
+    context = run.read(Context, "context")
+    gate = run.read(GateReport, "gate")
+    train = run.read(TrainReport, "train")
+    refit = run.read(RefitReport, "refit") if gate.decision.verdict == "promote" else None
+    fitted = refit.fitted if refit else _judged(train, gate)
+    registry = Registry(run.home.mlflow)
+    tags = _lineage(run, context, train, fitted) | {
+        "verdict": gate.decision.verdict,
+        "reasons": "; ".join(gate.decision.reasons),
+    }
+    with tempfile.TemporaryDirectory(prefix="retrain-") as folder, ExitStack() as stack:
+        files = {f"reports/{name}.json": _file(run, name, Path(folder)) for name in REPORTS if _has(run, name)}
+        for name in FOLDERS:
+            if run.store.keys(f"{run.folder}/{name}"):
+                files[name] = stack.enter_context(run.store.local(f"{run.folder}/{name}"))
+        run_id = registry.record(
+            experiment=run.model,
+            key=run.key,
+            name=f"{run.interval.name} {gate.decision.verdict}",
+            description=f"{run.spec.objective}\n\n{gate.decision.verdict}: {'; '.join(gate.decision.reasons)}",
+            params=_parameters(run, fitted),
+            metrics=_metrics(run, fitted, gate),
+            tags=tags,
+            files=files,
+        )
+        if refit is None or run.trigger.dry_run:
+            why = "dry run: no version" if run.trigger.dry_run else f"the gate said {gate.decision.verdict}: no version"
+            return _report(run, Decision(verdict="recorded", reasons=(why,)), run_id=run_id)
+        with run.store.local(fitted.key) as files_of_model:
+            version = registry.register(
+                model=run.model,
+                run_id=run_id,
+                folder=files_of_model,
+                digest=fitted.digest,
+                tags=tags | {"configuration": fitted.configuration.label, "weights": refit.decision.verdict},
+                description=f"{gate.kind}: {'; '.join(gate.decision.reasons)}",
+            )
+    registry.point(run.model, CHALLENGER, version)
+    return _report(
+        run,
+        Decision(verdict="registered", reasons=(f"version {version}, {refit.decision.verdict}",)),
+        run_id=run_id,
+        version=version,
+        digest=fitted.digest,
+        key=fitted.key,
+    )
+
+
+def _report(run: Run, decision: Decision, **more: Any) -> RegisterReport:
+    return RegisterReport(
+        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, **more
+    )
+
+
+def _judged(train: TrainReport, gate: GateReport) -> Fitted:
+    """The model that the gate spoke about, else the first candidate."""
+    chosen = [one for one in train.fitted if one.name == gate.chosen]
+    return (chosen or [one for one in train.fitted if one.kind != "baseline"])[0]
+
+
+def _has(run: Run, name: str) -> bool:
+    return run.store.exists(f"{run.folder}/{name}.json")
+
+
+def _file(run: Run, name: str, folder: Path) -> Path:
+    path = folder / f"{name}.json"
+    path.write_bytes(run.store.read(f"{run.folder}/{name}.json"))
+    return path
+
+
+def _parameters(run: Run, fitted: Fitted) -> dict[str, Any]:
+    configuration = fitted.configuration
+    return {
+        "estimator": configuration.estimator,
+        "window": "all" if configuration.window is None else configuration.window,
+        "training_rows": fitted.rows,
+        "training_from": fitted.intervals[0].start.isoformat(),
+        "training_until": fitted.intervals[-1].end.isoformat(),
+        "seed": run.spec.training.seed,
+        "threads": run.spec.training.threads,
+        **{f"model.{name}": value for name, value in configuration.parameters.items()},
+    }
+
+
+def _metrics(run: Run, fitted: Fitted, gate: GateReport) -> dict[str, float]:
+    """The gated candidate's metrics on the sealed rows, then everybody else's with their name in front."""
+    evaluation = run.read(EvaluateReport, "evaluate")
+    judged = gate.chosen or fitted.name
+    found = {
+        (name if model == judged else f"{model}.{name}"): measured.value
+        for model, metrics in evaluation.metrics.items()
+        for name, measured in metrics.items()
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _lineage(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> dict[str, str]:
+    """Everything that brings this model back."""
+    newest = context.accepted[-1]
+    return {
+        "retrain.run": run.key,
+        "interval": run.interval.name,
+        "effective_at": run.as_of.isoformat(),
+        "data.training": fitted.training,
+        "data.sealed": rows.training_digest(one for one in context.accepted if one.batch.interval in train.sealed),
+        "data.dvc_md5": newest.md5,
+        "data.commit": newest.commit,
+        "code.commit": code_version(run.home.root),
+        "spec.digest": run.spec.digest,
+        "lock.digest": _lock_digest(run),
+        "model.digest": fitted.digest,
+        "seed": str(run.spec.training.seed),
+        "trigger": run.trigger.kind,
+        "trigger.reason": run.trigger.reason or run.read(DecideReport, "decide").decision.reasons[0],
+        "owner": f"{run.spec.owner.name} <{run.spec.owner.contact}>",
+    }
+
+
+def _lock_digest(run: Run) -> str:
+    lock = run.home.root / "requirements.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "no requirements.txt"

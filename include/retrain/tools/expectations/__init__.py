@@ -1,0 +1,304 @@
+"""Great Expectations behind one door: `great_expectations` is imported in this file and nowhere else.
+
+GX copies the whole frame for every column check. So each expectation is given a frame of its own columns
+only, one group of columns at a time; from a Parquet file no more than one group is ever in memory. The
+engine is handed its frame directly: going through a data source would hash every frame on the way.
+
+    >>> frame = pd.DataFrame({"age": [31, 47, -2]})
+    >>> rule = Expectation("expect_column_values_to_be_between", {"column": "age", "min_value": 0, "max_value": 120})
+    >>> outcome = run(frame, [rule], name="people", title="People")
+    >>> outcome.checks[0].passed, outcome.checks[0].observed
+    (False, '1 of 3 values outside [0, 120], such as -2')
+    >>> outcome.failing.to_dict("records")
+    [{'failed_expectation': 'expect_column_values_to_be_between(age)', 'row': 2, 'age': -2}]
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from great_expectations.compatibility import pydantic
+from great_expectations.core.expectation_validation_result import ExpectationValidationResult
+from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
+from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+from great_expectations.expectations.expectation import Expectation as GxExpectation
+from great_expectations.expectations.registry import (
+    get_expectation_impl,
+    list_registered_expectation_implementations,
+)
+from great_expectations.validator.validator import Validator
+
+from retrain.errors import EmptyBatch, EmptySuite, InvalidSpec, SchemaChanged
+from retrain.results import Check
+from retrain.tools.expectations.reading import Batch, Reading, opened
+from retrain.tools.expectations.report import EXAMPLES, arguments, bounded, observed, page
+
+_PLACE = "place"
+
+# GX's own fields: what is evaluated and how it is reported is not the suite's to change.
+_RESERVED = {"batch_id", "catch_exceptions", "id", "library_metadata", "meta", "rendered_content", "result_format"}
+_RESERVED |= {"severity", "windows"}
+
+_DOMAIN = ("column", "column_A", "column_B", "column_list")
+
+_NEEDS_SQL = {
+    "expect_column_values_to_match_like_pattern",
+    "expect_column_values_to_match_like_pattern_list",
+    "expect_column_values_to_not_match_like_pattern",
+    "expect_column_values_to_not_match_like_pattern_list",
+    "expect_query_results_to_match_comparison",
+    "expect_table_row_count_to_equal_other_table",
+    "unexpected_rows_expectation",
+}
+
+_ABOUT_TYPES = {
+    "expect_column_type_to_be",
+    "expect_column_values_to_be_in_type_list",
+    "expect_column_values_to_be_of_type",
+}
+
+# Those that give the same answer on dictionary-encoded strings; GX crashes on them in the others.
+_ENCODED = {
+    "expect_column_distinct_values_to_be_in_set",
+    "expect_column_distinct_values_to_contain_set",
+    "expect_column_distinct_values_to_equal_set",
+    "expect_column_proportion_of_non_null_values_to_be_between",
+    "expect_column_proportion_of_unique_values_to_be_between",
+    "expect_column_unique_value_count_to_be_between",
+    "expect_column_values_to_be_in_set",
+    "expect_column_values_to_be_null",
+    "expect_column_values_to_be_unique",
+    "expect_column_values_to_not_be_in_set",
+    "expect_column_values_to_not_be_null",
+    "expect_compound_columns_to_be_unique",
+}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One GX expectation by its own name, in snake_case or CamelCase, with its own arguments.
+
+    `stop` or `warn` is carried through to the `Check`; what it means is the caller's.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any]
+    severity: Literal["stop", "warn"] = "stop"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`checks` in the suite's order, a page for people, and at most `failing_rows` of the rows that failed.
+
+    `failing` has the batch's columns after `failed_expectation` and `row` (its position in the batch, from
+    0); a row that failed twice stands there twice. A batch column of those names gets ` (batch)` appended.
+    """
+
+    checks: tuple[Check, ...]
+    html: bytes
+    failing: pd.DataFrame
+
+
+def check_names(expectations: Sequence[Expectation]) -> list[str]:
+    """What is wrong with a suite, found without data: names and arguments.
+
+    >>> check_names([Expectation("expect_column_values_to_be_betwen", {"column": "age"})])
+    ["expect_column_values_to_be_betwen: no such expectation; did you mean 'expect_column_values_to_be_between'?"]
+    """
+    return [f"{each.name}: {problem}" for each in expectations for problem in _problems(each)]
+
+
+def run(
+    batch: pd.DataFrame | Path, expectations: Sequence[Expectation], *, name: str, title: str, failing_rows: int = 200
+) -> Outcome:
+    """Evaluate the suite `name` on a frame or a Parquet file; `title` heads the page.
+
+    Integers of other widths, nullable numbers and other time units reach GX as float64, int64 and
+    datetime64[ns], save where the type itself is expected. A bound without a zone is UTC where the column has
+    one. An expectation that crashed has not passed.
+
+    Raises:
+        EmptySuite: nothing to evaluate.
+        EmptyBatch: no rows, on which GX calls everything a success.
+        InvalidSpec: `check_names` has something to say.
+        SchemaChanged: two columns of one name.
+    """
+    if not expectations:
+        raise EmptySuite(f"the suite {name!r} has no expectation", do="declare what a sound batch looks like")
+    if problems := check_names(expectations):
+        raise InvalidSpec(bounded("; ".join(problems), 2000), do="mend the expectations in the model's spec")
+    source = opened(batch)
+    if not source.rows:
+        raise EmptyBatch(f"no rows to judge by the suite {name!r}", do="deliver the batch again")
+    if len(set(source.columns)) < len(source.columns):
+        raise SchemaChanged("two columns have the same name", do="deliver the batch with distinct column names")
+
+    built = [_build(each) for each in expectations]
+    groups: dict[tuple[tuple[str, ...] | None, Reading], list[int]] = {}
+    for i, expectation in enumerate(built):
+        groups.setdefault(_needs(expectation, source.columns), []).append(i)
+    checks: dict[int, Check] = {}
+    failed: dict[int, list[int]] = {}
+    for (columns, reading), members in groups.items():
+        frame = source.names() if columns is None else source.part(columns, reading)
+        for i, result in zip(members, _validate(frame, [built[i] for i in members], failing_rows), strict=True):
+            checks[i] = _check(expectations[i], built[i], result, source.rows)
+            if not checks[i].passed and isinstance(found := result.result.get("unexpected_rows"), pd.DataFrame):
+                failed[i] = [int(row) for row in found.index[:failing_rows]]
+        del frame
+
+    ordered = tuple(checks[i] for i in range(len(built)))
+    words = [arguments(each.configuration.kwargs) for each in built]
+    failing = _failing(source, ordered, failed, failing_rows)
+    return Outcome(ordered, page(name, title, source.rows, list(zip(ordered, words, strict=True)), failing), failing)
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+def _known() -> dict[str, type[GxExpectation]]:
+    kinds = {each: get_expectation_impl(each) for each in list_registered_expectation_implementations()}
+    return kinds | {kind.__name__: kind for kind in kinds.values()}
+
+
+def _build(expectation: Expectation) -> GxExpectation:
+    return _known()[expectation.name](**expectation.kwargs)
+
+
+def _problems(expectation: Expectation) -> list[str]:
+    kind = _known().get(expectation.name)
+    if kind is None:
+        near = get_close_matches(expectation.name, _known(), n=1)
+        return ["no such expectation" + (f"; did you mean {near[0]!r}?" if near else "")]
+    if kind.expectation_type in _NEEDS_SQL:
+        return ["needs an SQL database, the batch is a frame"]
+    fields = [field for field in kind.__fields__ if field not in _RESERVED]
+    problems = []
+    for unknown in sorted(set(expectation.kwargs) - set(fields)):
+        near = get_close_matches(unknown, fields, n=1) or [", ".join(sorted(fields))]
+        problems.append(f"no argument {unknown!r}; did you mean {near[0]!r}?")
+    try:
+        kind(**{key: value for key, value in expectation.kwargs.items() if key in fields})
+    except pydantic.ValidationError as error:
+        # An argument fails once for every member of a union, and then the whole once more: the first says it.
+        first = {str(each["loc"][0]): each["msg"] for each in reversed(error.errors())}
+        whole = first.pop("__root__", None)
+        problems += [f"{where}: {msg}" for where, msg in reversed(first.items())] or [str(whole)]
+    return problems
+
+
+# --- columns ---------------------------------------------------------------------------------------
+
+
+def _needs(expectation: GxExpectation, columns: Sequence[str]) -> tuple[tuple[str, ...] | None, Reading]:
+    """The columns that one expectation reads, and how; None where names and the row count are enough."""
+    kind = expectation.expectation_type
+    condition = getattr(expectation, "row_condition", None)
+    domain = _domain(expectation)
+    if not domain:
+        own = type(expectation).__module__.startswith("great_expectations.")
+        return (None, "typed") if own and not condition else (tuple(columns), "plain")
+    if condition:
+        # A condition names its columns somewhere in its text; one too many costs a copy, one too few a crash.
+        text = str(condition)
+        domain += [each for each in columns if each in text or repr(each)[1:-1] in text]
+    reading: Reading = "typed" if kind in _ABOUT_TYPES else "encoded" if kind in _ENCODED and not condition else "plain"
+    return tuple(each for each in dict.fromkeys(domain) if each in columns), reading
+
+
+def _domain(expectation: GxExpectation) -> list[str]:
+    keys = ("column",) if expectation.expectation_type == "expect_column_type_to_be" else expectation.domain_keys
+    found = [getattr(expectation, key) for key in _DOMAIN if key in keys and hasattr(expectation, key)]
+    return [name for each in found for name in ([each] if isinstance(each, str) else each)]
+
+
+# --- evaluating ------------------------------------------------------------------------------------
+
+
+def _validate(
+    frame: pd.DataFrame, expectations: Sequence[GxExpectation], failing_rows: int
+) -> list[ExpectationValidationResult]:
+    # Without this configuration a context makes a temporary folder for a docs site, and leaves it behind.
+    stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+    quiet = DataContextConfig(
+        store_backend_defaults=stores, progress_bars=ProgressBarsConfig(globally=False), analytics_enabled=False
+    )
+    context = EphemeralDataContext(project_config=quiet)
+    validator = Validator(PandasExecutionEngine(batch_data_dict={"batch": frame}), data_context=context)
+    # BASIC stops at the partial count, where COMPLETE would list every failing row.
+    partial = max(failing_rows, EXAMPLES)
+    basic = {"result_format": "BASIC", "include_unexpected_rows": True, "partial_unexpected_count": partial}
+    configurations = [each.configuration for each in expectations]
+    for i, configuration in enumerate(configurations):
+        configuration.meta = {_PLACE: i}
+        if (column := configuration.kwargs.get("column")) in frame:
+            _clocked(configuration.kwargs, frame[column].dtype)
+    results = validator.graph_validate(
+        configurations=configurations, runtime_configuration={"result_format": basic, "catch_exceptions": True}
+    )
+    # GX gives those that crashed first, whatever the order they were asked in.
+    placed: dict[int, ExpectationValidationResult] = {}
+    for result in results:
+        assert result.expectation_config is not None
+        placed.setdefault(result.expectation_config.meta[_PLACE], result)
+    return [placed[i] for i in range(len(expectations))]
+
+
+def _clocked(kwargs: dict[str, Any], dtype: object) -> None:
+    """Bounds as times of the column's kind: a date is its midnight, and what has no zone is UTC."""
+    if not pd.api.types.is_datetime64_any_dtype(dtype):
+        return
+    for key in ("min_value", "max_value"):
+        if isinstance(kwargs.get(key), dt.date):
+            bound = pd.Timestamp(kwargs[key])
+            zoneless = bound.tzinfo is None and isinstance(dtype, pd.DatetimeTZDtype)
+            kwargs[key] = (bound.tz_localize("UTC") if zoneless else bound).to_pydatetime()
+
+
+def _check(asked: Expectation, built: GxExpectation, result: ExpectationValidationResult, rows: int) -> Check:
+    crash, found, success = _crash(result.exception_info or {}), result.result, bool(result.success)
+    if crash is None:
+        text = observed(built.expectation_type, built.configuration.kwargs, found, success=success)
+    else:
+        text = f"could not be evaluated: {crash}"
+    return Check(
+        expectation=built.expectation_type,
+        column=", ".join(_domain(built)) or getattr(built, "column", None),
+        severity=asked.severity,
+        passed=crash is None and success,
+        observed=bounded(text),
+        unexpected=int(found.get("unexpected_count") or 0),
+        rows=int(found.get("element_count") or rows),
+        crashed=crash is not None,
+    )
+
+
+def _crash(info: Mapping[str, Any]) -> str | None:
+    """The reason, from either shape: one entry, or one per metric that the expectation rests on."""
+    for entry in [info] if "raised_exception" in info else info.values():
+        if entry["raised_exception"]:
+            return str(entry["exception_message"]).removeprefix("Error: ") or "no reason given"
+    return None
+
+
+def _failing(source: Batch, checks: Sequence[Check], failed: Mapping[int, Sequence[int]], limit: int) -> pd.DataFrame:
+    """The first rows of each failed check in turn, so that one bad column does not crowd out the others."""
+    turns = zip_longest(*([(i, row) for row in rows] for i, rows in failed.items()))
+    picked = sorted(islice((pair for turn in turns for pair in turn if pair is not None), limit))
+    rows = source.take([row for _, row in picked]).reset_index(drop=True)
+    rows = rows.rename(columns={taken: f"{taken} (batch)" for taken in ("failed_expectation", "row")})
+    rows.insert(0, "failed_expectation", [f"{checks[i].expectation}({checks[i].column or ''})" for i, _ in picked])
+    rows.insert(1, "row", [row for _, row in picked])
+    return rows

@@ -1,0 +1,143 @@
+"""What tests share: a fresh home, and a small model with deliveries and runs in it."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library is imported: none of them may report anything from here.
+os.environ.update(
+    DVC_NO_ANALYTICS="1", GX_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", TQDM_DISABLE="1"
+)
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from retrain.results import Trigger
+from retrain.run import Run
+from retrain.workspace import Home
+
+INCLUDE = Path(__file__).parents[1] / "include"
+
+
+def churn_spec() -> dict[str, Any]:
+    """A binary model, one file per month. A fresh dict: change what a test is about."""
+    return {
+        "model": "churn",
+        "objective": "Rank subscribers by their risk to leave next month.",
+        "owner": {"name": "Ada Example", "contact": "ada@example.org"},
+        "task": "binary",
+        "interval": {"every": "month", "start": "2024-01-01"},
+        "source": {"path": "data/churn-{start:%Y-%m}.csv", "time": "signup", "key": ["id"]},
+        "target": {"column": "churned"},
+        "columns": {
+            "id": {"type": "string", "unique": True},
+            "signup": {"type": "datetime"},
+            "plan": {"type": "category", "values": ["basic", "plus", "pro"]},
+            "visits": {"type": "integer", "min": 0, "max": 1000, "max_missing": 0.2},
+            "spend": {"type": "number", "min": 0, "max_missing": 0.2},
+            "member": {"type": "boolean"},
+            "churned": {"type": "boolean", "max_missing": 0.5},
+        },
+        "quality": {"min_rows": 50},
+        "training": {"candidates": [{"estimator": "linear"}], "min_rows": 100},
+    }
+
+
+def churn_rows(start: str, rows: int = 200, *, seed: int = 0) -> pd.DataFrame:
+    """Rows of the month that begins at `start`, learnable: few visits and the basic plan leave."""
+    begin = pd.Timestamp(start, tz="UTC")
+    random = np.random.default_rng([seed, begin.year, begin.month])
+    seconds = np.sort(random.integers(0, int((begin + pd.offsets.MonthBegin(1) - begin).total_seconds()), rows))
+    plan = random.choice(["basic", "plus", "pro"], rows)
+    visits = random.integers(0, 60, rows)
+    spend = np.round(random.gamma(2.0, 20.0, rows), 2)
+    risk = 1 / (1 + np.exp(0.08 * (visits - 20) - 0.8 * (plan == "basic") + 0.3))
+    return pd.DataFrame(
+        {
+            "id": [f"{begin:%Y%m}-{i:05d}" for i in range(rows)],
+            "signup": (begin + pd.to_timedelta(seconds, unit="s")).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "plan": plan,
+            "visits": pd.array(visits, dtype="Int64"),
+            "spend": spend,
+            "member": random.random(rows) < 0.4,
+            "churned": random.random(rows) < risk,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in a fresh home: its spec, its landing folder and its runs."""
+
+    home: Home
+    name: str = "churn"
+
+    def write_spec(self, spec: dict[str, Any] | None = None) -> None:
+        data = churn_spec() if spec is None else spec
+        (self.home.models / f"{self.name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def deliver(self, start: str, frame: pd.DataFrame | str | bytes | None = None, *, rows: int = 200, seed: int = 0) -> Path:
+        """Lay the month that begins at `start` where the spec's template looks for it."""
+        file = self.home.root / "data" / f"{self.name}-{start[:7]}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if frame is None:
+            frame = churn_rows(start, rows, seed=seed)
+        if isinstance(frame, pd.DataFrame):
+            frame = frame.to_csv(index=False)
+        file.write_bytes(frame.encode() if isinstance(frame, str) else frame)
+        return file
+
+    def run(self, start: str = "2024-01-01", *, key: str = "", **trigger: Any) -> Run:
+        """A run of the interval that begins at `start`; `trigger` is what a person asked for."""
+        spec = self.home.spec(self.name)
+        return Run(self.home, spec, spec.at(start), key or f"test-{start}", Trigger(**trigger))
+
+    def command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """`python -m retrain …` in a process of its own, in this home."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "retrain", *arguments],
+            env={**os.environ, "PYTHONPATH": str(INCLUDE)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home of its own below `tmp_path`; nothing of the checkout or of the caller's environment shows through."""
+    for name in list(os.environ):
+        if name.startswith(("RETRAIN_", "AIRFLOW_CONN_")) or name == "MLFLOW_TRACKING_URI":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RETRAIN_ROOT", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (tmp_path / "include" / "models").mkdir(parents=True)
+    return Home.from_environment()
+
+
+@pytest.fixture
+def churn(home: Home) -> Model:
+    """The churn model with its plain spec, and nothing delivered yet."""
+    model = Model(home)
+    model.write_spec()
+    return model
+
+
+@pytest.fixture
+def spec_of() -> Callable[[], dict[str, Any]]:
+    """A fresh copy of the churn spec as a dict."""
+    return churn_spec
+
+
+@pytest.fixture
+def rows_of() -> Callable[..., pd.DataFrame]:
+    """`churn_rows`: a month of the churn model's rows."""
+    return churn_rows
