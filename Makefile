@@ -58,8 +58,7 @@ $(READY): requirements.txt bin/uv.txt
 	@echo "environment: installing the pinned packages of requirements.txt into $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bin/uv.txt
-	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes --compile-bytecode requirements.txt \
-		&& $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bin/uv.txt
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --require-hashes --compile-bytecode -r requirements.txt
 	@echo "$(CURDIR)/include" > $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/retrain.pth
 	@touch $@
 	@echo "environment: ready"

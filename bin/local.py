@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -100,15 +101,15 @@ def stop(*, say: Say = lambda _: None, grace: float = 30) -> None:
 
 def status() -> str:
     """One line per process, and whether the servers are healthy."""
-    heads = {name: processes.leader(record) for name, record in _recorded().items()}
+    running = {name: record for name, record in _recorded().items() if processes.leader(record)}
     lines = []
     for name in commands():
-        head = heads.get(name)
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(head.create_time())) if head else ""
-        lines.append(f"{name:14} " + (f"pid {head.pid}, since {since}" if head else "down"))
-    if any(heads.values()):
+        record = running.get(name)
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.started)) if record else ""
+        lines.append(f"{name:14} " + (f"pid {record.pid}, since {since}" if record else "down"))
+    if running:
         env = environment()
-        waiting = _unhealthy(env)
+        waiting = _unhealthy(env, running)
         lines.append(f"not healthy: {', '.join(waiting)}" if waiting else "healthy")
         lines += [f"Airflow  {env['AIRFLOW__API__BASE_URL']}", f"MLflow   {env['MLFLOW_TRACKING_URI']}"]
     return "\n".join(lines)
@@ -194,7 +195,7 @@ def _migrate(env: dict[str, str], say: Say) -> None:
 def _healthy(running: dict[str, Running], env: dict[str, str], say: Say, timeout: float) -> Services:
     begin, told = time.monotonic(), [""]
     while True:
-        waiting = _unhealthy(env)
+        waiting = _unhealthy(env, running)
         for name, record in running.items():
             if not processes.leader(record):  # else whoever answers may be somebody else
                 raise _ended(name, record)
@@ -211,7 +212,7 @@ def _healthy(running: dict[str, Running], env: dict[str, str], say: Say, timeout
     return Services(env["AIRFLOW__API__BASE_URL"], env["MLFLOW_TRACKING_URI"], USER, password)
 
 
-def _unhealthy(env: dict[str, str]) -> list[str]:
+def _unhealthy(env: dict[str, str], running: dict[str, Running]) -> list[str]:
     """What does not answer yet, by name."""
     waiting = []
     try:
@@ -222,8 +223,19 @@ def _unhealthy(env: dict[str, str]) -> list[str]:
         health = json.loads(_http(f"{env['AIRFLOW__API__BASE_URL']}/api/v2/monitor/health"))
     except OSError:
         return [*waiting, "api-server"]
-    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-    return waiting + [part.replace("_", "-") for part in parts if (health.get(part) or {}).get("status") != "healthy"]
+    if health["metadatabase"]["status"] != "healthy":
+        waiting.append("Airflow's database")
+    for name in ("scheduler", "dag-processor", "triggerer"):
+        part = name.replace("-", "_")
+        beat = health[part][f"latest_{part}_heartbeat"]
+        # Airflow believes in a heartbeat for half a minute, also in that of a process that was killed since.
+        if health[part]["status"] != "healthy" or name not in running or _seconds(beat) < running[name].started:
+            waiting.append(name)
+    return waiting
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def _http(url: str, body: str | None = None) -> bytes:

@@ -9,6 +9,7 @@ os.environ.update(
     DVC_NO_ANALYTICS="1", GX_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", TQDM_DISABLE="1"
 )
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,25 @@ class Model:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables and nothing in it: making one costs seconds, copying it nothing."""
+    from retrain.tools.registry import Registry
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Registry(f"sqlite:///{file}").alias("none", "none")
+    return file
+
+
+@pytest.fixture
+def mlflow(home: Home, empty_mlflow: Path) -> Home:
+    """`home` with MLflow's tables made already."""
+    file = Path(home.mlflow.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(empty_mlflow, file)
+    return home
 
 
 @pytest.fixture

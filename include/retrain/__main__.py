@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from retrain import pipeline
-from retrain.errors import BatchMissing, Quarantined, RetrainError
+from retrain.errors import BatchMissing, MissingInput, Quarantined, RetrainError
 from retrain.ledger import Ledger
 from retrain.results import StageReport, Trigger
 from retrain.run import Run, run_key
@@ -122,6 +123,21 @@ def rollback(model: Model, reason: Annotated[str, typer.Option("--reason", help=
     home = Home.from_environment()
     key = run_key(f"rollback-{datetime.now(UTC).isoformat()}")
     _say(pipeline.roll_back(home, home.spec(model), key, reason), "rollback")
+
+
+@app.command()
+def release(model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")], interval: When = "") -> None:
+    """Let a quarantined batch through: these very bytes, on the next validate."""
+    this = make_run(model, interval, "", Trigger(kind="laptop", reason=reason))
+    batches = [one for one in this.ledger.records(model, "batch") if one.body["interval"] == this.interval.name]
+    if not batches or batches[-1].body["verdict"] != "quarantine":
+        raise MissingInput(
+            f"no quarantined batch of {this.interval} is on record", do=f"see what is: python -m retrain status {model}"
+        ).at(model, "release")
+    sha256 = batches[-1].body["sha256"]
+    body = {"interval": this.interval.name, "sha256": sha256, "reason": reason, "user": getpass.getuser()}
+    this.ledger.append(model, "release", f"{this.interval.name}/{sha256}", body, effective_at=this.as_of, run=this.key)
+    typer.echo(f"{model} · {this.interval.name} · release: {sha256[:12]} passes the next validate")
 
 
 def main() -> None:

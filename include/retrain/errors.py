@@ -87,6 +87,12 @@ class SourceRefused(RetrainError):
     """The source cannot be read, or its address is not allowed."""
 
 
+class SourceUnavailable(RetrainError):
+    """The source did not answer, or changed while it was read; nothing was taken from it."""
+
+    retryable = True
+
+
 class RaggedRow(RetrainError):
     """A row with more or fewer fields than the header."""
 
@@ -152,6 +158,10 @@ class DegenerateTraining(RetrainError):
 
 class NonFiniteMetric(RetrainError):
     """A metric that is NaN or infinite."""
+
+
+class ScoringFailed(RetrainError):
+    """A model that cannot score the rows it is given."""
 
 
 class FeatureCodeRefused(RetrainError):

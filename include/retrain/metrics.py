@@ -18,6 +18,9 @@ from retrain.errors import NonFiniteMetric
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+BANDS = 12
+"""More distinct numbers are cut into quarters; of more distinct words the rarest are put together."""
+
 Table = dict[str, Callable[[], Any]]
 
 
@@ -168,3 +171,27 @@ def calibration(y: Array, p: Array, weight: Array | None = None, bins: int = 10)
 
 def _calibration_error(bins: pd.DataFrame) -> float:
     return float((bins["share"] * (bins["observed"] - bins["predicted"]).abs()).sum())
+
+
+def bands(column: pd.Series[Any], kind: str) -> pd.Series[str]:
+    """A name for each row's value in `column`: numbers in quarters, words apart, rare ones put together.
+
+    Args:
+        kind: the column's declared type.
+
+    >>> bands(pd.Series([0.0, None, 1.0]), "boolean").tolist()
+    ['false', '(missing)', 'true']
+    """
+    if kind == "boolean":
+        named = column.map({0.0: "false", 1.0: "true"})
+    elif kind in ("integer", "number", "datetime") and column.nunique() > BANDS:
+        quarter = pd.qcut(column, 4, duplicates="drop")
+        shown = "{:%Y-%m-%d %H:%M}" if kind == "datetime" else "{:.6g}"
+        names = [f"Q{n + 1}: {shown} to {shown}".format(i.left, i.right) for n, i in enumerate(quarter.cat.categories)]
+        named = quarter.cat.rename_categories(names)
+    elif kind in ("integer", "number"):
+        named = column.map("{:g}".format, na_action="ignore")
+    else:
+        common = column.astype(object).value_counts().sort_index().nlargest(BANDS).index
+        named = column.astype(object).where(column.isin(common) | column.isna(), "(others)")
+    return named.astype(object).where(column.notna(), "(missing)").astype(str)

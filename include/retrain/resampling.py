@@ -131,7 +131,7 @@ def _sums_of_classes(task: str, metric: str, y: Array, p: Array) -> tuple[list[A
         each = hits / actual if metric == "balanced_accuracy" else 2 * hits / (actual + predicted)
         # A class that is absent from a draw does not count there, as in scikit-learn.
         there = np.isfinite(each)
-        return np.where(there, each, 0).sum(axis=0) / there.sum(axis=0)
+        return np.asarray(np.where(there, each, 0).sum(axis=0) / there.sum(axis=0))
 
     return [*hit, *true, *given], combine
 

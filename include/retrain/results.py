@@ -322,6 +322,7 @@ class RegisterReport(StageReport):
     version: int | None = None
     digest: str | None = None
     key: str | None = None
+    url: str | None = Field(default=None, description="of the run in the MLflow UI")
 
 
 class PromoteReport(StageReport):

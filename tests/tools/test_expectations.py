@@ -132,7 +132,7 @@ def test_types_are_those_of_the_batch(tmp_path: Path) -> None:
         "time": pa.array([dt.datetime(2020, 1, 1, tzinfo=dt.UTC)] * 3, pa.timestamp("us", "UTC")),
     }
     pq.write_table(pa.table(columns), path)
-    types = {"small": "int16", "flag": "bool_", "time": "DatetimeTZDtype", "text": "str"}
+    types = {"small": "int16", "flag": "bool_", "time": "Timestamp", "text": "str"}
     checks = judge(
         path, *(("expect_column_values_to_be_of_type", {"column": k, "type_": v}) for k, v in types.items())
     ).checks
@@ -172,7 +172,6 @@ STRINGS: list[tuple[str, dict[str, Any]]] = [
     ("expect_column_proportion_of_unique_values_to_be_between", {"max_value": 0.5}),
     ("expect_column_proportion_of_non_null_values_to_be_between", {"min_value": 0.5}),
     ("expect_column_most_common_value_to_be_in_set", {"value_set": ["2020"]}),
-    ("expect_column_values_to_be_between", {"min_value": "2020", "max_value": "2021"}),
     ("expect_column_values_to_match_regex", {"regex": "^2"}),
     ("expect_column_value_lengths_to_equal", {"value": 4}),
     ("expect_column_values_to_match_strftime_format", {"strftime_format": "%Y"}),
@@ -287,7 +286,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
 def test_failing_rows_are_whole_and_bounded(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": range(1000), "y": [None, "b"] * 500, "z": 1.5}, index=range(5000, 6000))
     frame.to_parquet(tmp_path / "f.parquet", index=False, row_group_size=100)
-    rules = [
+    rules: list[tuple[str, dict[str, Any]]] = [
         ("expect_column_values_to_be_between", {"column": "x", "min_value": 990}),
         ("expect_column_values_to_not_be_null", {"column": "y"}),
         ("expect_column_values_to_be_between", {"column": "x", "max_value": 998}),

@@ -8,8 +8,6 @@ it had not seen the row. Without a champion, or with too few rows, the answer is
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -82,10 +80,9 @@ def _current(run: Run, batch: Accepted, *, mature: bool) -> pd.DataFrame:
 
 def _predictions(run: Run, champion: Champion, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The champion's own answers, by its own code; one column per class above two."""
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        files = Registry(run.home.mlflow).fetch(run.model, champion.version, champion.digest, Path(folder))
-        model = load_model(files, champion.digest)
-        answers = estimators.predict(model, run.spec.task, frame)
+    cached = run.home.state / "models" / champion.digest
+    files = Registry(run.home.mlflow).fetch(run.model, champion.version, champion.digest, cached)
+    answers = estimators.predict(load_model(files, champion.digest), run.spec.task, frame)
     if answers.ndim == 1:
         return {PREDICTION: answers}
     return {f"{PREDICTION}_{place}": answers[:, place] for place in range(answers.shape[1])}

@@ -143,7 +143,7 @@ def _loads(run: Run, registry: Registry, target: Record) -> None:
     """The target's files are there and are what they were."""
     champion = Champion.model_validate(target.body["champion"])
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        registry.fetch(run.model, champion.version, champion.digest, Path(folder))
+        registry.fetch(run.model, champion.version, champion.digest, Path(folder) / "model")
 
 
 def _untouched(run: Run, registry: Registry, head: Record | None) -> None:

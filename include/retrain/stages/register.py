@@ -63,7 +63,7 @@ def register(run: Run) -> RegisterReport:
         )
         if refit is None or run.trigger.dry_run:
             why = "dry run: no version" if run.trigger.dry_run else f"the gate said {gate.decision.verdict}: no version"
-            return _report(run, Decision(verdict="recorded", reasons=(why,)), run_id=run_id)
+            return _report(run, Decision(verdict="recorded", reasons=(why,)), run_id=run_id, url=registry.run_url(run_id))
         with run.store.local(fitted.key) as files_of_model:
             version = registry.register(
                 model=run.model,
@@ -81,6 +81,7 @@ def register(run: Run) -> RegisterReport:
         version=version,
         digest=fitted.digest,
         key=fitted.key,
+        url=registry.run_url(run_id),
     )
 
 

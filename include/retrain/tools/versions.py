@@ -280,6 +280,21 @@ class DataRegistry:
                 raise RegistryUnavailable(f"{home} cannot be made: {error}", do="give this user the folder") from error
 
 
+def code_version(root: Path) -> str:
+    """The commit that `root` is at, with `-dirty` when tracked files differ from it.
+
+    Code that lies in no git repository has no version; that is said, since a laptop may well run it so.
+    """
+    try:
+        done = subprocess.run(
+            [*_GIT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root, capture_output=True, timeout=60, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown: {error}"[:200]
+    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
+
+
 @contextmanager
 def _scratch() -> Iterator[_Scratch]:
     with tempfile.TemporaryDirectory(prefix="retrain-registry-") as folder:

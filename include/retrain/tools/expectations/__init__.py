@@ -244,7 +244,7 @@ def _validate(
     for i, configuration in enumerate(configurations):
         configuration.meta = {_PLACE: i}
         if (column := configuration.kwargs.get("column")) in frame:
-            _clocked(configuration.kwargs, frame[column].dtype)
+            _clocked(configuration.kwargs, frame[column])
     results = validator.graph_validate(
         configurations=configurations, runtime_configuration={"result_format": basic, "catch_exceptions": True}
     )
@@ -256,14 +256,14 @@ def _validate(
     return [placed[i] for i in range(len(expectations))]
 
 
-def _clocked(kwargs: dict[str, Any], dtype: object) -> None:
+def _clocked(kwargs: dict[str, Any], column: pd.Series[Any]) -> None:
     """Bounds as times of the column's kind: a date is its midnight, and what has no zone is UTC."""
-    if not pd.api.types.is_datetime64_any_dtype(dtype):
+    if not pd.api.types.is_datetime64_any_dtype(column):
         return
     for key in ("min_value", "max_value"):
         if isinstance(kwargs.get(key), dt.date):
             bound = pd.Timestamp(kwargs[key])
-            zoneless = bound.tzinfo is None and isinstance(dtype, pd.DatetimeTZDtype)
+            zoneless = bound.tzinfo is None and isinstance(column.dtype, pd.DatetimeTZDtype)
             kwargs[key] = (bound.tz_localize("UTC") if zoneless else bound).to_pydatetime()
 
 

@@ -1,0 +1,286 @@
+"""A look at delivered files: every row is passed, a bounded, even share of them is kept.
+
+A type is proposed only where `ingest` would read every kept value as that type: text is tried with the
+very function that reads batches (`of_text`), and JSON and Parquet keep the types they come with.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
+from retrain.tools.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
+
+SEEN_ROWS = 5_000_000
+KEPT_ROWS = 200_000
+BLOCK_ROWS = 1 << 16
+SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
+MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One column: the spec's type for it, its kept values in that type, and what a person should know."""
+
+    name: str
+    type: str
+    values: pd.Series[Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen.
+
+    Attributes:
+        path: how the spec will name the files: relative to the root where they lie below it.
+        kind: csv, jsonl or parquet.
+        rows: rows passed; all of them, or the first `SEEN_ROWS`.
+        kept: rows kept, evenly spread over those passed.
+    """
+
+    path: str
+    kind: str
+    rows: int
+    kept: int
+    columns: dict[str, Seen]
+
+
+def look(data: str, root: Path) -> Look:
+    """Look at a file, a glob or a template with {start} and {end}.
+
+    Raises:
+        SourceRefused: nothing there, or not a file of rows.
+        SchemaChanged: columns without a name or twice, or files with different columns.
+        DtypeChanged: a column that no declared type can read.
+        EmptyBatch: no rows.
+    """
+    path, files = _find(data, root)
+    kinds = {SUFFIXES.get((file.suffixes[-2:] or [""])[0 if file.suffix == ".gz" else -1].lstrip(".")) for file in files}
+    kind = kinds.pop()
+    if kinds or kind is None:
+        raise SourceRefused(f"the format of {data} cannot be told from its name", do="name the files .csv, .jsonl or .parquet")
+    try:
+        table, rows = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[kind](files)
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise SourceRefused(f"{data} cannot be read: {str(error)[:300]}", do="see that it is whole, and UTF-8 text") from None
+    if not rows:
+        raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
+    columns = {name: _seen(name, table[name].combine_chunks(), kind) for name in table.schema.names}
+    return Look(path, kind, rows, table.num_rows, columns)
+
+
+def _find(data: str, root: Path) -> tuple[str, list[Path]]:
+    if "://" in data:
+        raise SourceRefused(f"{data} is not on this machine", do="look at a copy of one file, then edit source.path")
+    for base in (Path.cwd(), root):
+        place = os.path.normpath(base / data)
+        literal = Path(place).is_file()
+        pattern = glob.escape(place) if literal else re.sub(r"\{(start|end)[^{}]*\}", "*", place)
+        files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+        if files:
+            path = place if not Path(place).is_relative_to(root) else str(Path(place).relative_to(root))
+            if literal:
+                path = re.sub(r"([*?[])", r"[\1]", path).replace("{", "{{").replace("}", "}}")
+            return path, files
+    raise SourceRefused(f"no file is called {data}", do="give a file, a glob, or a template like data/churn-{start:%Y-%m}.csv")
+
+
+def _thinned(batches: Iterator[pa.Table]) -> tuple[pa.Table, int]:
+    """Every so many rows of all batches, at most `KEPT_ROWS`, and how many rows there were."""
+    kept: list[pa.Table] = []
+    seen, stride = 0, 1
+    for batch in batches:
+        batch = batch.slice(0, SEEN_ROWS - seen)
+        kept.append(batch.take(pa.array(range(-seen % stride, len(batch), stride), pa.int64())))
+        seen += len(batch)
+        if sum(map(len, kept)) > KEPT_ROWS:
+            # What is kept are the rows whose place is a multiple of the stride, so every second of them is again.
+            whole = _together(kept)
+            kept, stride = [whole.take(pa.array(range(0, len(whole), 2), pa.int64()))], stride * 2
+        if seen >= SEEN_ROWS:
+            break
+    return _together(kept) if kept else pa.table({}), seen
+
+
+def _together(parts: list[pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(parts)
+    except pa.ArrowInvalid:
+        raise SchemaChanged("the files do not have the same columns and types", do="deliver files of one make") from None
+
+
+# --- the formats -----------------------------------------------------------------------------------
+
+
+def _open(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+
+
+def _csv(files: Sequence[Path]) -> tuple[pa.Table, int]:
+    names = _header(files[0])
+
+    def batches() -> Iterator[pa.Table]:
+        for file in files:
+            if sorted(_header(file)) != sorted(names):
+                raise SchemaChanged(f"{file.name} has other columns than {files[0].name}", do="deliver files of one make")
+            with _open(file) as stream:
+                reader = pa.csv.open_csv(
+                    stream,
+                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+                    ),
+                )
+                for batch in reader:
+                    yield pa.Table.from_batches([batch]).select(names)
+
+    return _thinned(batches())
+
+
+def _header(file: Path) -> list[str]:
+    with _open(file) as stream:
+        names = next(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), [])
+    _named(names, file)
+    return names
+
+
+def _named(names: list[str], file: Path) -> None:
+    wrong = [f"column {place} has no name" for place, name in enumerate(names, 1) if not name]
+    wrong += [f"{name[:60]!r} stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    wrong += [f"{name[:60]!r}… is longer than 128 characters" for name in names if len(name) > 128]
+    if wrong or not names:
+        raise SchemaChanged(f"{file.name}: {'; '.join(wrong[:5]) or 'no header'}", do="give each column a name of its own")
+
+
+def _jsonl(files: Sequence[Path]) -> tuple[pa.Table, int]:
+    def batches() -> Iterator[pa.Table]:
+        for file in files:
+            with _open(file) as stream:
+                lines = (line for line in stream if line.strip())
+                while block := list(islice(lines, BLOCK_ROWS)):
+                    yield pa.table({"line": pa.array(block, pa.binary())})
+
+    table, rows = _thinned(batches())
+    try:
+        records = [json.loads(line) for line in table["line"].to_pylist()] if rows else []
+    except ValueError as error:
+        raise SourceRefused(f"{files[0].name}: a line is not JSON: {error}", do="deliver one object a line") from None
+    if any(not isinstance(record, dict) for record in records):
+        raise SourceRefused(f"{files[0].name}: a line is not a JSON object", do="deliver one object a line")
+    names = list(dict.fromkeys(name for record in records for name in record))
+    _named(names or ["?"], files[0])
+    return pa.table({name: _json_values(name, [record.get(name) for record in records]) for name in names}), rows
+
+
+def _json_values(name: str, values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values} - {type(None)}
+    for taken, arrow in (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64()), ({str}, pa.string())):
+        if kinds <= taken and kinds:
+            return pa.array(values, arrow)
+    if not kinds:
+        return pa.nulls(len(values), pa.string())
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DtypeChanged(f"column {name!r} holds {found}", do="deliver one plain type a column: no lists, objects or mixtures")
+
+
+def _parquet(files: Sequence[Path]) -> tuple[pa.Table, int]:
+    _named(pq.read_schema(files[0]).names, files[0])
+
+    def batches() -> Iterator[pa.Table]:
+        for file in files:
+            with pq.ParquetFile(file) as reader:
+                for batch in reader.iter_batches(BLOCK_ROWS):
+                    yield pa.table(
+                        {f.name: c.dictionary_decode() if pa.types.is_dictionary(f.type) else c for f, c in _fields(batch)}
+                    )
+
+    return _thinned(batches())
+
+
+def _fields(batch: pa.RecordBatch) -> Iterator[tuple[pa.Field, pa.Array]]:
+    return zip(batch.schema, batch.columns, strict=True)
+
+
+# --- types -----------------------------------------------------------------------------------------
+
+
+def _seen(name: str, array: pa.Array, kind: str) -> Seen:
+    found = array.type
+    if pa.types.is_string(found) or pa.types.is_large_string(found):
+        return _text(name, array.cast(pa.string()), kind)
+    if pa.types.is_boolean(found):
+        return Seen(name, "boolean", _pandas(array, "boolean"))
+    if pa.types.is_integer(found) and found != pa.uint64():
+        return Seen(name, "integer", _pandas(array, "integer"))
+    if pa.types.is_floating(found):
+        return Seen(name, "number", _pandas(array, "number"))
+    if pa.types.is_timestamp(found) or pa.types.is_date(found):
+        return Seen(name, "datetime", _pandas(array.cast(UTC_MICROSECONDS, safe=False), "datetime"))
+    raise DtypeChanged(
+        f"column {name!r} is of the type {found}", do="deliver integers, floats, booleans, times or texts; or leave it out"
+    )
+
+
+def _pandas(array: pa.Array, kind: str) -> pd.Series[Any]:
+    if kind in ("integer", "boolean"):
+        array = array.cast(pa.int8() if kind == "boolean" else pa.int64()).cast(pa.float64(), safe=False)
+    return cast("pd.Series[Any]", array.to_pandas())
+
+
+def _text(name: str, column: pa.Array, kind: str) -> Seen:
+    words = pc.unique(column.drop_null())
+    if not len(words):
+        return Seen(name, "string", column.to_pandas(), ("empty in every row",))
+    for tried in _reads(words, kind):
+        try:
+            return Seen(name, tried, _pandas(of_text(column, _ARROW[tried]), tried))
+        except Mismatch:
+            continue
+    notes: list[str] = []
+    stand_ins = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), pa.array(sorted(MISSING_WORDS)))
+    if (count := pc.sum(stand_ins).as_py() or 0) and count < len(column) - column.null_count:
+        rest = _text(name, pc.if_else(pc.fill_null(stand_ins, False), None, column), kind)
+        if rest.type not in ("category", "string"):
+            word = next(text for text in words.to_pylist() if text.strip().lower() in MISSING_WORDS)
+            notes.append(f"{word} is not an empty field: with empty fields in its place this would be {rest.type}")
+    present = len(column) - column.null_count
+    length = pc.mean(pc.utf8_length(column)).as_py()
+    few = len(words) <= max(50, min(1000, present / 20)) and len(words) <= max(2, present / 2)
+    if few and length <= 60:
+        return Seen(name, "category", column.to_pandas(), tuple(notes))
+    notes.append(f"{len(words)} different texts in {present} rows: {'free text' if length > 25 else 'an id, or too many to learn from'}")
+    return Seen(name, "string", column.to_pandas(), tuple(notes))
+
+
+_ARROW = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64(), "datetime": UTC_MICROSECONDS}
+
+
+def _reads(words: pa.Array, kind: str) -> tuple[str, ...]:
+    """The types to try on text: in JSON only a time hides in it, in CSV everything does."""
+    if kind == "jsonl":
+        return ("datetime",)
+    if kind == "parquet":
+        return ()
+    # 00420 and numbers of more digits than 64 bits hold are names written in digits.
+    if pc.any(pc.match_substring_regex(words, r"^\s*[+-]?(0\d|\d{19,}\s*$)")).as_py():
+        return ("datetime",)
+    digits = pc.all(pc.match_substring_regex(words, r"^\s*[01]\s*$")).as_py()
+    return ("integer", "number", "datetime") if digits and len(words) != 2 else ("boolean", "integer", "number", "datetime")

@@ -1,0 +1,301 @@
+"""Candidates, champion and baselines on the same sealed rows.
+
+The rows are newer than anything that a compared model was fitted on, the champion included: of the sealed
+intervals only those count that begin after its newest training row. The champion is measured here and now, by
+its own fitted pipeline; its score of the day it was promoted is never read.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.inspection import permutation_importance
+from sklearn.pipeline import Pipeline
+
+from retrain import estimators, metrics, plots, resampling, rows
+from retrain.errors import MissingInput, NonFiniteMetric, RetrainError, ScoringFailed
+from retrain.metrics import Array
+from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
+from retrain.run import Run
+from retrain.spec import METRICS, Spec
+from retrain.tools.registry import Registry, load_model
+
+CHAMPION = "champion"
+IMPORTANCE_ROWS, IMPORTANCE_REPEATS = 2_000, 2
+SECONDARY_RESAMPLES = 200
+"""Metrics that the gate does not read need no sharper intervals."""
+
+
+def evaluate(run: Run) -> EvaluateReport:
+    """Measure every model of this run on the fresh labelled rows, with intervals, slices and figures.
+
+    Raises:
+        ScoringFailed: a model cannot score the rows; the champion keeps serving.
+        NonFiniteMetric: a model answers with NaN.
+        ArtifactMissing, DigestMismatch: the champion's files are gone, or are others.
+    """
+    context, train, spec = run.read(Context, "context"), run.read(TrainReport, "train"), run.spec
+    run.store.write(run.path("evaluate", "metrics.json"), b"{}\n")
+    sealed = tuple(one for one in context.accepted if one.batch.interval in train.sealed)
+    if len(sealed) != len(train.sealed):
+        raise MissingInput("a sealed interval of train is not in context.json", do="run train again")
+    fresh = _fresh(context, train, sealed)
+    if not fresh:
+        return _inconclusive(run, f"no fresh labels: {_seen(context, sealed)}")
+    models = _models(run, context, train)
+    frame, y, unlabelled = _labelled(run, fresh, models.get(CHAMPION))
+    if frame.empty:
+        return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
+    predictions = {name: _predict(name, model, spec.task, frame) for name, model in models.items()}
+    block = resampling.blocks(spec, frame)
+    measured, draws = _measure(spec, y, predictions, block)
+    problem, pairs = _compare(spec, train, draws)
+    report = EvaluateReport(
+        model=run.model,
+        interval=run.interval,
+        effective_at=run.as_of,
+        decision=Decision(
+            verdict="inconclusive" if problem else "measured",
+            reasons=(
+                *problem,
+                f"{len(frame):,} labelled rows of {_span(fresh)} in {block.max() + 1} blocks"
+                + (f", {unlabelled:,} without a label left out" if unlabelled else ""),
+            ),
+        ),
+        sealed=rows.intervals(fresh),
+        rows=len(frame),
+        blocks=int(block.max()) + 1,
+        metrics=measured,
+        paired=pairs,
+        slices=tuple(_slices(spec, frame, y, predictions)),
+        importance={
+            one.name: found
+            for one in train.fitted
+            if one.kind != "baseline" and (found := _importance(spec, models[one.name], frame, y))
+        },
+        unknown_categories=_unknown(frame, models),
+    )
+    return _publish(run, frame, y, predictions, report)
+
+
+# --- which rows, which models
+
+
+def _fresh(context: Context, train: TrainReport, sealed: tuple[Accepted, ...]) -> tuple[Accepted, ...]:
+    """The sealed batches that begin after every training row of every model."""
+    until = [interval.end for one in train.fitted for interval in one.intervals]
+    if context.champion:
+        until.append(context.champion.trained_until)
+    return tuple(one for one in sealed if all(one.batch.interval.start >= end for end in until))
+
+
+def _seen(context: Context, sealed: tuple[Accepted, ...]) -> str:
+    if not sealed:
+        return "no interval is sealed"
+    if context.champion:
+        return (
+            f"champion v{context.champion.version} was fitted on rows until {context.champion.trained_until:%Y-%m-%d}"
+        )
+    return f"the candidates were fitted on rows of {_span(sealed)}"
+
+
+def _span(accepted: tuple[Accepted, ...]) -> str:
+    first, last = accepted[0].batch.interval.name, accepted[-1].batch.interval.name
+    return first if first == last else f"{first} to {last}"
+
+
+def _inconclusive(run: Run, reason: str) -> EvaluateReport:
+    decision = Decision(verdict="inconclusive", reasons=(reason,))
+    return EvaluateReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision)
+
+
+def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipeline]:
+    models = {}
+    for one in train.fitted:
+        with run.store.local(one.key) as folder:
+            models[one.name] = load_model(folder, one.digest)
+    if champion := context.champion:
+        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+            into = Path(folder) / "model"
+            files = Registry(run.home.mlflow).fetch(run.model, champion.version, champion.digest, into)
+            models[CHAMPION] = load_model(files, champion.digest)
+    return models
+
+
+def _labelled(run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None) -> tuple[pd.DataFrame, Array, int]:
+    """The rows with a label, their outcomes, and how many had none."""
+    spec = run.spec
+    # A champion from before a change of the spec may read a column that is no feature any more.
+    others = [str(name) for name in getattr(champion, "feature_names_in_", ()) if name in spec.columns]
+    group = [spec.training.group] if spec.training.group else []
+    frame = rows.read(run, fresh, [*spec.inputs, spec.target.column, *spec.evaluation.slices, *group, *others])
+    y = rows.outcome(spec, frame).to_numpy()
+    there = np.isfinite(y)
+    return frame[there].reset_index(drop=True), y[there], int((~there).sum())
+
+
+def _predict(name: str, model: Pipeline, task: str, frame: pd.DataFrame) -> Array:
+    try:
+        prediction = np.asarray(estimators.predict(model, task, frame), dtype=np.float64)
+    except RetrainError:
+        raise
+    except Exception as error:
+        raise ScoringFailed(
+            f"{name} cannot score the sealed rows: {type(error).__name__}: {str(error)[:300]}",
+            do="see which column changed since that model was trained; until it can be measured nothing replaces it",
+        ) from error
+    if bad := int((~np.isfinite(prediction)).sum()):
+        raise NonFiniteMetric(
+            f"{bad} of {prediction.size} predictions of {name} are not finite", do="find out which input makes them so"
+        )
+    return prediction
+
+
+# --- what is measured
+
+Drawn = dict[str, resampling.Draws]
+
+
+def _measure(
+    spec: Spec, y: Array, predictions: Mapping[str, Array], block: Array
+) -> tuple[dict[str, dict[str, Measured]], Drawn]:
+    """Every metric of every model, and the draws of the primary one where it is defined."""
+    measured: dict[str, dict[str, Measured]] = {}
+    primary: Drawn = {}
+    for name, prediction in predictions.items():
+        measured[name] = {}
+        for metric, value in metrics.measure(spec.task, y, prediction).items():
+            measured[name][metric] = Measured(value=value)
+            if value is None or metric not in METRICS[spec.task]:
+                continue
+            count = spec.evaluation.resamples
+            draws = resampling.draw(
+                spec.task,
+                metric,
+                y,
+                prediction,
+                block,
+                resamples=count if metric == spec.gate.metric else min(count, SECONDARY_RESAMPLES),
+                seed=spec.training.seed,
+            )
+            measured[name][metric] = resampling.interval(draws, spec.gate.level)
+            if metric == spec.gate.metric:
+                primary[name] = draws
+    return measured, primary
+
+
+def _compare(spec: Spec, train: TrainReport, draws: Drawn) -> tuple[tuple[str, ...], tuple[Paired, ...]]:
+    """Why there is nothing to compare, if so; else each candidate against champion, refresh and baselines."""
+    pairs = []
+    try:
+        for one in train.fitted:
+            others = [
+                CHAMPION,
+                *(other.name for other in train.fitted if other.name != one.name and other.kind != "new"),
+            ]
+            for other in others if one.kind == "new" else [name for name in others if one.kind == "refresh"]:
+                if one.name in draws and other in draws:
+                    pair = resampling.paired(
+                        spec.task, (one.name, draws[one.name]), (other, draws[other]), spec.gate.level
+                    )
+                    pairs.append(pair)
+    except NonFiniteMetric as error:
+        return (error.found,), ()
+    if not draws:
+        return (f"{spec.gate.metric} is undefined on the sealed rows: their outcomes do not differ",), ()
+    return (), tuple(pairs)
+
+
+def _slices(spec: Spec, frame: pd.DataFrame, y: Array, predictions: Mapping[str, Array]) -> Iterator[Slice]:
+    for column in spec.evaluation.slices:
+        values = metrics.bands(frame[column], spec.columns[column].type)
+        for value, place in sorted(values.groupby(values, sort=True).indices.items()):
+            scores = {
+                name: metrics.measure(spec.task, y[place], prediction[place], only=spec.gate.metric)[spec.gate.metric]
+                for name, prediction in predictions.items()
+            }
+            yield Slice(column=column, value=str(value), rows=len(place), scores=scores)
+
+
+def _importance(spec: Spec, model: Pipeline, frame: pd.DataFrame, y: Array) -> dict[str, float]:
+    """How much of the primary metric is lost when a column is shuffled (Breiman 2001), on a sample."""
+    part = rows.sample(frame, IMPORTANCE_ROWS, spec.training.seed)
+    outcome = y[part.index]
+    if len(np.unique(outcome)) < 2:
+        return {}
+    sign = 1.0 if spec.greater_is_better else -1.0
+
+    def gain(fitted: Pipeline, shuffled: pd.DataFrame, at: Array) -> float:
+        return sign * metrics.score(spec.task, spec.gate.metric, at, estimators.predict(fitted, spec.task, shuffled))
+
+    found = permutation_importance(
+        model,
+        part[list(spec.inputs)],
+        outcome,
+        scoring=gain,
+        n_repeats=IMPORTANCE_REPEATS,
+        random_state=spec.training.seed,
+    )
+    return {name: float(loss) for name, loss in zip(spec.inputs, found.importances_mean, strict=True)}
+
+
+def _unknown(frame: pd.DataFrame, models: Mapping[str, Pipeline]) -> dict[str, int]:
+    """Rows per column with a category that no fitted encoder has seen."""
+    known: dict[str, set[Any]] = {}
+    for model in models.values():
+        for step in model.named_steps.values():
+            if not isinstance(step, ColumnTransformer):
+                continue
+            for _, transformer, columns in step.transformers_:
+                for part in [transformer, *getattr(transformer, "named_steps", {}).values()]:
+                    for column, categories in zip(columns, getattr(part, "categories_", ()), strict=False):
+                        known.setdefault(str(column), set()).update(categories)
+    counted = {
+        column: int((frame[column].notna() & ~frame[column].astype(object).isin(categories)).sum())
+        for column, categories in known.items()
+        if column in frame
+    }
+    return {column: count for column, count in sorted(counted.items()) if count}
+
+
+# --- what is written
+
+
+def _publish(
+    run: Run, frame: pd.DataFrame, y: Array, predictions: Mapping[str, Array], report: EvaluateReport
+) -> EvaluateReport:
+    """Write predictions, metrics, figures and tables; the report with their keys."""
+    columns: dict[str, Array] = {"y": y}
+    for name, prediction in predictions.items():
+        if prediction.ndim == 1:
+            columns[name] = prediction
+        else:
+            columns |= {f"{name}:{code}": prediction[:, code] for code in range(prediction.shape[1])}
+    told = frame[[*run.spec.source.key, run.spec.source.time]]
+    # A key that is called like a model steps aside.
+    told = told.rename(columns={name: f"{name}_" for name in told if name in columns})
+    table = pd.concat([told, pd.DataFrame(columns)], axis=1)
+    run.store.write(run.path("evaluate", "predictions.parquet"), table.to_parquet(index=False))
+    flat = {
+        f"{model}.{metric}": measured.value
+        for model, of in report.metrics.items()
+        for metric, measured in of.items()
+        if measured.value is not None
+    }
+    files = plots.draw(report, run.spec, y, predictions)
+    files["metrics.json"] = (json.dumps(flat, indent=2) + "\n").encode()
+    for name, data in files.items():
+        run.store.write(run.path("evaluate", name), data)
+    return report.model_copy(
+        update={
+            "plots": tuple(run.path("evaluate", name) for name in files if name.endswith(".png")),
+            "tables": tuple(run.path("evaluate", name) for name in files if name.endswith(".csv")),
+        }
+    )

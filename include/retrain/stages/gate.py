@@ -1,0 +1,245 @@
+"""May the candidate serve? Read from recorded facts, never from data.
+
+A check is passed, failed or undetermined, and only an explicit comparison of finite numbers passes. Where the
+bound is on a paired interval, `low > bound` shows that the check holds, `high <= bound` shows that it does not,
+and anything between cannot be told from these rows (superiority and non-inferiority as in ICH E9).
+
+A candidate with every check passed is promoted, a new configuration before a refresh. If none is, but one has
+nothing against it except what cannot be told, the answer is inconclusive; else the champion is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from retrain import rows
+from retrain.results import (
+    Champion,
+    Context,
+    Decision,
+    EvaluateReport,
+    Fitted,
+    GateCheck,
+    GateReport,
+    Paired,
+    TrainReport,
+)
+from retrain.run import Run
+from retrain.spec import Spec
+
+CHAMPION = "champion"
+FAR = 1_000
+"""Beyond this multiple of the rows at hand nobody is told to wait for more."""
+
+
+def gate(run: Run) -> GateReport:
+    """The verdict of this run, with every check that led to it."""
+    return judge(
+        run.spec,
+        run.read(Context, "context"),
+        run.read(TrainReport, "train"),
+        run.read(EvaluateReport, "evaluate"),
+    )
+
+
+def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateReport) -> GateReport:
+    """A pure function of the spec and the run's reports; no data is read.
+
+    Returns:
+        promote, keep or inconclusive; `chosen` is the candidate that the verdict is about, whatever it says.
+    """
+    facts = _Facts(spec, context, train, evaluate)
+    candidates = _candidates(spec, context, train)
+    checks: dict[str, list[GateCheck]] = {}
+    chosen: Fitted | None = None
+    if not candidates:
+        decision = Decision(verdict="keep", reasons=("training brought no candidate",))
+    elif evaluate.decision.verdict != "measured":
+        chosen, decision = candidates[0], Decision(verdict="inconclusive", reasons=evaluate.decision.reasons)
+    else:
+        checks = {one.name: list(facts.checks(one)) for one in candidates}
+        chosen, decision = _decide(candidates, checks)
+    kind: Literal["first", "refresh", "new"] | None = None
+    if chosen is not None:
+        kind = "first" if context.champion is None else "refresh" if chosen.kind == "refresh" else "new"
+    return GateReport(
+        model=spec.model,
+        interval=context.interval,
+        effective_at=context.effective_at,
+        decision=decision,
+        chosen=chosen and chosen.name,
+        kind=kind,
+        metric=spec.gate.metric,
+        challenger_score=chosen and facts.score(chosen.name),
+        champion_score=facts.score(CHAMPION),
+        checks=tuple(check for each in checks.values() for check in each),
+    )
+
+
+def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted]:
+    """In the order in which they are asked; without a champion only the best by its inner score."""
+    sign = -1.0 if spec.greater_is_better else 1.0
+
+    def inner(one: Fitted) -> float:
+        return math.inf if one.inner_score is None else sign * one.inner_score
+
+    new = sorted((one for one in train.fitted if one.kind == "new"), key=inner)
+    if context.champion is None:
+        return new[:1]
+    return [*(one for one in train.fitted if one.kind == "refresh")]
+
+
+def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tuple[Fitted, Decision]:
+    def against(one: Fitted) -> list[GateCheck]:
+        # A slice that is too small to tell says nothing against the model.
+        return [
+            c for c in checks[one.name] if c.passed is False or (c.passed is None and not c.name.startswith("slice"))
+        ]
+
+    for one in candidates:
+        if not against(one):
+            why = [check for check in checks[one.name] if check.name.startswith(("champion", "naive", "simple"))]
+            return one, Decision(verdict="promote", reasons=tuple(f"{one.name} {check.reason}" for check in why))
+    open_ = [one for one in candidates if all(check.passed is None for check in against(one))]
+    reasons = []
+    for one in open_ or candidates:
+        failed = [check for check in against(one) if check.passed is False]
+        reasons += [f"{one.name} {check.reason}" for check in failed or against(one)]
+    return (open_ or candidates)[0], Decision(verdict="inconclusive" if open_ else "keep", reasons=tuple(reasons[:12]))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The reports, and the checks that follow from them."""
+
+    spec: Spec
+    context: Context
+    train: TrainReport
+    evaluate: EvaluateReport
+
+    def score(self, model: str) -> float | None:
+        """The primary metric on the sealed rows; None where there is no finite one."""
+        measured = self.evaluate.metrics.get(model, {}).get(self.spec.gate.metric)
+        value = None if measured is None else measured.value
+        return value if value is not None and math.isfinite(value) else None
+
+    def checks(self, one: Fitted) -> Iterator[GateCheck]:
+        gate, champion = self.spec.gate, self.context.champion
+        yield _enough("rows", one.name, self.evaluate.rows, gate.min_rows, "labelled sealed rows")
+        yield _enough("blocks", one.name, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
+        yield self._all_finite(one)
+        yield self._interval("naive", one, "naive", "the naive baseline", 0.0)
+        yield self._simple(one)
+        if champion is None:
+            return
+        yield self._another(one, champion)
+        margin = -gate.margin * abs(self.score(CHAMPION) or 0.0) if one.kind == "refresh" else 0.0
+        yield self._interval("champion", one, CHAMPION, f"champion v{champion.version}", margin)
+        if one.kind != "refresh":
+            yield from self._refresh(one)
+        for part in self.evaluate.slices:
+            yield self._slice(one, part.column, part.value, part.rows, part.scores)
+
+    def _all_finite(self, one: Fitted) -> GateCheck:
+        names = [one.name, *(base.name for base in self.train.fitted if base.kind == "baseline")]
+        names += [CHAMPION] if self.context.champion else []
+        missing = [name for name in names if self.score(name) is None]
+        reason = f"has no finite {self.spec.gate.metric} to compare: {', '.join(missing)}" if missing else "is finite"
+        return GateCheck(name="finite", model=one.name, passed=None if missing else True, reason=reason)
+
+    def _paired(self, one: Fitted, against: str) -> Paired | None:
+        for pair in self.evaluate.paired:
+            if (pair.model, pair.against, pair.metric) == (one.name, against, self.spec.gate.metric):
+                return pair if all(map(math.isfinite, (pair.gain, pair.low, pair.high))) else None
+        return None
+
+    def _interval(self, name: str, one: Fitted, against: str, shown: str, bound: float) -> GateCheck:
+        """Better than `against` by more than `bound`: shown, shown not to be, or open."""
+        pair = self._paired(one, against)
+        if pair is None or not math.isfinite(bound):
+            return GateCheck(name=name, model=one.name, passed=None, reason=f"was not compared with {shown}")
+        passed = True if pair.low > bound else False if pair.high <= bound else None
+        wanted = "better than" if bound == 0 else f"within {-bound:.4g} of"
+        says = {True: f"is {wanted}", False: f"is not {wanted}", None: f"may or may not be {wanted}"}[passed]
+        reason = f"{says} {shown}: {_shown(pair)}"
+        if passed is None:
+            reason += f"; {_to_settle(pair, bound, self.evaluate.rows)}"
+        return GateCheck(name=name, model=one.name, passed=passed, value=pair.low, bound=bound, reason=reason)
+
+    def _simple(self, one: Fitted) -> GateCheck:
+        """Must not lose to the simple baseline. A tie is fine: the candidate may be that very model."""
+        pair = self._paired(one, "simple")
+        if pair is not None and pair.gain >= 0:
+            reason = f"does not lose to the simple baseline: {_shown(pair)}"
+            return GateCheck(name="simple", model=one.name, passed=True, value=pair.gain, bound=0.0, reason=reason)
+        margin = self.spec.gate.margin * abs(self.score("simple") or 0.0)
+        return self._interval("simple", one, "simple", "the simple baseline", -margin)
+
+    def _another(self, one: Fitted, champion: Champion) -> GateCheck:
+        """The refit reads the sealed rows too, so what counts is the set of rows that it would read."""
+        training, sealed = rows.split(self.context, self.spec)
+        mature = (*training, *sealed)
+        window = one.configuration.window
+        digest = rows.training_digest(mature if window is None else mature[-window:])
+        same = digest == champion.training and one.configuration == champion.configuration
+        again = "is the champion's configuration on the champion's rows: the same model again is no promotion"
+        reason = again if same else "is another model than the champion"
+        return GateCheck(name="another", model=one.name, passed=not same, reason=reason)
+
+    def _refresh(self, one: Fitted) -> Iterator[GateCheck]:
+        """A new configuration must also be at least as good as the old one on the same newer rows."""
+        sign = 1.0 if self.spec.greater_is_better else -1.0
+        mine = self.score(one.name)
+        for refresh in self.train.fitted:
+            theirs = self.score(refresh.name)
+            if refresh.kind != "refresh" or mine is None or theirs is None:
+                continue
+            gain = sign * (mine - theirs)
+            yield GateCheck(
+                name="refresh",
+                model=one.name,
+                passed=gain >= 0,
+                value=gain,
+                bound=0.0,
+                reason=f"scores {mine:.4g}, the refreshed champion {theirs:.4g}",
+            )
+
+    def _slice(self, one: Fitted, column: str, value: str, count: int, scores: dict[str, float | None]) -> GateCheck:
+        name, mine, theirs = f"slice {column}={value}", scores.get(one.name), scores.get(CHAMPION)
+        floor = self.spec.gate.slice_min_rows
+        if count < floor or mine is None or theirs is None or not math.isfinite(mine) or not math.isfinite(theirs):
+            why = f"has {count} rows of {column}={value}, {floor} with a defined score are needed to tell"
+            return GateCheck(name=name, model=one.name, passed=None, reason=why)
+        gain = mine - theirs if self.spec.greater_is_better else theirs - mine
+        bound = -self.spec.gate.slice_margin * abs(theirs)
+        reason = f"scores {mine:.4g} on {count} rows of {column}={value}, the champion {theirs:.4g}"
+        return GateCheck(name=name, model=one.name, passed=gain >= bound, value=gain, bound=bound, reason=reason)
+
+
+def _enough(name: str, model: str, found: int, floor: int, what: str) -> GateCheck:
+    enough = found >= floor
+    return GateCheck(
+        name=name,
+        model=model,
+        passed=True if enough else None,
+        value=float(found),
+        bound=float(floor),
+        reason=f"is judged on {found:,} {what}, {floor:,} are needed",
+    )
+
+
+def _shown(pair: Paired) -> str:
+    return f"{pair.metric} gain {pair.gain:+.4g}, {1 - 2 * pair.level:.0%} interval {pair.low:+.4g} to {pair.high:+.4g}"
+
+
+def _to_settle(pair: Paired, bound: float, found: int) -> str:
+    """Roughly how many rows would do: intervals narrow with the square root of the blocks."""
+    distance = pair.gain - bound
+    width = pair.gain - pair.low if distance > 0 else pair.high - pair.gain
+    times = (width / distance) ** 2 if distance else math.inf
+    if times > FAR:
+        return "no reachable number of rows would settle it"
+    return f"some {float(f'{found * times:.2g}'):,.0f} rows like these would settle it"

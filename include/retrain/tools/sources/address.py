@@ -1,0 +1,170 @@
+"""Where a source may lie: templates, allowed schemes and hosts, and addresses without their secrets."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import os
+import re
+import string
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from retrain.errors import InvalidSpec, SourceRefused, SourceUnavailable
+from retrain.results import Interval
+
+SCHEMES = frozenset({"file", "s3", "gs", "abfs", "az", "https", "http", "memory"})
+TIMEOUT_SECONDS = 60
+
+
+def render(path: str, interval: Interval) -> str:
+    """A path template for one interval.
+
+        >>> from datetime import UTC, datetime
+        >>> january = Interval(start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 2, 1, tzinfo=UTC))
+        >>> render("data/churn-{start:%Y-%m}.csv", january)
+        'data/churn-2024-01.csv'
+
+    Raises:
+        InvalidSpec: the template names something else than `start` and `end`.
+    """
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(path) if name is not None}
+        if fields - {"start", "end"}:
+            raise ValueError(f"{{{sorted(fields - {'start', 'end'})[0]}}} is not known")
+        return path.format(start=interval.start, end=interval.end)
+    except ValueError as error:
+        raise InvalidSpec(f"source.path {path!r}: {error}", do="use {start:%Y-%m-%d} and {end:%Y-%m-%d}") from None
+
+
+def one_per_interval(path: str, interval: Interval) -> bool:
+    """Whether the neighbouring intervals have files of their own.
+
+    A template of years over months does not: its file holds twelve intervals, and rows are selected from it.
+    """
+    span = interval.end - interval.start
+    before = Interval(start=interval.start - span, end=interval.start)
+    after = Interval(start=interval.end, end=interval.end + span)
+    return render(path, interval) not in (render(path, before), render(path, after))
+
+
+def scheme_of(address: str) -> str:
+    """The scheme of an address; a plain path is `file`.
+
+    Raises:
+        SourceRefused: it is not on the list, or chains one file system behind another.
+    """
+    scheme = address.partition("://")[0].lower() if "://" in address else "file"
+    if "::" in address or scheme not in SCHEMES:
+        raise SourceRefused(
+            f"{shown(address)}: the scheme {scheme!r} is not allowed" + (" to be chained" if "::" in address else ""),
+            do=f"use a path, or one of {', '.join(sorted(SCHEMES))}",
+        )
+    if scheme in ("http", "https") and "@" in urlsplit(address).netloc:
+        raise SourceRefused(f"{shown(address)} carries a login", do="let the server know this machine another way")
+    return scheme
+
+
+def shown(address: str) -> str:
+    """An address without user, password and query.
+
+    >>> shown("https://ada:secret@example.org/batch.csv?token=abc")
+    'https://example.org/batch.csv'
+    """
+    if "://" not in address:
+        return address
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}"
+
+
+def masked(text: str, *secrets: str | None) -> str:
+    """`text` on one line, short, and without these words or anything that looks like a login in a URL."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    text = re.sub(r"://[^/\s@]*@", "://***@", text)
+    text = re.sub(r"(://[^\s?]+)\?\S+", r"\1", text)
+    return " ".join(text.split())[:300]
+
+
+def _check(host: str, peer: str) -> None:
+    allowed = {name.strip() for name in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(",")} - {""}
+    if host in allowed:
+        return
+    # An IPv4 address in IPv6 dress is judged as what it is.
+    found = ipaddress.ip_address(peer.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    if not found.is_global or found.is_multicast:
+        raise SourceRefused(
+            f"{host} resolves to {found}, an address inside", do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant"
+        )
+
+
+class _Plain(http.client.HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _check(self.host, self.sock.getpeername()[0])
+
+
+class _Secure(http.client.HTTPSConnection):
+    # The address is looked at once connected, before anything is said: no second lookup can differ from it.
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        try:
+            _check(self.host, self.sock.getpeername()[0])
+        except SourceRefused:
+            self.sock.close()
+            raise
+        context: Any = self._context  # type: ignore[attr-defined]
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        if (request.host or "").partition(":")[0] not in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(","):
+            raise SourceRefused(f"{shown(request.full_url)} is not encrypted", do="use https")
+        return self.do_open(_Plain, request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Secure, request)
+
+
+def download(url: str, target: Path, *, max_bytes: int) -> bool:
+    """Fetch a web address into `target`; every host on the way, redirects too, is checked as it is connected.
+
+    Returns:
+        Whether there was something: False for 404 and 410.
+
+    Raises:
+        SourceRefused: an address inside, or the server refuses.
+        SourceUnavailable: no answer.
+    """
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        _HttpHandler, _HttpsHandler, urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor,
+        urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    try:
+        with opener.open(url, timeout=TIMEOUT_SECONDS) as answer, target.open("wb") as file:
+            taken = 0
+            while block := answer.read(1 << 20):
+                taken += len(block)
+                file.write(block)
+                if taken > max_bytes:
+                    break
+        return True
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            return False
+        kind = SourceUnavailable if error.code >= 500 or error.code == 429 else SourceRefused
+        raise kind(f"{shown(url)} answered {error.code}", do="see that the address is right and may be read") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceUnavailable(
+            f"{shown(url)}: {masked(str(getattr(error, 'reason', error)))}", do="see that the server is up; the next try may find it"
+        ) from None

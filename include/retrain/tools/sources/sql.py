@@ -1,0 +1,158 @@
+"""Batches from a database: a query with bound interval values, streamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from retrain.errors import SourceRefused, SourceUnavailable
+from retrain.results import Interval
+from retrain.spec import Source
+from retrain.tools.sources.address import masked
+from retrain.tools.sources.files import BATCH_ROWS, dtype_changed, same_columns
+from retrain.tools.sources.typed import Mismatch, of_values
+
+_DIALECTS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
+
+
+def address(source: Source, root: Path) -> sa.URL:
+    """The database's URL, from the spec with `${NAME}` filled in, or from Airflow's connection.
+
+    Raises:
+        SourceRefused: a variable is not set, or the URL cannot be understood.
+    """
+    text = _filled(source.url) if source.url is not None else _environment(f"AIRFLOW_CONN_{(source.connection or '').upper()}")
+    try:
+        url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else sa.make_url(text)
+    except (ArgumentError, ValueError, TypeError):
+        raise SourceRefused(f"the URL of {_named(source)} cannot be understood", do="write it as SQLAlchemy does") from None
+    query = {key: value for key, value in url.query.items() if key != "__extra__"}
+    url = url.set(drivername=_DIALECTS.get(url.drivername, url.drivername), query=query)
+    if url.get_backend_name() == "sqlite" and url.database:
+        # Airflow percent-encodes the path; SQLite itself would make a missing file.
+        file = root / unquote(url.database)
+        if not file.is_file():
+            raise SourceRefused(f"{file.name} is not a SQLite file", do="correct source.url")
+        return url.set(database=str(file))
+    return url
+
+
+def _named(source: Source) -> str:
+    return f"the connection {source.connection!r}" if source.connection else "source.url"
+
+
+def _filled(text: str) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda found: _environment(found[1]), text)
+
+
+def _environment(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise SourceRefused(f"the environment variable {name} is not set", do=f"set {name} where the stages run")
+    return value
+
+
+def _of_json(connection: dict[str, Any]) -> sa.URL:
+    kind = str(connection["conn_type"])
+    return sa.URL.create(
+        kind,
+        username=connection.get("login"),
+        password=connection.get("password"),
+        host=None if kind == "sqlite" else connection.get("host"),
+        port=int(connection["port"]) if connection.get("port") else None,
+        database=connection.get("host") if kind == "sqlite" else connection.get("schema"),
+    )
+
+
+def shown(url: sa.URL) -> str:
+    """The URL without login and options."""
+    bare = url.set(username=None, password=None, query={})
+    if bare.get_backend_name() == "sqlite" and bare.database:
+        bare = bare.set(database=Path(bare.database).name)
+    return bare.render_as_string()
+
+
+def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of the query in pieces, typed.
+
+    Raises:
+        SchemaChanged, DtypeChanged: with the row.
+        SourceRefused: the query or the driver is wrong.
+        SourceUnavailable: the database did not answer.
+    """
+    assert source.sql is not None
+    try:
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        kind = engine.dialect.name
+        options: dict[str, Any] = {"stream_results": True, "yield_per": BATCH_ROWS}
+        if kind == "postgresql":
+            options["postgresql_readonly"] = True
+        with engine.connect().execution_options(**options) as connection:
+            if kind == "postgresql":
+                # Else a timestamp without a zone is compared in the zone of whoever runs the server.
+                connection.execute(sa.text("SET TIME ZONE 'UTC'"))
+            elif kind == "sqlite":
+                connection.execute(sa.text("PRAGMA query_only = ON"))
+            bound = {"start": _bound(interval.start, kind), "end": _bound(interval.end, kind)}
+            # The query is the spec's own text; the interval reaches it only as bound values.
+            wanted = {name: bound[name] for name in bound if re.search(rf":{name}\b", source.sql)}
+            result = connection.execute(sa.text(source.sql), wanted)
+            names = list(result.keys())
+            same_columns(names, schema, shown(url))
+            done = 0
+            for rows in result.partitions():
+                yield _table(names, [tuple(row) for row in rows], schema, done, shown(url))
+                done += len(rows)
+    except OperationalError as error:
+        if not error.connection_invalidated and re.search(r"no such|syntax|incomplete|near ", str(error.orig)):
+            raise _refused(url, error) from None
+        raise SourceUnavailable(
+            f"{shown(url)}: {_masked(url, error)}", do="see that the database is up; the next try may find it"
+        ) from None
+    except (SQLAlchemyError, NoSuchModuleError, ImportError) as error:
+        raise _refused(url, error) from None
+
+
+def _refused(url: sa.URL, error: Exception) -> SourceRefused:
+    return SourceRefused(f"{shown(url)}: {_masked(url, error)}", do="correct source.sql or the address")
+
+
+def _masked(url: sa.URL, error: Exception) -> str:
+    # Without SQLAlchemy's own words, which repeat the query and its values.
+    said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    secrets = [url.password, *(str(value) for value in url.query.values())]
+    return masked(said, *(str(secret) for secret in secrets if secret))
+
+
+def _bound(moment: datetime, dialect: str) -> datetime | str:
+    """A moment as the database compares it."""
+    if dialect == "postgresql":
+        return moment
+    naive = moment.replace(tzinfo=None)
+    if dialect != "sqlite":
+        return naive
+    # SQLite compares text: the shortest form is a prefix of every longer spelling of the same moment.
+    text = naive.isoformat(sep=" ")
+    return text.removesuffix(":00").removesuffix(":00").removesuffix(" 00")
+
+
+def _table(names: list[str], rows: list[tuple[Any, ...]], schema: pa.Schema, done: int, where: str) -> pa.Table:
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: () for name in names}
+    arrays = []
+    for field in schema:
+        try:
+            arrays.append(of_values(columns[field.name], field.type))
+        except Mismatch as wrong:
+            place = f"{where} row {done + wrong.index + 1}"
+            raise dtype_changed(place, field.name, wrong.value, field.type) from None
+    return pa.table(arrays, names=schema.names)

@@ -1,0 +1,199 @@
+"""What the Airflow UI gains: a page per run, and links on every stage task.
+
+Loaded by every Airflow component, so it stays light: results, ledger and workspace only, no pandas, no MLflow.
+Every route asks for a signed-in user who may read the DAG; reports run in a sandbox of their own.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import mimetypes
+from typing import Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk.bases.operatorlink import BaseOperatorLink
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from retrain.errors import InvalidName, MissingInput
+from retrain.results import EvaluateReport, GateReport, RegisterReport
+from retrain.run import run_key
+from retrain.workspace import Home, Store
+
+SUFFIX = "_retrain"
+STAGES = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
+SHOWN = (*STAGES, "register", "promote")
+FILES = {".html", ".png", ".csv", ".json"}
+STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
+margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
+img{max-width:33rem;margin:.3rem;border:1px solid #eee}.yes{color:#127a2f}.no{color:#b3261e}.na{color:#8a6d00}</style>"""
+
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
+
+
+def folder(dag_id: str, run_id: str) -> str:
+    """Where a run of a `…_retrain` DAG keeps its files."""
+    return f"{dag_id.removesuffix(SUFFIX)}/runs/{run_key(run_id)}"
+
+
+def store() -> Store:
+    return Store(Home.from_environment().store)
+
+
+@app.get("/dags/{dag_id}/runs/{run_id}", dependencies=READ)
+def page(dag_id: str, run_id: str) -> Response:
+    """The run at a glance: what each stage said, the gate's table, the plots, the reports."""
+    where, files = folder(dag_id, run_id), store()
+    try:
+        keys = files.keys(where)
+    except (FileNotFoundError, InvalidName):
+        keys = []
+    names = [key[len(where) + 1 :] for key in keys]
+    rows = []
+    for stage in SHOWN:
+        if f"{stage}.json" in names:
+            body = _json(files, f"{where}/{stage}.json")
+            decision = body.get("decision") or {"verdict": "done", "reasons": []}
+            links = " ".join(_link(dag_id, run_id, name) for name in names if name.startswith(f"{stage}/") and _shown(name))
+            rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
+    said = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
+    gate = ""
+    if "gate.json" in names:
+        report = GateReport.from_json(files.read(f"{where}/gate.json"))
+        gate = "<h2 id='gate'>Gate</h2>" + _table(
+            ("check", "model", "", "value", "bound", "why"),
+            [
+                (_text(c.name), _text(c.model), _mark(c.passed), _number(c.value), _number(c.bound), _text(c.reason))
+                for c in report.checks
+            ],
+        )
+    plots = ""
+    if "evaluate.json" in names:
+        shown = EvaluateReport.from_json(files.read(f"{where}/evaluate.json")).plots
+        plots = "<h2>Plots</h2>" + "".join(
+            f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>" for key in shown
+        )
+    body = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>{said}{gate}{plots}"
+    return HTMLResponse(body, headers={"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"})
+
+
+@app.get("/dags/{dag_id}/runs/{run_id}/files/{path:path}", dependencies=READ)
+def file(dag_id: str, run_id: str, path: str) -> Response:
+    """One file of a run."""
+    if not any(path.endswith(suffix) for suffix in FILES):
+        raise HTTPException(404, "no such report")
+    try:
+        data = store().read(f"{folder(dag_id, run_id)}/{path}")
+    except (MissingInput, InvalidName):
+        raise HTTPException(404, "no such report") from None
+    # A report holds values from the data: its scripts may draw, but reach nothing of this origin.
+    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    return Response(data, media_type=mimetypes.guess_type(path)[0], headers=headers)
+
+
+@app.get("/dags/{dag_id}/runs/{run_id}/mlflow", dependencies=READ)
+def mlflow(dag_id: str, run_id: str) -> Response:
+    """To the run in MLflow."""
+    try:
+        report = RegisterReport.from_json(store().read(f"{folder(dag_id, run_id)}/register.json"))
+    except (MissingInput, InvalidName):
+        raise HTTPException(404, "this run has not been recorded in MLflow") from None
+    if not report.url:
+        raise HTTPException(404, f"MLflow has no web address here; the run is {report.run_id}")
+    return RedirectResponse(report.url)
+
+
+def _json(files: Store, key: str) -> dict[str, Any]:
+    return dict(json.loads(files.read(key)))
+
+
+def _address(dag_id: str, run_id: str, name: str) -> str:
+    return f"/retrain/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}/files/{quote(name)}"
+
+
+def _link(dag_id: str, run_id: str, name: str) -> str:
+    return f"<a href='{_address(dag_id, run_id, name)}'>{_text(name.split('/', 1)[1])}</a>"
+
+
+def _shown(name: str) -> bool:
+    return name.endswith((".html", ".csv"))
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _mark(passed: bool | None) -> str:
+    return {True: "<b class=yes>pass</b>", False: "<b class=no>fail</b>", None: "<b class=na>unknown</b>"}[passed]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{cells}</table>"
+
+
+class StageLink(BaseOperatorLink):
+    """A link on a stage's task, where that stage has something to show."""
+
+    name = ""
+    tasks: tuple[str, ...] = ()
+    path = ""
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        if not ti_key.dag_id.endswith(SUFFIX) or ti_key.task_id not in self.tasks:
+            return ""
+            return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
+
+
+class RunPage(StageLink):
+    name = "Retrain run"
+    tasks = SHOWN
+
+
+class QualityReport(StageLink):
+    name = "Quality report"
+    tasks = ("validate",)
+    path = "/files/validate/quality.html"
+
+
+class DriftPage(StageLink):
+    name = "Drift report"
+    tasks = ("drift", "decide")
+    path = "/files/drift/drift.html"
+
+
+class GateTable(StageLink):
+    name = "Gate table"
+    tasks = ("evaluate", "gate", "refit", "promote")
+    path = "#gate"
+
+
+class MlflowRun(StageLink):
+    name = "MLflow run"
+    tasks = ("register", "promote")
+    path = "/mlflow"
+
+
+class RetrainPlugin(AirflowPlugin):
+    """Registers the pages, the tab on a run, and the links on a task."""
+
+    name = "retrain"
+    fastapi_apps = [{"app": app, "url_prefix": "/retrain", "name": "retrain"}]  # noqa: RUF012 - the interface of Airflow
+    external_views = [  # noqa: RUF012
+        {
+            "name": "Retrain",
+            "href": "/retrain/dags/{DAG_ID}/runs/{RUN_ID}",
+            "destination": "dag_run",
+            "url_route": "retrain",
+        }
+    ]
+    global_operator_extra_links = [RunPage(), QualityReport(), DriftPage(), GateTable(), MlflowRun()]  # noqa: RUF012
