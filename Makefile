@@ -12,7 +12,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
-export AIRFLOW_PORT MLFLOW_PORT RETRAIN_HOME
+export AIRFLOW_PORT MLFLOW_PORT RETRAIN_HOME MODEL
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status data test check bench lock clean

@@ -66,7 +66,7 @@ def start(dags: Path = DAGS, *, say: Say = lambda _: None, timeout: float = 300)
         recorded = _recorded()
         running = {name: record for name, record in recorded.items() if processes.leader(record)}
         _check_ports(running)
-        for folder in ("airflow", "mlflow/artifacts", "logs"):
+        for folder in ("airflow", "mlflow", "logs"):
             (home() / folder).mkdir(parents=True, exist_ok=True)
         env = environment(dags)
         # What a dead process left behind, a worker without its scheduler for instance, must not meet the new one.

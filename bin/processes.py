@@ -66,7 +66,7 @@ def session(record: Running) -> set[psutil.Process]:
             found |= set(head.children(recursive=True))
         elif _lives(psutil.Process(record.pid)):
             return set()  # somebody else has the pid, which the system gives out only when the session is gone
-    for process in []:
+    for process in psutil.process_iter():
         with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             if os.getsid(process.pid) == record.pid and _lives(process):
                 found.add(process)

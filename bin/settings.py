@@ -66,7 +66,7 @@ def environment(dags: Path = DAGS) -> dict[str, str]:
         write("secrets.json", keys)
     port = ports()
     airflow = f"http://{LOOPBACK}:{port['airflow']}"
-    path = [str(ROOT / "include"), os.environ.get("PYTHONPATH", "")]
+    path = [str(ROOT / "include"), str(ROOT / "config"), os.environ.get("PYTHONPATH", "")]
     settings = {
         "CORE__DAGS_FOLDER": dags,
         "CORE__PLUGINS_FOLDER": ROOT / "plugins",
@@ -78,7 +78,7 @@ def environment(dags: Path = DAGS) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": False,
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home() / 'airflow' / 'airflow.db'}",
-        "API__HOST": "0.0.0.0",
+        "API__HOST": LOOPBACK,
         "API__PORT": port["airflow"],
         "API__BASE_URL": airflow,
         "API__WORKERS": 1,
@@ -116,7 +116,8 @@ def commands() -> dict[str, list[str]]:
     where = ["--host", LOOPBACK, "--port", str(port), "--allowed-hosts", f"{LOOPBACK}:{port},localhost:{port}"]
     data = [
         *("--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"),
-        *("--serve-artifacts", "--artifacts-destination", str(store / "artifacts")),
+        # On one machine everybody reaches the folder, also the command line while the server is down.
+        *("--no-serve-artifacts", "--default-artifact-root", (store / "mlartifacts").as_uri()),
     ]
     return {
         "mlflow": ["mlflow", "server", "--workers", "1", "--uvicorn-opts=--no-access-log", *where, *data],

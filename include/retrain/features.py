@@ -96,7 +96,7 @@ def _cast(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
             numbers = pd.to_numeric(values).astype("float64")
             if np.isinf(numbers.to_numpy()).any():
                 raise ValueError("infinite values")
-            return numbers
+            return cast("pd.Series[Any]", numbers)
         if kind == "datetime":
             if isinstance(values.dtype, pd.DatetimeTZDtype):
                 return values.dt.tz_convert("UTC")
@@ -107,7 +107,8 @@ def _cast(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
         return text if kind == "category" else text.astype(object)
     except (ValueError, TypeError) as error:
         raise DtypeChanged(
-            f"column {values.name!r} is not of kind {kind}: {str(error)[:200]}", do="deliver the type that the spec declares"
+            f"column {values.name!r} is not of kind {kind}: {str(error)[:200]}",
+            do="deliver the type that the spec declares",
         ) from None
 
 
@@ -159,14 +160,15 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise self._refuse(f"returned {type(made).__name__}", "return the data frame with the added columns")
         if len(made) != len(frame) or not made.index.equals(frame.index):
             raise self._refuse(
-                f"was given {len(frame)} rows and returned {len(made)}, or reordered them", "keep every row and the index"
+                f"was given {len(frame)} rows and returned {len(made)}, or reordered them",
+                "keep every row and the index",
             )
         if absent := [name for name in self.adds if name not in made]:
-            raise self._refuse(f"did not add {', '.join(absent[:5])}", "add every column that training.features.adds names")
+            raise self._refuse(f"did not add {', '.join(absent[:5])}", "add every column that `adds` names")
         try:
             return frame.assign(**{name: _cast(made[name], kind) for name, kind in self.adds.items()})
         except DtypeChanged as error:
-            raise self._refuse(f"added what was not promised: {error.found}", "add finite values of the kind named") from None
+            raise self._refuse(f"broke its promise: {error.found}", "add finite values of the kind named") from None
 
     def _refuse(self, what: str, do: str) -> FeatureCodeRefused:
         return FeatureCodeRefused(f"{self.function}() {what}", do=f"{do} (training.features)")
@@ -183,11 +185,16 @@ def code_digest(code: str) -> str:
 @lru_cache(maxsize=16)
 def _function(code: str, function: str, digest: str) -> Callable[[pd.DataFrame], object]:
     if code_digest(code) != digest:
-        raise FeatureCodeRefused("the feature code is not the one the model was fitted with", do="register the model again")
+        raise FeatureCodeRefused(
+            f"the feature code does not have the digest {digest[:12]} it was fitted under",
+            do="take the model from the registry again",
+        )
     namespace: dict[str, Any] = {"__name__": f"feature_code_{digest[:12]}"}
     exec(compile(code, f"<feature code {digest[:12]}>", "exec"), namespace)
     if not callable(found := namespace.get(function)):
-        raise FeatureCodeRefused(f"the feature code has no function {function!r}", do="name it in training.features.function")
+        raise FeatureCodeRefused(
+            f"the feature code has no function {function!r}", do="name the one it has in training.features.function"
+        )
     return cast("Callable[[pd.DataFrame], object]", found)
 
 

@@ -47,6 +47,7 @@ from retrain.errors import (
     OutOfBandChange,
     RegistryDown,
 )
+from retrain.features import Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.tools.registry import Registry, _is_ours, digest, load_model, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -165,6 +166,24 @@ def test_a_model_comes_back_bit_for_bit(estimator: Any, y: Any, tmp_path: Path) 
     assert (back.predict(X) == fitted.predict(X)).all()
     if hasattr(fitted, "predict_proba"):
         assert (back.predict_proba(X) == fitted.predict_proba(X)).all()
+
+
+def test_our_own_transformers_come_back_with_their_code(tmp_path: Path) -> None:
+    frame = X.assign(at=pd.date_range("2013-01-01", periods=ROWS, freq="h", tz="UTC"))
+    kinds = {"at": "datetime", "amount": "number", "count": "integer", "place": "category"}
+    code = "def build(frame):\n    return frame.assign(double=frame['count'] * 2)\n"
+    prepare = ColumnTransformer([("codes", Codes(rare=2), ["place"])], remainder="passthrough")
+    fitted = Pipeline(
+        [
+            ("typed", Typed(kinds)),
+            ("features", FeatureFunction(code, "build", {"double": "number"}, code_digest(code))),
+            ("dates", DateParts({"at": ("weekday", "hour")})),
+            ("prepare", prepare),
+            ("model", XGBRegressor(**FEW)),
+        ]
+    ).fit(frame, REAL)
+    expected = save_model(fitted, tmp_path / "m", example=frame.head(20), requirements=REQUIREMENTS)
+    assert (load_model(tmp_path / "m", expected).predict(frame) == fitted.predict(frame)).all()
 
 
 def test_the_same_model_gives_the_same_digest_in_another_process(tmp_path: Path, saved: tuple[Path, str]) -> None:
@@ -339,6 +358,8 @@ def test_one_version_per_run(registry: Registry, saved: tuple[Path, str], tmp_pa
     assert registry.describe("small", version)["gate"] == "promote"
     fetched = registry.fetch("small", version, saved[1], tmp_path / "cache" / "v")
     assert digest(fetched) == saved[1]
+    (tmp_path / "empty").mkdir()
+    assert digest(registry.fetch("small", version, saved[1], tmp_path / "empty")) == saved[1]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["v"]
     assert registry._client.get_run(run_id).info.status == "FINISHED"
     assert "mlflow.log-model.history" in registry._client.get_run(run_id).data.tags

@@ -257,7 +257,7 @@ def _text(name: str, column: pa.Array, kind: str) -> Seen:
     notes: list[str] = []
     stand_ins = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), pa.array(sorted(MISSING_WORDS)))
     if (count := pc.sum(stand_ins).as_py() or 0) and count < len(column) - column.null_count:
-        rest = _text(name, pc.if_else(pc.fill_null(stand_ins, False), None, column), kind)
+        rest = _text(name, pc.if_else(pc.fill_null(stand_ins, False), pa.scalar(None, pa.string()), column), kind)
         if rest.type not in ("category", "string"):
             word = next(text for text in words.to_pylist() if text.strip().lower() in MISSING_WORDS)
             notes.append(f"{word} is not an empty field: with empty fields in its place this would be {rest.type}")

@@ -89,7 +89,7 @@ def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted
     new = sorted((one for one in train.fitted if one.kind == "new"), key=inner)
     if context.champion is None:
         return new[:1]
-    return [*(one for one in train.fitted if one.kind == "refresh")]
+    return [*new, *(one for one in train.fitted if one.kind == "refresh")]
 
 
 def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tuple[Fitted, Decision]:

@@ -466,13 +466,14 @@ class Registry:
     def fetch(self, model: str, version: int, expected: str, into: Path) -> Path:
         """The model folder of a version, at `into`; not loaded.
 
-        A folder that is there with the expected digest is used as it is, also while the registry is down.
+        A folder that is there with the expected digest is used as it is, also while the registry is down;
+        an empty one is filled.
 
         Raises:
             ArtifactMissing: no such version, or its files are gone.
             DigestMismatch: the files are others than those registered.
         """
-        if into.exists():
+        if into.exists() and any(into.iterdir()):
             _same(f"the copy at {into.name}", _digest(_files(into)), expected)
             return into
         into.parent.mkdir(parents=True, exist_ok=True)

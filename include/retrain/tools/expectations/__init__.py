@@ -155,7 +155,7 @@ def run(
         frame = source.names() if columns is None else source.part(columns, reading)
         for i, result in zip(members, _validate(frame, [built[i] for i in members], failing_rows), strict=True):
             checks[i] = _check(expectations[i], built[i], result, source.rows)
-            if not checks[i].passed and isinstance(found := result.result.get("unexpected_rows"), pd.DataFrame):
+            if isinstance(found := result.result.get("unexpected_rows"), pd.DataFrame):
                 failed[i] = [int(row) for row in found.index[:failing_rows]]
         del frame
 

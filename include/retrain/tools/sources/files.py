@@ -192,8 +192,6 @@ def _open(file: Path, zipped: bool, source: Source) -> BinaryIO:
 
 def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     with _open(file, zipped, source) as stream:
-        if not stream.peek(1):  # type: ignore[attr-defined]
-            return
         done = 0
         try:
             # Everything is read as text: only so can a value that breaks its type be named with its line.
@@ -214,6 +212,8 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterato
                     raise wrong.named(f"{file.name} line {line}") from None
                 done += len(batch)
         except pa.ArrowInvalid as error:
+            if next(_records(file, zipped, source), None) is None:
+                return
             if ragged := _ragged(file, zipped, source):
                 raise RaggedRow(
                     f"{file.name} line {ragged[0]} has {ragged[1]} fields, the header has {ragged[2]}",
@@ -302,8 +302,6 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Itera
     raw = pa.schema([(f.name, pa.string() if plain(f.type) == UTC_MICROSECONDS else plain(f.type)) for f in schema])
     options = pa.json.ParseOptions(explicit_schema=raw, unexpected_field_behavior="error")
     with _open(file, zipped, source) as stream:
-        if not stream.peek(1):  # type: ignore[attr-defined]
-            return
         done, seen = 0, set[str]()
         try:
             for batch in pa.json.open_json(stream, pa.json.ReadOptions(block_size=BLOCK_BYTES), options):
@@ -322,6 +320,8 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Itera
                 yield pa.table(columns, names=schema.names)
                 done += len(batch)
         except pa.ArrowInvalid as error:
+            if "Empty JSON" in str(error):
+                return
             _explain(file, zipped, source, schema)
             raise SourceRefused(f"{file.name} is not JSON lines: {masked(str(error))}", do="deliver it again") from None
         # Arrow cannot tell a column that nobody sent from one that is empty in every row.

@@ -1,0 +1,89 @@
+"""Unpause a model's DAG and watch its table fill, until every interval that has ended has run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "include"))
+
+from retrain.ledger import Ledger
+from retrain.status import Row, rows, table
+from retrain.workspace import Home
+
+ENDED = {"success", "failed"}
+EVERY = 1.0
+
+
+class Airflow:
+    """The few questions asked of Airflow's REST API."""
+
+    def __init__(self, url: str, token: str) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        self.client = httpx.Client(base_url=f"{url}/api/v2", headers=headers, timeout=30, trust_env=False)
+
+    def unpause(self, dag: str) -> bool:
+        """Whether the DAG is there and runs."""
+        answer = self.client.patch(f"/dags/{dag}", json={"is_paused": False})
+        if answer.status_code == 404:
+            return False
+        answer.raise_for_status()
+        return True
+
+    def states(self, dag: str) -> list[str]:
+        """The states of the scheduled runs, oldest first."""
+        answer = self.client.get(
+            f"/dags/{dag}/dagRuns", params={"limit": 1000, "order_by": "logical_date", "run_type": "scheduled"}
+        )
+        answer.raise_for_status()
+        return [str(run["state"]) for run in answer.json()["dag_runs"]]
+
+    def broken(self) -> str:
+        """What Airflow could not read."""
+        found: Any = self.client.get("/importErrors").raise_for_status().json()["import_errors"]
+        return "\n".join(str(one["stack_trace"]).strip().splitlines()[-1] for one in found)
+
+
+def follow(model: str, url: str, token: str, console: Console) -> bool:
+    """Watch until the year is through; True if every run ended well.
+
+    Interrupting it stops nothing: the servers and the runs go on.
+    """
+    home = Home.from_environment()
+    spec, ledger, airflow, dag = home.spec(model), Ledger(home.ledger), Airflow(url, token), f"{model}_retrain"
+    wanted = len(list(spec.intervals_until(datetime.now(UTC))))
+    while not airflow.unpause(dag):
+        if broken := airflow.broken():
+            console.print(broken)
+        time.sleep(EVERY)
+    told: set[str] = set()
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while True:
+            states = airflow.states(dag)
+            ended = sum(state in ENDED for state in states)
+            if console.is_terminal:
+                live.update(Group(table(ledger, model), Text(f"{ended} of {wanted} intervals ended", style="dim")))
+            else:
+                _tell(rows(ledger, model)[:ended], told, console)
+            if ended >= wanted:
+                break
+            time.sleep(EVERY)
+    console.print(table(ledger, model))
+    return set(states) == {"success"}
+
+
+def _tell(ended: list[Row], told: set[str], console: Console) -> None:
+    """Where nobody looks at a terminal: one line when an interval has ended."""
+    for row in ended:
+        if row.interval not in told:
+            told.add(row.interval)
+            verdict = row.outcome or row.verdict("decide")
+            console.print(f"{row.interval}: {verdict}, v{row.champion or '-'} serves, {row.seconds:.0f} s; {row.reason}")
