@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "include"))
 
 from retrain.ledger import Ledger
 from retrain.status import Row, rows, table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import socket
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
 
 from bin import processes
 from bin.processes import Running
@@ -259,11 +260,18 @@ def main(verb: str) -> int:
     try:
         if verb == "status":
             console.print(status())
-        elif console.is_terminal:
+            _tables(console)
+            return 0
+        if console.is_terminal:
             with console.status("…") as spinner:
-                _run(verb, lambda line: spinner.update(line), console)
+                services = _run(verb, lambda line: spinner.update(line), console)
         else:
-            _run(verb, console.print, console)
+            services = _run(verb, console.print, console)
+        if services:
+            from bin.follow import follow
+
+            model = os.environ.get("MODEL") or "flights"
+            return 0 if follow(model, services.airflow_url, services.token(), console) else 1
     except Refused as refused:
         print(refused, file=sys.stderr)
         return 1
@@ -273,14 +281,28 @@ def main(verb: str) -> int:
     return 0
 
 
-def _run(verb: str, say: Say, console: Console) -> None:
+def _run(verb: str, say: Say, console: Console) -> Services | None:
     if verb == "down":
         stop(say=say)
-        return
+        return None
     services = start(say=say)
     console.print(f"Airflow  {services.airflow_url}   user {services.user}, password {services.password}")
     console.print(f"MLflow   {services.mlflow_url}")
     console.print(f"Logs     {home() / 'logs'}")
+    return services
+
+
+def _tables(console: Console) -> None:
+    """What happened, of every model that has begun."""
+    from retrain.ledger import Ledger
+    from retrain.status import rows, table
+    from retrain.workspace import Home
+
+    place = Home.from_environment()
+    ledger = Ledger(place.ledger)
+    for file in place.specs:
+        if rows(ledger, file.stem):
+            console.print(table(ledger, file.stem))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _cast(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
             return cast("pd.Series[Any]", numbers)
         if kind == "datetime":
             if isinstance(values.dtype, pd.DatetimeTZDtype):
-                return values.dt.tz_convert("UTC")
+                return cast("pd.Series[Any]", values.dt.tz_convert("UTC"))
             return pd.to_datetime(values, utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
         text = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")
         if not all(isinstance(name, str) for name in text.cat.categories):

@@ -88,14 +88,14 @@ class Part(BaseModel):
 class Owner(Part):
     """Who is told, and who answers."""
 
-    name: str = Field(min_length=1)
-    contact: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="a person or a team")
+    contact: str = Field(min_length=1, description="where to reach them: mail, channel, pager")
 
 
 class Every(Part):
     """The intervals of the model: half-open UTC spans."""
 
-    every: Literal["hour", "day", "week", "month", "quarter", "year"]
+    every: Literal["hour", "day", "week", "month", "quarter", "year"] = Field(description="weeks begin on Monday")
     start: Moment = Field(description="start of the first interval")
     end: Moment | None = Field(default=None, description="no interval starts at or after this moment")
 
@@ -111,8 +111,8 @@ class Source(Part):
     time: ColumnName = Field(description="the column that places a row in its interval")
     key: tuple[ColumnName, ...] = Field(min_length=1, description="the columns that identify a row")
     wait: Duration = Field(default=timedelta(0), description="how long after the interval's end a batch may come")
-    max_rows: int = Field(default=100_000_000, gt=0)
-    max_bytes: int = Field(default=50_000_000_000, gt=0)
+    max_rows: int = Field(default=100_000_000, gt=0, description="more rows refuse the delivery")
+    max_bytes: int = Field(default=50_000_000_000, gt=0, description="more bytes, unpacked too, refuse the delivery")
 
     @model_validator(mode="after")
     def _one(self) -> Source:
@@ -128,48 +128,50 @@ class Source(Part):
 class Column(Part):
     """A column's declared type and its contract."""
 
-    type: Literal["integer", "number", "category", "string", "boolean", "datetime"]
-    feature: bool = True
-    min: float | None = None
-    max: float | None = None
-    values: tuple[str | int, ...] | None = None
-    pattern: str | None = None
-    unique: bool = False
+    type: Literal["integer", "number", "category", "string", "boolean", "datetime"] = Field(
+        description="nothing is guessed: a value of another type refuses the batch; strings are never features"
+    )
+    feature: bool = Field(default=True, description="whether the model may read it")
+    min: float | None = Field(default=None, description="smallest allowed number")
+    max: float | None = Field(default=None, description="largest allowed number")
+    values: tuple[str | int, ...] | None = Field(default=None, description="the only allowed values")
+    pattern: str | None = Field(default=None, description="regular expression that texts must match")
+    unique: bool = Field(default=False, description="no value twice within a batch")
     max_missing: Share = Field(default=0.0, description="share of rows that may be empty")
-    severity: Severity = "stop"
-    description: str = ""
+    severity: Severity = Field(default="stop", description="what a breach of this column's contract does")
+    description: str = Field(default="", description="for people: meaning and unit")
 
 
 class Target(Part):
     """What is predicted. A number becomes a yes/no question with `at_least`."""
 
-    column: ColumnName
-    at_least: float | None = None
+    column: ColumnName = Field(description="the column that holds the outcome; empty is no label, and never a no")
+    at_least: float | None = Field(default=None, description="from this value on the answer is yes")
     classes: tuple[str | int | bool, ...] | None = Field(default=None, description="in order; the last is the positive")
 
 
 class Labels(Part):
     """Where labels come from and when they are there, on the data's clock."""
 
-    source: Literal["same"] = "same"
+    source: Literal["same"] = Field(default="same", description="they come with the rows")
     mature_after: Duration = Field(default=timedelta(0), description="after the interval's end")
 
 
 class Expect(Part):
     """Any Great Expectations expectation by its own name."""
 
-    expect: str
-    severity: Severity = "stop"
-    args: dict[str, Any] = Field(default={})
+    expect: str = Field(description="its name, like expect_column_median_to_be_between")
+    severity: Severity = Field(default="stop", description="stop quarantines the batch, warn is only reported")
+    args: dict[str, Any] = Field(default={}, description="its own arguments, column among them")
 
 
 class Quality(Part):
     min_rows: int = Field(gt=0, description="row floor: fewer rows stop the batch")
-    max_rows: int | None = None
+    max_rows: int | None = Field(default=None, description="row ceiling: more rows stop the batch")
     freshness: Duration | None = Field(
         default=None, description="the newest row may be at most this much older than the interval's end"
     )
-    expectations: tuple[Expect, ...] = ()
+    expectations: tuple[Expect, ...] = Field(default=(), description="besides those that columns imply")
     failing_rows: int = Field(default=200, ge=0, le=10_000, description="how many failing rows are kept as evidence")
 
 
@@ -179,7 +181,7 @@ class Drift(Part):
     share: Share = Field(default=0.3, description="drifted features that make the batch drifted")
     missing: Share = Field(default=0.1, description="absolute change of the missing share that is drift")
     thresholds: dict[ColumnName, float] = Field(default={}, description="per column, instead of the default")
-    ignore: tuple[ColumnName, ...] = ()
+    ignore: tuple[ColumnName, ...] = Field(default=(), description="columns that are not compared")
 
 
 class Policy(Part):
@@ -196,16 +198,20 @@ class Candidate(Part):
     """An estimator and what the search may vary."""
 
     estimator: str = Field(description="linear, random_forest, xgboost, or a dotted path into scikit-learn or xgboost")
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default={}, description="the estimator's own, but for seed and threads")
     search: dict[str, list[Any]] = Field(default={}, description="parameter → values to try")
     encode: Literal["onehot", "ordinal", "target"] | None = Field(default=None, description="categories; by estimator")
 
 
 class Search(Part):
-    method: Literal["halving", "random"] = "halving"
+    method: Literal["halving", "random"] = Field(
+        default="halving", description="halving tries all on few rows and the better half on twice as many"
+    )
     trials: int = Field(default=8, ge=1, le=500, description="configurations per candidate")
-    folds: int = Field(default=3, ge=2, le=10)
-    split: Literal["time", "group", "stratified"] = "time"
+    folds: int = Field(default=3, ge=2, le=10, description="inner folds")
+    split: Literal["time", "group", "stratified"] = Field(
+        default="time", description="later rows judge, groups stay whole, or classes keep their shares"
+    )
     max_rows: int = Field(default=40_000, ge=100, description="rows that the search may read; the fit reads all")
 
 
@@ -213,57 +219,70 @@ class FeatureFunction(Part):
     """A function of the model's own: `def build(frame: pd.DataFrame) -> pd.DataFrame`, row by row."""
 
     file: str = Field(description="beside the spec")
-    function: Name = "build"
-    adds: dict[ColumnName, Literal["number", "category"]] = Field(min_length=1)
+    function: Name = Field(default="build", description="its name in that file")
+    adds: dict[ColumnName, Literal["number", "category"]] = Field(min_length=1, description="what it makes → type")
 
 
 class Training(Part):
-    candidates: tuple[Candidate, ...] = Field(min_length=1)
-    windows: tuple[Literal["all"] | Annotated[int, Field(ge=1)], ...] = Field(default=("all",), min_length=1)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, description="they compete, and two baselines")
+    windows: tuple[Literal["all"] | Annotated[int, Field(ge=1)], ...] = Field(
+        default=("all",), min_length=1, description="training rows that compete: all intervals, or the newest so many"
+    )
     first_after: int = Field(default=2, ge=2, description="mature intervals that the first model needs")
     min_rows: int = Field(default=1000, ge=20, description="labelled training rows")
     search: Search = Search()
     early_stopping: int = Field(default=20, ge=0, description="rounds, for XGBoost; 0 is off")
     balance: bool = Field(default=False, description="weigh classes by their rarity")
-    date_parts: dict[ColumnName, tuple[DatePart, ...]] = {}
-    features: FeatureFunction | None = None
+    date_parts: dict[ColumnName, tuple[DatePart, ...]] = Field(default={}, description="datetime → parts, in UTC")
+    features: FeatureFunction | None = Field(default=None, description="a feature function of the model's own")
     group: ColumnName | None = Field(default=None, description="rows of one group stay on one side of a split")
     refresh: bool = Field(default=True, description="also refit the champion's configuration on newer rows")
-    seed: int = Field(default=42, ge=0, lt=2**31)
-    threads: int = Field(default=2, ge=1, le=64)
+    seed: int = Field(default=42, ge=0, lt=2**31, description="the one seed of everything random")
+    threads: int = Field(default=2, ge=1, le=64, description="of a fit")
 
 
 class Evaluation(Part):
     block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
-    resamples: int = Field(default=1000, ge=200, le=100_000)
-    slices: tuple[ColumnName, ...] = ()
+    resamples: int = Field(default=1000, ge=200, le=100_000, description="bootstrap resamples of the blocks")
+    slices: tuple[ColumnName, ...] = Field(default=(), description="columns whose values are also judged one by one")
     sealed: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
-    golden_rows: int = Field(default=20, ge=1, le=1000)
+    golden_rows: int = Field(default=20, ge=1, le=1000, description="rows whose answers travel with the model")
 
 
 class Gate(Part):
-    metric: str
-    margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
-    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    min_rows: int = Field(default=500, ge=20)
-    min_blocks: int = Field(default=10, ge=2)
-    slice_margin: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    slice_min_rows: int = Field(default=200, ge=20)
-    refit_bound: Annotated[float, Field(gt=0)] = 0.1
+    """What a candidate must show on the sealed rows."""
+
+    metric: str = Field(
+        description="the primary metric; by default log_loss, for regression rmse. binary: log_loss, brier, roc_auc,"
+        " average_precision; multiclass: log_loss, balanced_accuracy, f1_macro; regression: rmse, mae, r2"
+    )
+    margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.01, description="how much worse a refresh may be, as a share of the champion's score"
+    )
+    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(default=0.05, description="0.05 gives 95 % intervals")
+    min_rows: int = Field(default=500, ge=20, description="labelled sealed rows; fewer are inconclusive")
+    min_blocks: int = Field(default=10, ge=2, description="blocks of sealed rows; fewer are inconclusive")
+    slice_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="how much worse a slice may be, as a share of the champion's score there"
+    )
+    slice_min_rows: int = Field(default=200, ge=20, description="smaller slices are not judged")
+    refit_bound: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="how far the refit's mean prediction may lie from the gated candidate's"
+    )
 
 
 class Spec(Part):
     """One model. See `docs/spec.md` for every key."""
 
-    model: Name
+    model: Name = Field(description="the file's name without .yaml")
     objective: str = Field(min_length=10, description="one sentence")
     owner: Owner
-    task: Literal["binary", "multiclass", "regression"]
+    task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of answer")
     interval: Every
     source: Source
     target: Target
     labels: Labels = Labels()
-    columns: dict[ColumnName, Column] = Field(min_length=2)
+    columns: dict[ColumnName, Column] = Field(min_length=2, description="every column of a batch, by name")
     quality: Quality
     drift: Drift = Drift()
     policy: Policy = Policy()
@@ -298,7 +317,8 @@ class Spec(Part):
         for where, columns in named.items():
             for column in columns:
                 if column not in self.columns and not (where.startswith("drift") and column in added):
-                    raise ValueError(f"{where} names {column!r}, which columns does not declare{near(column, self.columns)}")
+                    hint = near(column, self.columns)
+                    raise ValueError(f"{where} names {column!r}, which columns does not declare{hint}")
         if self.gate.metric not in METRICS[self.task]:
             raise ValueError(
                 f"gate.metric {self.gate.metric!r} cannot judge a {self.task} model"
@@ -313,18 +333,20 @@ class Spec(Part):
             raise ValueError("training.search.split: group needs training.group")
         self._sense_target()
         if added & set(self.columns):
-            raise ValueError(f"training.features adds {sorted(added & set(self.columns))}, which columns already declares")
+            twice = sorted(added & set(self.columns))
+            raise ValueError(f"training.features adds {twice}, which columns already declares")
         if not self.features and not self.training.date_parts and not added:
             raise ValueError("no column is left as a feature")
         if self._floor(self.interval.start) != self.interval.start:
-            raise ValueError(f"interval.start {self.interval.start:%Y-%m-%d %H:%M} is not the start of a {self.interval.every}")
+            start = f"{self.interval.start:%Y-%m-%d %H:%M}"
+            raise ValueError(f"interval.start {start} is not the start of a {self.interval.every}")
         return self
 
     def _sense_target(self) -> None:
         kind, target = self.columns[self.target.column].type, self.target
         if self.task == "regression":
             if kind not in ("integer", "number") or target.at_least is not None or target.classes:
-                raise ValueError("a regression target is a number, without at_least and classes")
+                raise ValueError("target of a regression is a number, without at_least and classes")
         elif target.at_least is not None:
             if kind not in ("integer", "number") or self.task != "binary" or target.classes:
                 raise ValueError("target.at_least makes a binary target of a number")
@@ -400,7 +422,8 @@ class Spec(Part):
         if start is None or self._floor(start) != start:
             raise InvalidInterval(
                 f"{moment} is not the start of a {self.interval.every}",
-                do=f"give --interval as the start of a {self.interval.every} in UTC, like {self.interval.start:%Y-%m-%d}",
+                do=f"give --interval as the start of a {self.interval.every} in UTC,"
+                f" like {self.interval.start:%Y-%m-%d}",
             ).at(self.model, "interval")
         if start < self.interval.start or (self.interval.end and start >= self.interval.end):
             raise InvalidInterval(
@@ -436,7 +459,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -454,7 +477,7 @@ def near(word: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _line(text: str, path: tuple[Any, ...]) -> int:
+def line_of(text: str, path: tuple[Any, ...]) -> int:
     """The line, from 1, of the deepest node of `path` that the file has."""
     node = yaml.compose(text, Loader=_Loader)
     line = 1
@@ -493,13 +516,14 @@ def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
     def refuse(problems: list[str]) -> InvalidSpec:
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         return InvalidSpec(
-            "\n  ".join([f"{len(problems)} problem(s)", *problems[:12]]) + more, do=f"correct {where}; every key: docs/spec.md"
+            "\n  ".join([f"{len(problems)} problem(s)", *problems[:12]]) + more,
+            do=f"correct {where}; every key: docs/spec.md",
         ).at(name, "spec")
 
     if len(text.encode()) > MAX_BYTES:
         raise refuse([f"{where}: larger than {MAX_BYTES // 1024} KiB"])
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -518,12 +542,14 @@ def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
             path = tuple(found["loc"])
             key = ".".join(str(step) for step in path)
             text_of = found["msg"].removeprefix("Value error, ")
+            # What is said of the whole begins with the key that it is about.
+            at = path or tuple(text_of.split()[0].split("."))
             if found["type"] == "extra_forbidden":
                 text_of = f"unknown key{near(str(path[-1]), _known(path[:-1]))}"
-            problems.append(f"{where}:{_line(text, path)}: {key + ': ' if key else ''}{text_of}")
+            problems.append(f"{where}:{line_of(text, at)}: {key + ': ' if key else ''}{text_of}")
         raise refuse(problems) from None
     if spec.model != name:
-        raise refuse([f"{where}:{_line(text, ('model',))}: model is {spec.model!r}, the file is called {name!r}"])
+        raise refuse([f"{where}:{line_of(text, ('model',))}: model is {spec.model!r}, the file is called {name!r}"])
     return spec
 
 
@@ -543,4 +569,5 @@ def load(file: Path) -> Spec:
             raise OSError(f"{spec.training.features.file} must be a .py file beside the spec")
         return parse(text, file.stem, code=beside.read_text(encoding="utf-8"), where=file.name)
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"{file.name}: {error}", do=f"make {file.name} readable, UTF-8 text").at(file.stem, "spec") from None
+        refused = InvalidSpec(f"{file.name}: {error}", do=f"make {file.name} readable, UTF-8 text")
+        raise refused.at(file.stem, "spec") from None

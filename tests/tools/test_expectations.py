@@ -209,6 +209,13 @@ def test_times_without_a_zone(unit: str) -> None:
     assert (check.unexpected, check.crashed) == (1, False)
 
 
+def test_a_time_beyond_what_nanoseconds_hold_is_judged() -> None:
+    frame = pd.DataFrame({"t": np.array(["2020-06-01", "9999-12-31"], dtype="datetime64[us]")})
+    check = only(frame, "expect_column_values_to_be_between", column="t", max_value=dt.date(2030, 1, 1))
+    assert (check.unexpected, check.crashed) == (1, False)
+    assert "9999-12-31" in check.observed
+
+
 def test_a_metric_that_crashed_has_not_passed(batch: pd.DataFrame | Path) -> None:
     rule = ("expect_column_values_to_match_regex", {"column": "plan", "regex": "("})
     checks = judge(

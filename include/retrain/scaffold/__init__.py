@@ -58,7 +58,8 @@ def new(home: Home, model: str, data: str, *, target: str, time: str = "", key: 
     identity = key_of(seen, list(key), moment, target)
     cut = spans(seen, moment, target)
     columns = {
-        name: column(one, look=seen, asked=asked, key=identity, time=moment, of=cut.of) for name, one in seen.columns.items()
+        name: column(one, look=seen, asked=asked, key=identity, time=moment, of=cut.of)
+        for name, one in seen.columns.items()
     }
     text = render(model, seen, asked, cut, moment, identity, columns, _owner(home.root))
     parse(text, model)
@@ -82,7 +83,9 @@ def _publish(file: Path, text: str) -> None:
 def _owner(root: Path) -> dict[str, str]:
     def git(name: str) -> str:
         try:
-            asked = subprocess.run(["git", "config", name], cwd=root, capture_output=True, text=True, timeout=10, check=False)
+            asked = subprocess.run(
+                ["git", "config", name], cwd=root, capture_output=True, text=True, timeout=10, check=False
+            )
         except OSError:
             return ""
         return asked.stdout.strip()
@@ -94,13 +97,18 @@ def _said(file: Path, seen: Look, asked: Question, cut: Spans, columns: dict[str
     kinds = Counter(one.keys["type"] for one in columns.values())
     apart = [name for name, one in columns.items() if one.keys.get("feature") is False]
     telling = [
-        f"{name}: {note}" for name, one in columns.items() for note in one.notes if "LEAK?" in note or "not an empty field" in note
+        f"{name}: {note}"
+        for name, one in columns.items()
+        for note in one.notes
+        if "LEAK?" in note or "not an empty field" in note
     ]
+    types = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    first = f"from {cut.start:%Y-%m-%d}: {len(cut.rows)} seen, the smallest with {cut.fewest:,} rows"
     return (
         f"wrote {file}",
-        f"  {seen.rows:,} rows, {len(columns)} columns: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}",
+        f"  {seen.rows:,} rows, {len(columns)} columns: {types}",
         f"  task: {asked.why}",
-        f"  one interval a {cut.every} from {cut.start:%Y-%m-%d}: {len(cut.rows)} seen, the smallest with {cut.fewest:,} rows",
+        f"  one interval a {cut.every} {first}",
         *([f"  not features: {_some(apart)}"] if apart else []),
         *(f"  {_line(one)}" for one in telling[:10]),
     )
@@ -130,9 +138,7 @@ def flow(value: Any) -> str:
     >>> flow({"a: b": ["yes", 1, None]}), flow("line\\nbreak")
     ("{'a: b': ['yes', 1, null]}", '"line\\\\nbreak"')
     """
-    dumped = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False
-    )
+    dumped = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 
@@ -183,7 +189,10 @@ def render(
         "# A value outside its type, bounds, values or max_missing stops the batch; severity: warn lets it through.",
         "# Bounds have half the seen range as slack. feature: false keeps a column out of the model.",
         "columns:",
-        *(f"  {flow(name)}: {flow(one.keys)}  # {'; '.join(one.notes)}".removesuffix("  # ") for name, one in columns.items()),
+        *(
+            f"  {flow(name)}: {flow(one.keys)}  # {'; '.join(one.notes)}".removesuffix("  # ")
+            for name, one in columns.items()
+        ),
         "",
         f"quality: {{min_rows: {max(1, cut.fewest // 2)}}}  # half of the smallest whole {cut.every} seen",
         *_drift(cut),
@@ -224,7 +233,9 @@ def _judging(asked: Question, cut: Spans, columns: dict[str, Column]) -> list[st
     slices = [
         name
         for name, one in columns.items()
-        if one.keys["type"] == "category" and 2 <= len(one.keys.get("values", ())) <= 8 and one.keys.get("feature", True)
+        if one.keys["type"] == "category"
+        and 2 <= len(one.keys.get("values", ())) <= 8
+        and one.keys.get("feature", True)
         if name != asked.target["column"]
     ][:2]
     return [

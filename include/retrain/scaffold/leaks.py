@@ -63,5 +63,5 @@ def _bins(column: pd.Series[Any]) -> np.ndarray[Any, Any] | None:
         if column.dtype == object:
             return _bins(column.notna().astype(float)) if column.isna().any() else None
         ranks = column.rank(pct=True)
-        return np.ceil(ranks * most).fillna(0).to_numpy()
+        return np.ceil(ranks.fillna(0).to_numpy() * most)
     return np.asarray(pd.factorize(column)[0])

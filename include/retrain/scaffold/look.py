@@ -1,8 +1,4 @@
-"""A look at delivered files: every row is passed, a bounded, even share of them is kept.
-
-A type is proposed only where `ingest` would read every kept value as that type: text is tried with the
-very function that reads batches (`of_text`), and JSON and Parquet keep the types they come with.
-"""
+"""A look at delivered files: every row is passed, a bounded, even share of them is kept."""
 
 from __future__ import annotations
 
@@ -19,30 +15,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
-from retrain.tools.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
+from retrain.scaffold.kinds import Seen, seen_as
 
 SEEN_ROWS = 5_000_000
 KEPT_ROWS = 200_000
 BLOCK_ROWS = 1 << 16
 SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
-MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One column: the spec's type for it, its kept values in that type, and what a person should know."""
-
-    name: str
-    type: str
-    values: pd.Series[Any]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,17 +56,23 @@ def look(data: str, root: Path) -> Look:
         EmptyBatch: no rows.
     """
     path, files = _find(data, root)
-    kinds = {SUFFIXES.get((file.suffixes[-2:] or [""])[0 if file.suffix == ".gz" else -1].lstrip(".")) for file in files}
+    kinds = {
+        SUFFIXES.get((file.suffixes[-2:] or [""])[0 if file.suffix == ".gz" else -1].lstrip(".")) for file in files
+    }
     kind = kinds.pop()
     if kinds or kind is None:
-        raise SourceRefused(f"the format of {data} cannot be told from its name", do="name the files .csv, .jsonl or .parquet")
+        raise SourceRefused(
+            f"the format of {data} cannot be told from its name", do="name the files .csv, .jsonl or .parquet"
+        )
     try:
         table, rows = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[kind](files)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        raise SourceRefused(f"{data} cannot be read: {str(error)[:300]}", do="see that it is whole, and UTF-8 text") from None
+        raise SourceRefused(
+            f"{data} cannot be read: {str(error)[:300]}", do="see that it is whole, and UTF-8 text"
+        ) from None
     if not rows:
         raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
-    columns = {name: _seen(name, table[name].combine_chunks(), kind) for name in table.schema.names}
+    columns = {name: seen_as(name, table[name].combine_chunks(), kind) for name in table.schema.names}
     return Look(path, kind, rows, table.num_rows, columns)
 
 
@@ -94,13 +83,15 @@ def _find(data: str, root: Path) -> tuple[str, list[Path]]:
         place = os.path.normpath(base / data)
         literal = Path(place).is_file()
         pattern = glob.escape(place) if literal else re.sub(r"\{(start|end)[^{}]*\}", "*", place)
-        files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+        files = [Path(name) for name in sorted(glob.iglob(pattern, recursive=True)) if Path(name).is_file()]
         if files:
             path = place if not Path(place).is_relative_to(root) else str(Path(place).relative_to(root))
             if literal:
                 path = re.sub(r"([*?[])", r"[\1]", path).replace("{", "{{").replace("}", "}}")
             return path, files
-    raise SourceRefused(f"no file is called {data}", do="give a file, a glob, or a template like data/churn-{start:%Y-%m}.csv")
+    raise SourceRefused(
+        f"no file is called {data}", do="give a file, a glob, or a template like data/churn-{start:%Y-%m}.csv"
+    )
 
 
 def _thinned(batches: Iterator[pa.Table]) -> tuple[pa.Table, int]:
@@ -124,7 +115,9 @@ def _together(parts: list[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(parts)
     except pa.ArrowInvalid:
-        raise SchemaChanged("the files do not have the same columns and types", do="deliver files of one make") from None
+        raise SchemaChanged(
+            "the files do not have the same columns and types", do="deliver files of one make"
+        ) from None
 
 
 # --- the formats -----------------------------------------------------------------------------------
@@ -140,7 +133,9 @@ def _csv(files: Sequence[Path]) -> tuple[pa.Table, int]:
     def batches() -> Iterator[pa.Table]:
         for file in files:
             if sorted(_header(file)) != sorted(names):
-                raise SchemaChanged(f"{file.name} has other columns than {files[0].name}", do="deliver files of one make")
+                raise SchemaChanged(
+                    f"{file.name} has other columns than {files[0].name}", do="deliver files of one make"
+                )
             with _open(file) as stream:
                 reader = pa.csv.open_csv(
                     stream,
@@ -167,7 +162,9 @@ def _named(names: list[str], file: Path) -> None:
     wrong += [f"{name[:60]!r} stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     wrong += [f"{name[:60]!r}… is longer than 128 characters" for name in names if len(name) > 128]
     if wrong or not names:
-        raise SchemaChanged(f"{file.name}: {'; '.join(wrong[:5]) or 'no header'}", do="give each column a name of its own")
+        raise SchemaChanged(
+            f"{file.name}: {'; '.join(wrong[:5]) or 'no header'}", do="give each column a name of its own"
+        )
 
 
 def _jsonl(files: Sequence[Path]) -> tuple[pa.Table, int]:
@@ -198,7 +195,9 @@ def _json_values(name: str, values: list[Any]) -> pa.Array:
     if not kinds:
         return pa.nulls(len(values), pa.string())
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise DtypeChanged(f"column {name!r} holds {found}", do="deliver one plain type a column: no lists, objects or mixtures")
+    raise DtypeChanged(
+        f"column {name!r} holds {found}", do="deliver one plain type a column: no lists, objects or mixtures"
+    )
 
 
 def _parquet(files: Sequence[Path]) -> tuple[pa.Table, int]:
@@ -209,7 +208,10 @@ def _parquet(files: Sequence[Path]) -> tuple[pa.Table, int]:
             with pq.ParquetFile(file) as reader:
                 for batch in reader.iter_batches(BLOCK_ROWS):
                     yield pa.table(
-                        {f.name: c.dictionary_decode() if pa.types.is_dictionary(f.type) else c for f, c in _fields(batch)}
+                        {
+                            f.name: c.dictionary_decode() if pa.types.is_dictionary(f.type) else c
+                            for f, c in _fields(batch)
+                        }
                     )
 
     return _thinned(batches())
@@ -217,70 +219,3 @@ def _parquet(files: Sequence[Path]) -> tuple[pa.Table, int]:
 
 def _fields(batch: pa.RecordBatch) -> Iterator[tuple[pa.Field, pa.Array]]:
     return zip(batch.schema, batch.columns, strict=True)
-
-
-# --- types -----------------------------------------------------------------------------------------
-
-
-def _seen(name: str, array: pa.Array, kind: str) -> Seen:
-    found = array.type
-    if pa.types.is_string(found) or pa.types.is_large_string(found):
-        return _text(name, array.cast(pa.string()), kind)
-    if pa.types.is_boolean(found):
-        return Seen(name, "boolean", _pandas(array, "boolean"))
-    if pa.types.is_integer(found) and found != pa.uint64():
-        return Seen(name, "integer", _pandas(array, "integer"))
-    if pa.types.is_floating(found):
-        return Seen(name, "number", _pandas(array, "number"))
-    if pa.types.is_timestamp(found) or pa.types.is_date(found):
-        return Seen(name, "datetime", _pandas(array.cast(UTC_MICROSECONDS, safe=False), "datetime"))
-    raise DtypeChanged(
-        f"column {name!r} is of the type {found}", do="deliver integers, floats, booleans, times or texts; or leave it out"
-    )
-
-
-def _pandas(array: pa.Array, kind: str) -> pd.Series[Any]:
-    if kind in ("integer", "boolean"):
-        array = array.cast(pa.int8() if kind == "boolean" else pa.int64()).cast(pa.float64(), safe=False)
-    return cast("pd.Series[Any]", array.to_pandas())
-
-
-def _text(name: str, column: pa.Array, kind: str) -> Seen:
-    words = pc.unique(column.drop_null())
-    if not len(words):
-        return Seen(name, "string", column.to_pandas(), ("empty in every row",))
-    for tried in _reads(words, kind):
-        try:
-            return Seen(name, tried, _pandas(of_text(column, _ARROW[tried]), tried))
-        except Mismatch:
-            continue
-    notes: list[str] = []
-    stand_ins = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), pa.array(sorted(MISSING_WORDS)))
-    if (count := pc.sum(stand_ins).as_py() or 0) and count < len(column) - column.null_count:
-        rest = _text(name, pc.if_else(pc.fill_null(stand_ins, False), pa.scalar(None, pa.string()), column), kind)
-        if rest.type not in ("category", "string"):
-            word = next(text for text in words.to_pylist() if text.strip().lower() in MISSING_WORDS)
-            notes.append(f"{word} is not an empty field: with empty fields in its place this would be {rest.type}")
-    present = len(column) - column.null_count
-    length = pc.mean(pc.utf8_length(column)).as_py()
-    few = len(words) <= max(50, min(1000, present / 20)) and len(words) <= max(2, present / 2)
-    if few and length <= 60:
-        return Seen(name, "category", column.to_pandas(), tuple(notes))
-    notes.append(f"{len(words)} different texts in {present} rows: {'free text' if length > 25 else 'an id, or too many to learn from'}")
-    return Seen(name, "string", column.to_pandas(), tuple(notes))
-
-
-_ARROW = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64(), "datetime": UTC_MICROSECONDS}
-
-
-def _reads(words: pa.Array, kind: str) -> tuple[str, ...]:
-    """The types to try on text: in JSON only a time hides in it, in CSV everything does."""
-    if kind == "jsonl":
-        return ("datetime",)
-    if kind == "parquet":
-        return ()
-    # 00420 and numbers of more digits than 64 bits hold are names written in digits.
-    if pc.any(pc.match_substring_regex(words, r"^\s*[+-]?(0\d|\d{19,}\s*$)")).as_py():
-        return ("datetime",)
-    digits = pc.all(pc.match_substring_regex(words, r"^\s*[01]\s*$")).as_py()
-    return ("integer", "number", "datetime") if digits and len(words) != 2 else ("boolean", "integer", "number", "datetime")

@@ -53,7 +53,7 @@ def evaluate(run: Run) -> EvaluateReport:
     frame, y, unlabelled = _labelled(run, fresh, models.get(CHAMPION))
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
-    predictions = {name: _predict(name, model, spec.task, frame) for name, model in models.items()}
+    predictions = {name: _predict(name, model, spec, frame) for name, model in models.items()}
     block = resampling.blocks(spec, frame)
     measured, draws = _measure(spec, y, predictions, block)
     problem, pairs = _compare(spec, train, draws)
@@ -133,7 +133,7 @@ def _labelled(run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None) 
     """The rows with a label, their outcomes, and how many had none."""
     spec = run.spec
     # A champion from before a change of the spec may read a column that is no feature any more.
-    others = [str(name) for name in getattr(champion, "feature_names_in_", ()) if name in spec.columns]
+    others = [name for name in getattr(champion and champion[0], "columns", ()) if name in spec.columns]
     group = [spec.training.group] if spec.training.group else []
     frame = rows.read(run, fresh, [*spec.inputs, spec.target.column, *spec.evaluation.slices, *group, *others])
     y = rows.outcome(spec, frame).to_numpy()
@@ -141,21 +141,19 @@ def _labelled(run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None) 
     return frame[there].reset_index(drop=True), y[there], int((~there).sum())
 
 
-def _predict(name: str, model: Pipeline, task: str, frame: pd.DataFrame) -> Array:
+def _predict(name: str, model: Pipeline, spec: Spec, frame: pd.DataFrame) -> Array:
+    classes = tuple(str(one) for one in spec.classes)
+    do = "see what changed since that model was trained; until it can be measured nothing replaces the champion"
+    if tuple(model[0].outcomes) != classes:
+        raise ScoringFailed(f"{name} knows the classes {model[0].outcomes}, the spec now has {classes}", do=do)
     try:
-        prediction = np.asarray(estimators.predict(model, task, frame), dtype=np.float64)
-    except RetrainError:
-        raise
+        return estimators.predict(model, spec.task, frame)
+    except RetrainError as error:
+        raise type(error)(f"{name}: {error.found}", do=error.do) from error
     except Exception as error:
         raise ScoringFailed(
-            f"{name} cannot score the sealed rows: {type(error).__name__}: {str(error)[:300]}",
-            do="see which column changed since that model was trained; until it can be measured nothing replaces it",
+            f"{name} failed on the sealed rows: {type(error).__name__}: {str(error)[:300]}", do=do
         ) from error
-    if bad := int((~np.isfinite(prediction)).sum()):
-        raise NonFiniteMetric(
-            f"{bad} of {prediction.size} predictions of {name} are not finite", do="find out which input makes them so"
-        )
-    return prediction
 
 
 # --- what is measured
@@ -254,9 +252,10 @@ def _unknown(frame: pd.DataFrame, models: Mapping[str, Pipeline]) -> dict[str, i
             if not isinstance(step, ColumnTransformer):
                 continue
             for _, transformer, columns in step.transformers_:
-                for part in [transformer, *getattr(transformer, "named_steps", {}).values()]:
-                    for column, categories in zip(columns, getattr(part, "categories_", ()), strict=False):
-                        known.setdefault(str(column), set()).update(categories)
+                # `Codes` leaves rare categories out; the simple baseline's one-hot encoder has them all.
+                seen = dict(zip(columns, getattr(transformer, "categories_", ()), strict=False))
+                for column, categories in {**seen, **getattr(transformer, "known_", {})}.items():
+                    known.setdefault(column, set()).update(categories)
     counted = {
         column: int((frame[column].notna() & ~frame[column].astype(object).isin(categories)).sum())
         for column, categories in known.items()

@@ -155,7 +155,7 @@ def run(
         frame = source.names() if columns is None else source.part(columns, reading)
         for i, result in zip(members, _validate(frame, [built[i] for i in members], failing_rows), strict=True):
             checks[i] = _check(expectations[i], built[i], result, source.rows)
-            if isinstance(found := result.result.get("unexpected_rows"), pd.DataFrame):
+            if not checks[i].passed and isinstance(found := result.result.get("unexpected_rows"), pd.DataFrame):
                 failed[i] = [int(row) for row in found.index[:failing_rows]]
         del frame
 
@@ -230,10 +230,11 @@ def _domain(expectation: GxExpectation) -> list[str]:
 def _validate(
     frame: pd.DataFrame, expectations: Sequence[GxExpectation], failing_rows: int
 ) -> list[ExpectationValidationResult]:
-    # Without this configuration a context makes a temporary folder for a docs site, and leaves it behind.
-    stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+    # `gx.get_context` would add a docs site with a temporary folder, and progress bars on stderr.
     quiet = DataContextConfig(
-        store_backend_defaults=stores, progress_bars=ProgressBarsConfig(globally=False), analytics_enabled=False
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
     )
     context = EphemeralDataContext(project_config=quiet)
     validator = Validator(PandasExecutionEngine(batch_data_dict={"batch": frame}), data_context=context)

@@ -1,0 +1,436 @@
+"""Models on the same sealed rows: what is measured, what is refused, what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn import metrics as sk
+from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from retrain import rows
+from retrain.errors import ArtifactMissing, DigestMismatch, MissingInput, NonFiniteMetric, SchemaChanged, ScoringFailed
+from retrain.features import Typed
+from retrain.results import (
+    Accepted,
+    Batch,
+    Champion,
+    Configuration,
+    Context,
+    EvaluateReport,
+    Fitted,
+    Interval,
+    TrainReport,
+    Trigger,
+)
+from retrain.run import Run
+from retrain.stages.evaluate import evaluate
+from retrain.tools.registry import Registry, save_model
+from retrain.workspace import Home, sha256_of
+
+CONFIGURATION = Configuration(estimator="linear", parameters={}, pipeline="p")
+TARGETS: dict[str, dict[str, Any]] = {
+    "binary": {"target": {"column": "late"}},
+    "multiclass": {"target": {"column": "kind", "classes": ["calm", "windy", "stormy"]}},
+    "regression": {"target": {"column": "delay"}},
+}
+MODELS: dict[str, dict[str, Callable[[], Any]]] = {
+    "binary": {
+        "new": lambda: DecisionTreeClassifier(max_depth=3, random_state=0),
+        "simple": lambda: LogisticRegression(max_iter=500),
+        "naive": DummyClassifier,
+    },
+    "regression": {
+        "new": lambda: DecisionTreeRegressor(max_depth=3, random_state=0),
+        "simple": LinearRegression,
+        "naive": DummyRegressor,
+    },
+}
+MODELS["multiclass"] = MODELS["binary"]
+
+
+def spec_of(task: str, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "trips",
+        "objective": "Say how a trip will go before it begins.",
+        "owner": {"name": "Ada Example", "contact": "ada@example.org"},
+        "task": task,
+        "interval": {"every": "month", "start": "2024-01-01"},
+        "source": {"path": "x.csv", "time": "at", "key": ["id"]},
+        "columns": {
+            "id": {"type": "string"},
+            "at": {"type": "datetime"},
+            "road": {"type": "category"},
+            "wind": {"type": "number", "max_missing": 1},
+            "load": {"type": "integer"},
+            "late": {"type": "boolean", "feature": False, "max_missing": 1},
+            "kind": {"type": "category", "feature": False},
+            "delay": {"type": "number", "feature": False},
+        },
+        "quality": {"min_rows": 10},
+        "training": {"candidates": [{"estimator": "linear"}]},
+        "evaluation": {"resamples": 200, "slices": ["road", "wind"]},
+        **TARGETS[task],
+        **more,
+    }
+
+
+def month(number: int, count: int = 400) -> pd.DataFrame:
+    rng = np.random.default_rng(number)
+    at = pd.Timestamp(f"2024-0{number}-01", tz="UTC") + pd.to_timedelta(
+        np.sort(rng.integers(0, 28 * 86_400, count)), unit="s"
+    )
+    wind, road = rng.gamma(2, 2, count), rng.choice(["hill", "coast"], count)
+    push = wind + 2 * (road == "coast") + rng.normal(0, 1, count)
+    return pd.DataFrame(
+        {
+            "id": [f"{number}-{place}" for place in range(count)],
+            "at": at,
+            "road": road,
+            "wind": np.where(rng.random(count) < 0.05, np.nan, wind),
+            "load": rng.integers(0, 5, count),
+            "late": push > 6,
+            "kind": pd.cut(push, [-99, 3, 6, 99], labels=["calm", "windy", "stormy"]).astype(str),
+            "delay": 10 * push,
+        }
+    )
+
+
+class Bench:
+    """A run whose batches, context and training are laid by hand: three months to train on, one sealed."""
+
+    def __init__(self, home: Home, task: str, sealed: pd.DataFrame | None = None, **more: Any) -> None:
+        (home.models / "trips.yaml").write_text(yaml.safe_dump(spec_of(task, **more)))
+        self.task, self.home, self.spec = task, home, home.spec("trips")
+        self.run = Run(home, self.spec, self.spec.at("2024-04-01"), "test", Trigger())
+        frames = [month(1), month(2), month(3), month(4) if sealed is None else sealed]
+        self.accepted = [self.accept(n, frame) for n, frame in enumerate(frames, start=1)]
+        self.training = rows.read(self.run, self.accepted[:3])
+        self.fitted: list[Fitted] = []
+        self.champion: Champion | None = None
+
+    def accept(self, number: int, frame: pd.DataFrame) -> Accepted:
+        interval = self.spec.at(f"2024-0{number}-01")
+        file = Path(self.home.state) / f"{number}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pandas(frame, schema=rows.arrow_schema(self.spec), preserve_index=False), file)
+        batch = Batch(
+            interval=interval, sha256=sha256_of(file), rows=len(frame), bytes=1, key=f"trips/{number}.parquet"
+        )
+        self.run.store.put(batch.key, file)
+        return Accepted(batch=batch, md5="m", commit="c", mature_at=interval.end)
+
+    def pipeline(self, estimator: Any) -> Pipeline:
+        columns = ColumnTransformer(
+            [
+                ("words", OneHotEncoder(handle_unknown="ignore"), ["road"]),
+                ("numbers", SimpleImputer(), ["wind", "load"]),
+            ]
+        )
+        typed = Typed({"road": "category", "wind": "number", "load": "integer"}, self.outcomes)
+        y = rows.outcome(self.spec, self.training)
+        return make_pipeline(typed, columns, estimator).fit(self.training, y)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.spec.classes)
+
+    def save(self, model: Pipeline, name: str) -> tuple[Path, str]:
+        folder = self.home.state / "models" / name
+        digest = save_model(model, folder, example=self.training[list(self.spec.inputs)], requirements=["scikit-learn"])
+        return folder, digest
+
+    def fit(self, name: str, kind: Any, model: Pipeline) -> None:
+        folder, digest = self.save(model, name)
+        self.run.store.put_folder(self.run.path("train", name), folder)
+        self.fitted.append(
+            Fitted(
+                name=name,
+                kind=kind,
+                configuration=CONFIGURATION,
+                training="t",
+                intervals=rows.intervals(self.accepted[:3]),
+                rows=1200,
+                key=self.run.path("train", name),
+                digest=digest,
+            )
+        )
+
+    def fit_all(self) -> Bench:
+        for name, make in MODELS[self.task].items():
+            self.fit(name, "new" if name == "new" else "baseline", self.pipeline(make()))
+        return self
+
+    def serve(self, model: Pipeline, until: int = 3) -> Bench:
+        """Register `model` as the champion, fitted on all months up to `until`."""
+        folder, digest = self.save(model, "champion")
+        registry = Registry(self.home.mlflow)
+        # The registry is shared by the tests of this file: each is a run of its own.
+        key = f"{self.task}-{self.home.root}"
+        run_id = registry.record(
+            experiment="trips", key=key, name="n", description="d", params={}, metrics={}, tags={}, files={}
+        )
+        version = registry.register(
+            model="trips", run_id=run_id, folder=folder, digest=digest, tags={}, description="d"
+        )
+        end = self.accepted[until - 1].batch.interval.end
+        self.champion = Champion(
+            version=version,
+            run_id=run_id,
+            digest=digest,
+            configuration=CONFIGURATION,
+            training="t",
+            reference="r",
+            trained_until=end,
+            effective_at=end,
+        )
+        return self
+
+    def evaluate(self, sealed: tuple[Interval, ...] | None = None) -> EvaluateReport:
+        about = {"model": "trips", "interval": self.run.interval, "effective_at": self.run.as_of}
+        self.run.write(
+            Context(
+                **about,
+                spec_digest=self.spec.digest,
+                trigger=Trigger(),
+                accepted=tuple(self.accepted),
+                champion=self.champion,
+            ),
+            "context",
+        )
+        sealed = rows.intervals(self.accepted[3:]) if sealed is None else sealed
+        self.run.write(TrainReport(**about, fitted=tuple(self.fitted), sealed=sealed, seed=1), "train")
+        report = evaluate(self.run)
+        assert EvaluateReport.from_json(report.to_json()) == report
+        return report
+
+    def read(self, name: str) -> bytes:
+        return self.run.store.read(self.run.path("evaluate", name))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for the file: making it takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def place(home: Home, registry: str) -> Home:
+    return dataclasses.replace(home, mlflow=registry)
+
+
+# --- what is measured
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_every_model_is_measured_on_the_sealed_rows(home: Home, task: str) -> None:
+    bench = Bench(home, task).fit_all()
+    report = bench.evaluate()
+    metric = bench.spec.gate.metric
+
+    assert report.decision.verdict == "measured"
+    assert (report.rows, report.blocks) == (400, 28)
+    assert list(report.metrics) == ["new", "simple", "naive"]
+    assert {(pair.model, pair.against) for pair in report.paired} == {("new", "simple"), ("new", "naive")}
+    over_naive = next(pair for pair in report.paired if pair.against == "naive")
+    assert over_naive.low > 0
+    for of in report.metrics.values():
+        assert of[metric].low < of[metric].value < of[metric].high  # type: ignore[operator]
+
+    told = pd.read_parquet(io.BytesIO(bench.read("predictions.parquet")))
+    assert told["id"].tolist() == month(4)["id"].tolist()
+    p = told[[f"new:{code}" for code in range(3)]] if task == "multiclass" else told["new"]
+    score = sk.root_mean_squared_error if task == "regression" else sk.log_loss
+    assert report.metrics["new"][metric].value == pytest.approx(score(told["y"], p))
+
+    flat = json.loads(bench.read("metrics.json"))
+    assert flat[f"naive.{metric}"] == report.metrics["naive"][metric].value
+    assert report.importance["new"]["wind"] > report.importance["new"]["load"]
+    assert {one.column for one in report.slices} == {"road", "wind"}
+    assert sum(one.rows for one in report.slices if one.column == "wind") == 400
+    for name in report.plots:
+        assert bench.run.store.read(name).startswith(b"\x89PNG")
+    tables = {Path(name).stem: pd.read_csv(io.BytesIO(bench.run.store.read(name))) for name in report.tables}
+    assert all(0 < len(table) <= 200 * 3 * 3 for table in tables.values())
+    assert set(tables) >= {"calibration", "gains", "importance"} | (set() if task == "regression" else {"roc", "pr"})
+
+
+def test_twice_the_same_bytes(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    first = bench.evaluate()
+    names = [*first.plots, *first.tables, bench.run.path("evaluate", "predictions.parquet")]
+    files = [bench.run.store.read(name) for name in names]
+    assert bench.evaluate().to_json() == first.to_json()
+    assert [bench.run.store.read(name) for name in names] == files
+
+
+def test_a_category_that_nobody_has_seen_is_counted(home: Home) -> None:
+    sealed = month(4)
+    sealed.loc[:6, "road"] = "tunnel"
+    assert Bench(home, "binary", sealed).fit_all().evaluate().unknown_categories == {"road": 7}
+
+
+def test_rows_without_a_label_are_left_out_and_counted(home: Home) -> None:
+    sealed = month(4).astype({"late": "boolean"})
+    sealed.loc[:99, "late"] = None
+    report = Bench(home, "binary", sealed).fit_all().evaluate()
+    assert report.rows == 300
+    assert "100 without a label left out" in report.decision.reasons[0]
+
+
+def test_degenerate_slices_have_no_score_or_one(home: Home) -> None:
+    sealed = month(4).assign(wind=np.nan)
+    sealed["road"] = ["ferry", *(["hill"] * 399)]
+    more = {"gate": {"metric": "roc_auc"}}
+    report = Bench(home, "binary", sealed, **more).fit_all().evaluate()
+    one = {(part.column, part.value): part for part in report.slices}
+    assert set(one) == {("road", "ferry"), ("road", "hill"), ("wind", "(missing)")}
+    assert one["road", "ferry"].scores == {"new": None, "simple": None, "naive": None}
+    assert one["wind", "(missing)"].rows == 400
+
+
+# --- one class, no labels
+
+
+def test_one_class_leaves_auc_undefined_and_log_loss_fine(home: Home) -> None:
+    report = Bench(home, "binary", month(4).assign(late=False)).fit_all().evaluate()
+    assert report.decision.verdict == "measured"
+    assert report.metrics["new"]["roc_auc"].value is None
+    assert report.metrics["new"]["log_loss"].value is not None
+    assert report.paired
+
+
+def test_one_class_cannot_be_judged_by_auc(home: Home) -> None:
+    report = Bench(home, "binary", month(4).assign(late=False), gate={"metric": "roc_auc"}).fit_all().evaluate()
+    assert report.decision.verdict == "inconclusive"
+    assert "roc_auc is undefined" in report.decision.reasons[0]
+    assert not report.paired
+
+
+def test_no_label_at_all_is_inconclusive(home: Home) -> None:
+    sealed = month(4).assign(late=pd.array([None] * 400, dtype="boolean"))
+    bench = Bench(home, "binary", sealed).fit_all()
+    report = bench.evaluate()
+    assert report.decision.verdict == "inconclusive"
+    assert report.decision.reasons[0].startswith("no fresh labels: none of 400 rows")
+    assert bench.read("metrics.json") == b"{}\n"
+
+
+def test_rows_that_a_candidate_was_fitted_on_do_not_judge(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    report = bench.evaluate(sealed=rows.intervals(bench.accepted[2:3]))
+    assert report.decision.verdict == "inconclusive"
+    assert not report.metrics
+
+
+def test_training_on_another_context_is_refused(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    with pytest.raises(MissingInput, match=r"not in context\.json"):
+        bench.evaluate(sealed=(bench.spec.at("2024-06-01"),))
+
+
+# --- the champion
+
+
+def test_the_champion_is_measured_on_the_same_rows_by_its_own_pipeline(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    report = bench.serve(bench.pipeline(DecisionTreeClassifier(max_depth=3, random_state=0))).evaluate()
+    pair = next(pair for pair in report.paired if pair.against == "champion")
+    assert (pair.gain, pair.low, pair.high) == (0, 0, 0)
+    assert report.metrics["champion"] == report.metrics["new"]
+    assert set(report.importance) == {"new"}
+
+
+def test_a_champion_that_has_seen_the_sealed_rows_is_not_compared(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    report = bench.serve(bench.pipeline(DummyClassifier()), until=4).evaluate()
+    assert report.decision.verdict == "inconclusive"
+    assert report.decision.reasons[0].startswith("no fresh labels: champion v")
+    assert not report.metrics
+
+
+def test_only_what_the_champion_has_not_seen_judges(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    bench.fitted = [one.model_copy(update={"intervals": rows.intervals(bench.accepted[:2])}) for one in bench.fitted]
+    report = bench.serve(bench.pipeline(DummyClassifier()), until=3).evaluate(sealed=rows.intervals(bench.accepted[2:]))
+    assert report.sealed == rows.intervals(bench.accepted[3:])
+
+
+def test_a_champion_that_cannot_score_is_an_error(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    training = bench.training.assign(gone=1.0)
+    model = make_pipeline(Typed({"gone": "number"}, bench.outcomes), LogisticRegression())
+    model.fit(training, rows.outcome(bench.spec, training))
+    bench.training = training[[*bench.spec.columns]]
+    folder = bench.home.state / "models" / "champion"
+    digest = save_model(model, folder, example=training[["gone"]], requirements=["scikit-learn"])
+    bench.save = lambda *_: (folder, digest)  # type: ignore[method-assign]
+    with pytest.raises(SchemaChanged, match="gone"):
+        bench.serve(model).evaluate()
+
+
+def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    bench.serve(bench.pipeline(DummyClassifier()))
+    assert bench.champion
+    bench.champion = bench.champion.model_copy(update={"version": 999})
+    with pytest.raises(ArtifactMissing):
+        bench.evaluate()
+
+
+def test_a_changed_candidate_is_an_error(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    bench.fitted[0] = bench.fitted[0].model_copy(update={"digest": "0" * 64})
+    with pytest.raises(DigestMismatch):
+        bench.evaluate()
+
+
+def test_a_model_that_answers_nan_is_an_error(home: Home) -> None:
+    bench = Bench(home, "regression").fit_all()
+    model = bench.pipeline(LinearRegression())
+    model[-1].coef_[:] = np.nan
+    bench.fit("refresh", "refresh", model)
+    with pytest.raises(NonFiniteMetric, match="refresh: 400 of 400 predictions"):
+        bench.evaluate()
+
+
+def test_a_candidate_whose_files_are_gone_is_an_error(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    shutil.rmtree(Path(bench.run.store.path) / bench.fitted[0].key)
+    with pytest.raises(MissingInput):
+        bench.evaluate()
+
+
+def test_a_model_of_other_classes_is_an_error(home: Home) -> None:
+    bench = Bench(home, "multiclass").fit_all()
+    turned = {"target": {"column": "kind", "classes": ["stormy", "windy", "calm"]}}
+    (home.models / "trips.yaml").write_text(yaml.safe_dump(spec_of("multiclass", **turned)))
+    bench.run = dataclasses.replace(bench.run, spec=home.spec("trips"))
+    with pytest.raises(ScoringFailed, match="new knows the classes"):
+        bench.evaluate()
+
+
+def test_a_model_that_crashes_is_an_error(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    model = bench.pipeline(LogisticRegression())
+    model[-1].coef_ = model[-1].coef_[:, :-1]
+    bench.fit("refresh", "refresh", model)
+    with pytest.raises(ScoringFailed, match="refresh failed on the sealed rows: ValueError"):
+        bench.evaluate()
