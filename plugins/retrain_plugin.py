@@ -151,7 +151,7 @@ class StageLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         if not ti_key.dag_id.endswith(SUFFIX) or ti_key.task_id not in self.tasks:
             return ""
-            return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
+        return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
 
 
 class RunPage(StageLink):

@@ -6,7 +6,11 @@ import os
 
 # Before any library is imported: none of them may report anything from here.
 os.environ.update(
-    DVC_NO_ANALYTICS="1", GX_ANALYTICS_ENABLED="false", DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", TQDM_DISABLE="1"
+    DVC_NO_ANALYTICS="1",
+    GX_ANALYTICS_ENABLED="false",
+    DO_NOT_TRACK="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    TQDM_DISABLE="1",
 )
 
 import shutil
@@ -86,7 +90,9 @@ class Model:
         data = churn_spec() if spec is None else spec
         (self.home.models / f"{self.name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
 
-    def deliver(self, start: str, frame: pd.DataFrame | str | bytes | None = None, *, rows: int = 200, seed: int = 0) -> Path:
+    def deliver(
+        self, start: str, frame: pd.DataFrame | str | bytes | None = None, *, rows: int = 200, seed: int = 0
+    ) -> Path:
         """Lay the month that begins at `start` where the spec's template looks for it."""
         file = self.home.root / "data" / f"{self.name}-{start[:7]}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)

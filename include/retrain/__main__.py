@@ -22,7 +22,9 @@ from retrain.workspace import Home
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Model = Annotated[str, typer.Argument(help="name of the spec in include/models")]
-When = Annotated[str, typer.Option("--interval", help="start of the interval in UTC, like 2013-04-01; by default the newest")]
+When = Annotated[
+    str, typer.Option("--interval", help="start of the interval in UTC, like 2013-04-01; by default the newest")
+]
 Key = Annotated[str, typer.Option("--run", help="the run's folder; by default made of the interval")]
 History = Annotated[bool, typer.Option("--history", help="first do the same for every earlier interval")]
 Force = Annotated[bool, typer.Option("--force", help="retrain whatever the policy says")]
@@ -59,8 +61,8 @@ def _stage(name: str, does: str) -> Callable[..., None]:
             for span in pipeline.history(this):
                 if span != this.interval:
                     _earlier(name, replace(this, interval=span, key=run_key(f"laptop-{span.name}")))
-        report = pipeline.run_stage(name, this)
-        _say(report, name)
+        why = pipeline.idle(name, this)
+        _say(pipeline.skip(name, this, why) if why else pipeline.run_stage(name, this), name)
 
     command.__doc__ = does[0].upper() + does[1:] + "."
     return command
@@ -126,7 +128,9 @@ def rollback(model: Model, reason: Annotated[str, typer.Option("--reason", help=
 
 
 @app.command()
-def release(model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")], interval: When = "") -> None:
+def release(
+    model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")], interval: When = ""
+) -> None:
     """Let a quarantined batch through: these very bytes, on the next validate."""
     this = make_run(model, interval, "", Trigger(kind="laptop", reason=reason))
     batches = [one for one in this.ledger.records(model, "batch") if one.body["interval"] == this.interval.name]

@@ -63,6 +63,25 @@ def idle(name: str, run: Run) -> str | None:
     return None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
 
 
+def skip(name: str, run: Run, why: str) -> StageReport:
+    """Write down that a stage had nothing to do, with the files that `dvc.yaml` expects of it."""
+    report = Skipped(
+        model=run.model,
+        interval=run.interval,
+        effective_at=run.as_of,
+        decision=Decision(verdict="skipped", reasons=(why,)),
+    )
+    run.write(report, name)
+    run.store.write(run.path(name, "skipped.json"), report.to_json().encode())
+    return report
+
+
+class Skipped(StageReport):
+    """A stage that had nothing to do."""
+
+    decision: Decision
+
+
 class _Decided(Result):
     """Any report, read for its decision only."""
 

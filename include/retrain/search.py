@@ -38,6 +38,9 @@ from retrain.metrics import score
 from retrain.results import Configuration
 from retrain.spec import Spec
 
+Fold = tuple[Array, Array]
+Cache = dict[tuple[Any, ...], tuple[Any, ...]]
+
 ETA = 3
 RUNG_ROWS = 2_000
 """A rung with fewer rows would rank by chance."""
@@ -118,10 +121,11 @@ def within(interval: Array, at: Array, k: int | None) -> Array:
     """Those of the rows `at` that lie in the newest `k` intervals up to the last of them."""
     if k is None or len(at) == 0:
         return at
-    return at[interval[at] > interval[at].max() - k]
+    inside: Array = at[interval[at] > interval[at].max() - k]
+    return inside
 
 
-def folds(spec: Spec, rows: Rows) -> Iterator[tuple[Array, Array]]:
+def folds(spec: Spec, rows: Rows) -> Iterator[Fold]:
     """Training and validation rows, by place.
 
     By time: train on the past, validate on the next interval; with too few intervals, on the next stretch of
@@ -160,17 +164,21 @@ def _cuts(spec: Spec, rows: Rows) -> list[int]:
     starts = np.flatnonzero(np.diff(rows.interval, prepend=rows.interval[0])).tolist()
     if len(starts) >= count:
         return [int(start) for start in starts[-count:]]
-    when = rows.frame[spec.source.time].to_numpy()
+    when = _moments(spec, rows)
     # Rows of the same moment stay on one side.
     even = [int(np.searchsorted(when, when[n * part // (count + 1)])) for part in range(1, count + 1)]
     return sorted({cut for cut in even if cut > 0})
+
+
+def _moments(spec: Spec, rows: Rows) -> Array:
+    return rows.frame[spec.source.time].astype("int64").to_numpy()
 
 
 def newest(spec: Spec, rows: Rows) -> tuple[Array, Array]:
     """Rows to fit and rows to stop early on, by place: the newest by time, or apart as the folds are."""
     n, seed = len(rows.y), spec.training.seed
     if spec.training.search.split == "time":
-        when = rows.frame[spec.source.time].to_numpy()
+        when = _moments(spec, rows)
         cut = int(np.searchsorted(when, when[int(n * (1 - WATCHED))]))
         return np.arange(cut), np.arange(cut, n)
     groups = None
@@ -212,31 +220,31 @@ def search(
     search does not change a model.
     """
     trials = list(configurations(spec))
-    fixed = [False] * len(trials)
+    kept = [0]
     if incumbent is not None:
-        trials, fixed = [incumbent, *trials], [True, *fixed]
+        kept = [0] if incumbent == trials[0] else [0, 1]
+        trials = [incumbent, *(trial for trial in trials if trial != incumbent)]
     limit, seed = spec.training.search.max_rows, spec.training.seed
     if len(rows.y) > limit:
         rows = rows.take(np.sort(np.random.default_rng(seed).choice(len(rows.y), limit, replace=False)))
     usable = [(train, valid) for train, valid in folds(spec, rows) if _usable(spec, rows.y[train], rows.y[valid])]
-    kept = [0, 1] if incumbent is not None and len(trials) > 1 else [0]
     if len(trials) == 1 or not usable:
         note = () if usable else ("no fold had two outcomes on both sides: the first configuration stands",)
-        return Found(trials[0], fixed[0], {}, (), note)
+        return Found(trials[0], incumbent is not None, {}, (), note)
 
     # These steps learn nothing from rows: once for all folds.
     door = estimators.build(spec, trials[kept[-1]])[:-2]
     rows = Rows(_beside(rows.frame, door.fit_transform(rows.frame, rows.y), spec), rows.y, rows.interval)
-    race = _Race(spec, rows, usable, trials, fixed)
-    alive = list(range(len(trials)))
-    table: dict[int, list[float]] = {}
+    sign = 1 if spec.greater_is_better else -1
+    race = _Race(spec, rows, usable, trials, incumbent is not None)
+    alive, table = list(range(len(trials))), dict[int, list[float]]()
     tried: dict[int, dict[str, Any]] = {}
     shares = _shares(spec, len(trials), min(len(train) for train, _ in usable))
     for rung, share in enumerate(shares):
         say(f"search: {len(alive)} configurations on {share:.0%} of {len(rows.y):,} rows, {len(usable)} folds")
         table = race.run(alive, share)
         for one in alive:
-            tried[one] = _record(trials[one], table.get(one), share, race.counts.get(one))
+            tried[one] = _record(trials[one], sign, table.get(one), share, race.counts.get(one))
         alive = sorted(table, key=lambda one: (-_mean(table[one]), one))
         if rung < len(shares) - 1:
             alive = sorted({*kept, *alive[: math.ceil(len(alive) / ETA)]})
@@ -244,15 +252,14 @@ def search(
         raise NonFiniteMetric(f"no configuration reached a finite {spec.gate.metric}", do="look at the candidates")
     best = next((one for one in kept if one in table and _as_good(table[one], table[alive[0]])), alive[0])
     tried[best]["chosen"] = True
-    sign = 1 if spec.greater_is_better else -1
     scores = {trials[one].to_json(): sign * _mean(values) for one, values in table.items()}
-    return Found(trials[best], fixed[best], scores, tuple(tried.values()))
+    return Found(trials[best], incumbent is not None and best == 0, scores, tuple(tried.values()))
 
 
 class _Race:
     """Trials on the folds; the encoded rows of a fold are shared between trials that read them alike."""
 
-    def __init__(self, spec: Spec, rows: Rows, folds: list[tuple[Array, Array]], trials: list[Configuration], fixed: list[bool]):
+    def __init__(self, spec: Spec, rows: Rows, folds: list[Fold], trials: list[Configuration], fixed: bool):
         self.spec, self.rows, self.folds, self.trials, self.fixed = spec, rows, folds, trials, fixed
         self.counts: dict[int, list[int]] = {}
 
@@ -264,7 +271,7 @@ class _Race:
         for place, (train, valid) in enumerate(self.folds):
             order = np.random.default_rng([self.spec.training.seed, place]).permutation(len(train))
             part = np.sort(order[: math.ceil(len(train) * share)])
-            cache: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+            cache: Cache = {}
             for one in [one for one in alive if one in table]:
                 try:
                     answer = self._answer(one, train[part], valid, cache)
@@ -274,13 +281,13 @@ class _Race:
                     del table[one]
         return table
 
-    def _answer(self, one: int, train: Array, valid: Array, cache: dict[tuple[Any, ...], tuple[Any, ...]]) -> Array:
+    def _answer(self, one: int, train: Array, valid: Array, cache: Cache) -> Array:
         spec, configuration = self.spec, self.trials[one]
         train = within(self.rows.interval, train, configuration.window)
         y = self.rows.y
         if spec.task != "regression" and len(np.unique(y[train])) < 2:
             raise NonFiniteMetric("one outcome in a fold", do="take a longer window")
-        if estimators.stops_early(spec, configuration) and not self.fixed[one]:
+        if estimators.stops_early(spec, configuration) and not (self.fixed and one == 0):
             fit, watched = newest(spec, self.rows.take(train))
             if len(fit) and len(watched):
                 made, seen = self._encoded(configuration, train[fit], train[watched], "stop", cache)
@@ -292,7 +299,7 @@ class _Race:
         return estimators.predict_last(last, spec.task, seen, len(spec.classes))
 
     def _encoded(
-        self, configuration: Configuration, train: Array, other: Array, part: str, cache: dict[tuple[Any, ...], tuple[Any, ...]]
+        self, configuration: Configuration, train: Array, other: Array, part: str, cache: Cache
     ) -> tuple[Any, ...]:
         key = (part, configuration.estimator, configuration.parameters.get("encode"), configuration.window)
         if key not in cache:
@@ -334,13 +341,15 @@ def _as_good(one: list[float], best: list[float]) -> bool:
     return float(gain.mean()) <= error
 
 
-def _record(trial: Configuration, values: list[float] | None, share: float, counts: list[int] | None) -> dict[str, Any]:
+def _record(
+    trial: Configuration, sign: int, values: list[float] | None, share: float, counts: list[int] | None
+) -> dict[str, Any]:
     return {
         "configuration": trial.label,
         "parameters": trial.parameters,
         "share": share,
-        "scores": None if values is None else [abs(value) for value in values],
-        "mean": None if values is None else abs(_mean(values)),
+        "scores": None if values is None else [sign * value for value in values],
+        "mean": None if values is None else sign * _mean(values),
         "trees": counts,
         "chosen": False,
     }

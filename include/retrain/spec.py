@@ -166,6 +166,8 @@ class Expect(Part):
 
 
 class Quality(Part):
+    """What a sound batch looks like; a breach with severity stop quarantines it."""
+
     min_rows: int = Field(gt=0, description="row floor: fewer rows stop the batch")
     max_rows: int | None = Field(default=None, description="row ceiling: more rows stop the batch")
     freshness: Duration | None = Field(
@@ -176,6 +178,8 @@ class Quality(Part):
 
 
 class Drift(Part):
+    """How a batch is compared with the rows that the champion was trained on."""
+
     min_rows: int = Field(default=200, ge=20, description="below: undetermined")
     sample: int = Field(default=5_000, ge=200, le=100_000, description="rows per side for the statistic")
     share: Share = Field(default=0.3, description="drifted features that make the batch drifted")
@@ -204,6 +208,8 @@ class Candidate(Part):
 
 
 class Search(Part):
+    """How parameters are chosen, inside the training rows only."""
+
     method: Literal["halving", "random"] = Field(
         default="halving", description="halving tries all on few rows and the better half on twice as many"
     )
@@ -224,6 +230,8 @@ class FeatureFunction(Part):
 
 
 class Training(Part):
+    """Which models compete, and on which rows."""
+
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="they compete, and two baselines")
     windows: tuple[Literal["all"] | Annotated[int, Field(ge=1)], ...] = Field(
         default=("all",), min_length=1, description="training rows that compete: all intervals, or the newest so many"
@@ -242,6 +250,8 @@ class Training(Part):
 
 
 class Evaluation(Part):
+    """How the sealed rows judge."""
+
     block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
     resamples: int = Field(default=1000, ge=200, le=100_000, description="bootstrap resamples of the blocks")
     slices: tuple[ColumnName, ...] = Field(default=(), description="columns whose values are also judged one by one")

@@ -428,9 +428,11 @@ def test_a_model_of_other_classes_is_an_error(home: Home) -> None:
 
 
 def test_a_model_that_crashes_is_an_error(home: Home) -> None:
-    bench = Bench(home, "binary").fit_all()
+    sealed = month(4)
+    sealed.loc[3, "road"] = "tunnel"
+    bench = Bench(home, "binary", sealed).fit_all()
     model = bench.pipeline(LogisticRegression())
-    model[-1].coef_ = model[-1].coef_[:, :-1]
+    model[1].named_transformers_["words"].handle_unknown = "error"
     bench.fit("refresh", "refresh", model)
-    with pytest.raises(ScoringFailed, match="refresh failed on the sealed rows: ValueError"):
+    with pytest.raises(ScoringFailed, match="refresh failed on the sealed rows: ValueError: Found unknown categories"):
         bench.evaluate()

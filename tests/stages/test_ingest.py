@@ -127,20 +127,32 @@ def lines(rows_of: Callable[..., pd.DataFrame]) -> list[str]:
     return str(rows_of("2024-01-01", 100).to_csv(index=False)).splitlines()
 
 
+def at(row: int, change: Callable[[str], str]) -> Callable[[list[str]], list[str]]:
+    return lambda text: [*text[:row], change(text[row]), *text[row + 1 :]]
+
+
+def put(place: int, value: str) -> Callable[[list[str]], list[str]]:
+    return at(9, lambda line: fields(line, place, value))
+
+
+def column(name: str) -> Callable[[list[str]], list[str]]:
+    return lambda text: [f"{line},{1 if row else name}" for row, line in enumerate(text)]
+
+
 FAULTS: list[tuple[str, type[RetrainError], Callable[[list[str]], list[str]], str]] = [
-    ("a field too many", RaggedRow, lambda text: [*text[:6], text[6] + ",1", *text[7:]], "line 7 has 8 fields, the header has 7"),
-    ("a field too few", RaggedRow, lambda text: [*text[:3], text[3].rpartition(",")[0], *text[4:]], "line 4 has 6 fields"),
+    ("a field too many", RaggedRow, at(6, lambda line: line + ",1"), "line 7 has 8 fields, the header has 7"),
+    ("a field too few", RaggedRow, at(3, lambda line: line.rpartition(",")[0]), "line 4 has 6 fields"),
     ("no rows", EmptyBatch, lambda text: text[:1], "has no rows"),
     ("nothing at all", EmptyBatch, lambda text: [], "has no rows"),
     ("a column gone", SchemaChanged, lambda text: [line.partition(",")[2] for line in text], "missing: id"),
-    ("a column more", SchemaChanged, lambda text: [f"{line},{'new' if not i else 1}" for i, line in enumerate(text)], "not declared: new"),
-    ("a column twice", SchemaChanged, lambda text: [f"{line},{'id' if not i else 1}" for i, line in enumerate(text)], "doubled: id"),
-    ("integers as floats", DtypeChanged, lambda text: [*text[:9], fields(text[9], 3, "7.0"), *text[10:]], "line 10, column 'visits': '7.0' is not of the declared type integer"),
-    ("text in a boolean", DtypeChanged, lambda text: [*text[:9], fields(text[9], 6, "maybe"), *text[10:]], "column 'churned': 'maybe'"),
-    ("a date of no calendar", DtypeChanged, lambda text: [*text[:9], fields(text[9], 1, "2024-02-30"), *text[10:]], "column 'signup'"),
-    ("another month", OutOfInterval, lambda text: [*text[:9], fields(text[9], 1, "2024-02-01T00:00:00Z"), *text[10:]], "1 rows of other intervals, such as 2024-02-01 00:00:00"),
-    ("no time", OutOfInterval, lambda text: [*text[:9], fields(text[9], 1, ""), *text[10:]], "1 rows without a time"),
-]  # fmt: skip
+    ("a column more", SchemaChanged, column("new"), "not declared: new"),
+    ("a column twice", SchemaChanged, column("id"), "doubled: id"),
+    ("integers as floats", DtypeChanged, put(3, "7.0"), "line 10, column 'visits': '7.0' is not of the declared type"),
+    ("text in a boolean", DtypeChanged, put(6, "maybe"), "column 'churned': 'maybe'"),
+    ("a date of no calendar", DtypeChanged, put(1, "2024-02-30"), "column 'signup'"),
+    ("another month", OutOfInterval, put(1, "2024-02-01"), "1 rows of other intervals, such as 2024-02-01 00:00:00"),
+    ("no time", OutOfInterval, put(1, ""), "1 rows without a time"),
+]
 
 
 def fields(line: str, place: int, value: str) -> str:
@@ -151,12 +163,16 @@ def fields(line: str, place: int, value: str) -> str:
 
 @pytest.mark.parametrize(("error", "breaks", "says"), [case[1:] for case in FAULTS], ids=[case[0] for case in FAULTS])
 def test_a_broken_delivery_has_a_name(
-    churn: Model, rows_of: Callable[..., pd.DataFrame], error: type[RetrainError], breaks: Callable[[list[str]], list[str]], says: str
+    churn: Model,
+    rows_of: Callable[..., pd.DataFrame],
+    error: type[RetrainError],
+    breaks: Callable[[list[str]], list[str]],
+    says: str,
 ) -> None:
     churn.deliver("2024-01-01", "\n".join(breaks(lines(rows_of))) + "\n")
     with pytest.raises(error) as raised:
         pipeline.run_stage("ingest", churn.run())
-    assert says in str(raised.value) or (says == "has no rows" and "has no rows" in raised.value.found)
+    assert says in raised.value.found
     assert str(raised.value).startswith(f"churn · ingest · {error.__name__}: ")
     assert not churn.run().store.keys("churn/batches"), "nothing half is visible"
     (record,) = churn.run().ledger.records("churn", "stage")

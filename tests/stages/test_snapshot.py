@@ -38,7 +38,9 @@ def snapshot(run: Run) -> SnapshotReport:
 
 
 def commits(model: Model) -> list[str]:
-    log = subprocess.run(["git", "log", "--format=%s", "main"], cwd=model.home.registry, capture_output=True, text=True, check=True)
+    log = subprocess.run(
+        ["git", "log", "--format=%s", "main"], cwd=model.home.registry, capture_output=True, text=True, check=True
+    )
     return log.stdout.splitlines()
 
 
@@ -113,7 +115,9 @@ def test_only_what_validate_accepted(churn: Model) -> None:
         snapshot(fresh)
 
 
-def test_remote_options_come_from_the_environment_and_stay_out_of_git(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_options_come_from_the_environment_and_stay_out_of_git(
+    churn: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = accepted(churn)
     monkeypatch.setenv("RETRAIN_REMOTE_NO_SUCH_OPTION", "hunter2")
     with pytest.raises(InvalidSpec) as raised:
@@ -128,7 +132,9 @@ def state(model: Model) -> tuple[list[Any], list[str], list[str]]:
     for _, body in records:
         body["accepted"]["commit"] = body["version"]["commit"] = "the time is in it"
     remote = [str(path.relative_to(model.home.remote)) for path in Path(model.home.remote).rglob("*") if path.is_file()]
-    tags = subprocess.run(["git", "tag"], cwd=model.home.registry, capture_output=True, text=True, check=True).stdout.splitlines()
+    tags = subprocess.run(
+        ["git", "tag"], cwd=model.home.registry, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return records, sorted(remote), tags + commits(model)
 
 

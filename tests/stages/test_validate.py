@@ -56,7 +56,10 @@ def test_a_sound_batch_is_accepted_with_its_page(churn: Model) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
-    "a wholly empty column": (lambda f: f.assign(visits=pd.NA), "visits: column_values_to_not_be_null: 200 of 200 values missing"),
+    "a wholly empty column": (
+        lambda f: f.assign(visits=pd.NA),
+        "visits: column_values_to_not_be_null: 200 of 200 values missing",
+    ),
     "an empty column that has a range": (lambda f: f.assign(spend=np.nan), "spend: column_values_to_not_be_null"),
     "an infinite value": (lambda f: f.assign(spend=[np.inf, *f["spend"][1:]]), "such as inf"),
     "another unit": (lambda f: f.assign(visits=f["visits"] * 100), "visits: column_values_to_be_between"),
@@ -156,7 +159,9 @@ def test_any_expectation_by_its_own_name(churn: Model, spec_of: SpecOf) -> None:
         ("visits", {"values": ["1"]}, "values of an integer column are integers"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(churn: Model, spec_of: SpecOf, column: str, rule: dict[str, Any], says: str) -> None:
+def test_a_rule_that_cannot_be_is_refused(
+    churn: Model, spec_of: SpecOf, column: str, rule: dict[str, Any], says: str
+) -> None:
     spec = spec_of()
     spec["columns"][column] |= rule
     churn.write_spec(spec)

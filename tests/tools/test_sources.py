@@ -38,6 +38,7 @@ from retrain.tools import sources
 from retrain.tools.sources import address
 
 JANUARY = Interval(start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 2, 1, tzinfo=UTC))
+MARCH = Interval(start=datetime(2024, 3, 1, tzinfo=UTC), end=datetime(2024, 4, 1, tzinfo=UTC))
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -79,7 +80,9 @@ def source(path: str, **more: Any) -> Source:
     return Source.model_validate({"path": path, "time": "at", "key": ["id"], **more})
 
 
-def deliver(tmp_path: Path, one: Source, interval: Interval = JANUARY) -> tuple[sources.Delivered, list[dict[str, Any]]]:
+def deliver(
+    tmp_path: Path, one: Source, interval: Interval = JANUARY
+) -> tuple[sources.Delivered, list[dict[str, Any]]]:
     folder = tmp_path / f"staging-{len(list(tmp_path.glob('staging-*')))}"
     folder.mkdir()
     delivered = sources.deliver(one, interval, tmp_path, SCHEMA, folder)
@@ -118,7 +121,7 @@ def test_the_same_rows_in_other_pieces_give_the_same_bytes(tmp_path: Path, monke
     one = source("{start:%Y-%m}.csv")
     monkeypatch.setattr(sources, "GROUP_ROWS", 500)
     whole = deliver(tmp_path, one)[0].file.read_bytes()
-    monkeypatch.setattr(sources.files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(sources.formats, "BLOCK_BYTES", 1000)
     pieces = deliver(tmp_path, one)[0]
     assert pieces.file.read_bytes() == whole
     assert pq.ParquetFile(pieces.file).metadata.num_row_groups == 3
@@ -152,7 +155,9 @@ def test_moments(tmp_path: Path, text: str, expected: datetime) -> None:
     assert deliver(tmp_path, source("{start:%Y-%m}.csv"))[1][1]["at"] == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [("YES", True), ("no", False), ("1", True), ("0", False), ("False", False), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("YES", True), ("no", False), ("1", True), ("0", False), ("False", False), ("", None)]
+)
 def test_booleans(tmp_path: Path, text: str, expected: bool | None) -> None:
     frame().astype({"left": object}).assign(left=text).to_csv(tmp_path / "2024-01.csv", index=False)
     assert [row["left"] for row in deliver(tmp_path, source("{start:%Y-%m}.csv"))[1]] == [expected] * 3
@@ -222,7 +227,12 @@ def test_parquet_types(tmp_path: Path) -> None:
     def swapped(name: str, column: pa.Array) -> pa.Table:
         return table.set_column(table.schema.get_field_index(name), name, column)
 
-    for name, kind in (("visits", pa.int32()), ("at", pa.timestamp("ns", tz="UTC")), ("at", pa.timestamp("ms")), ("plan", pa.string())):
+    for name, kind in (
+        ("visits", pa.int32()),
+        ("at", pa.timestamp("ns", tz="UTC")),
+        ("at", pa.timestamp("ms")),
+        ("plan", pa.string()),
+    ):
         column = table[name].cast(kind) if name != "plan" else table[name].combine_chunks().cast(kind)
         pq.write_table(swapped(name, column), file)
         assert deliver(tmp_path, one)[1] if kind == pa.timestamp("ms") else deliver(tmp_path, one)[1] == TYPED
@@ -230,7 +240,11 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert [row["spend"] for row in deliver(tmp_path, one)[1]] == [1.0, None, 2.0]
     pq.write_table(swapped("spend", pa.array([1.0, float("nan"), 2.0])), file)
     assert [row["spend"] for row in deliver(tmp_path, one)[1]] == [1.0, None, 2.0]
-    for name, column in (("visits", pa.array([1.0, None, 2.0])), ("left", pa.array([1, 0, None])), ("id", pa.array([1, 2, 3]))):
+    for name, column in (
+        ("visits", pa.array([1.0, None, 2.0])),
+        ("left", pa.array([1, 0, None])),
+        ("id", pa.array([1, 2, 3])),
+    ):
         pq.write_table(swapped(name, column), file)
         with pytest.raises(DtypeChanged, match=f"column '{name}'"):
             deliver(tmp_path, one)
@@ -255,11 +269,10 @@ def test_a_single_file_is_selected_from(tmp_path: Path) -> None:
     rows.loc[0, "at"] = "2023-12-31T23:59:59Z"
     rows.loc[2, "at"] = "2024-02-01T00:00:00Z"
     rows.to_csv(tmp_path / "all.csv", index=False)
-    for path in ("all.csv", "a*.csv", "{start:%Y}*ll.csv".replace("{start:%Y}", "")):
+    for path in ("all.csv", "a*.csv", str(tmp_path / "all.csv"), f"file://{tmp_path}/all.csv"):
         assert [row["id"] for row in deliver(tmp_path, source(path))[1]] == ["b"]
     with pytest.raises(BatchMissing, match="has no rows of"):
-        march = Interval(start=datetime(2024, 3, 1, tzinfo=UTC), end=datetime(2024, 4, 1, tzinfo=UTC))
-        deliver(tmp_path, source("all.csv"), march)
+        deliver(tmp_path, source("all.csv"), MARCH)
     rows.loc[1, "at"] = None
     rows.to_csv(tmp_path / "all.csv", index=False)
     with pytest.raises(OutOfInterval, match="1 rows without a time"):
@@ -308,7 +321,9 @@ def test_any_file_system_by_url(tmp_path: Path) -> None:
         deliver(tmp_path, source("memory://landing/3.csv"))
 
 
-@pytest.mark.parametrize("path", ["ftp://example.org/a.csv", "zip://a.csv::https://example.org/b.zip", "https://ada:pw@example.org/a.csv"])
+@pytest.mark.parametrize(
+    "path", ["ftp://example.org/a.csv", "zip://a.csv::https://example.org/b.zip", "https://ada:pw@example.org/a.csv"]
+)
 def test_other_addresses_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(SourceRefused) as raised:
         deliver(tmp_path, source(path))
@@ -317,7 +332,7 @@ def test_other_addresses_are_refused(tmp_path: Path, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["{stop}.csv", "{start.__class__}.csv", "{0}.csv", "{start:%Y"])
 def test_templates_know_start_and_end_only(tmp_path: Path, path: str) -> None:
-    with pytest.raises(InvalidSpec, match="use {start"):
+    with pytest.raises(InvalidSpec, match=r"use \{start"):
         deliver(tmp_path, source(path))
 
 
@@ -328,7 +343,10 @@ def test_the_format_must_be_known(tmp_path: Path) -> None:
     assert len(deliver(tmp_path, source("batch.dat", format="csv"))[1]) == 3
 
 
-@pytest.mark.parametrize("peer", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1%eth0", "0.0.0.0", "224.0.0.1"])
+@pytest.mark.parametrize(
+    "peer",
+    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1%eth0", "0.0.0.0", "224.0.0.1"],
+)
 def test_addresses_inside_are_refused(peer: str) -> None:
     with pytest.raises(SourceRefused, match="an address inside"):
         address._check("example.org", peer)
@@ -356,7 +374,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     handler = lambda *args: _Server(*args, directory=str(tmp_path))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:  # noqa: S104 - 127.0.0.2 is asked too
+    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
@@ -395,9 +413,13 @@ def sql(**more: Any) -> Source:
 def database(tmp_path: Path) -> Path:
     file = tmp_path / "source.db"
     with sqlite3.connect(file) as connection:
-        connection.execute('CREATE TABLE batches (id TEXT, at TEXT, plan TEXT, visits INTEGER, spend REAL, "left" INTEGER)')
+        connection.execute(
+            'CREATE TABLE batches (id TEXT, at TEXT, plan TEXT, visits INTEGER, spend REAL, "left" INTEGER)'
+        )
         insert = "INSERT INTO batches VALUES (:id, :at, :plan, :visits, :spend, :left)"
-        connection.executemany(insert, [*ROWS, {**ROWS[0], "at": "2024-02-01T00:00:00Z"}, {**ROWS[0], "at": "2023-12-31T23:59:59Z"}])
+        connection.executemany(
+            insert, [*ROWS, {**ROWS[0], "at": "2024-02-01T00:00:00Z"}, {**ROWS[0], "at": "2023-12-31T23:59:59Z"}]
+        )
     return file
 
 
@@ -422,9 +444,8 @@ def test_rows_in_another_order_have_the_same_digest(tmp_path: Path, database: Pa
 
 
 def test_a_query_that_finds_nothing_is_waited_for(tmp_path: Path, database: Path) -> None:
-    march = Interval(start=datetime(2024, 3, 1, tzinfo=UTC), end=datetime(2024, 4, 1, tzinfo=UTC))
     with pytest.raises(BatchMissing, match="2024-04-01"):
-        deliver(tmp_path, sql(url="sqlite:///source.db"), march)
+        deliver(tmp_path, sql(url="sqlite:///source.db"), MARCH)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +457,7 @@ def test_a_query_that_finds_nothing_is_waited_for(tmp_path: Path, database: Path
         (QUERY.replace("visits", "visits + 0.5 AS visits"), DtypeChanged, "row 1, column 'visits': 3.5"),
         (QUERY.replace("id,", "5 AS id,"), DtypeChanged, "column 'id': 5 is not of the declared type string"),
         (QUERY.replace('"left"', '7 AS "left"'), DtypeChanged, "column 'left': 7"),
-        ("SELECT * FROM nothing WHERE at >= :start", SourceRefused, "no such table"),
+        ("SELECT * FROM absent WHERE at >= :start", SourceRefused, "no such table"),
         ("SELECT * FROM batches WHERE at >= :start AND id = :other", SourceRefused, "other"),
         ("DELETE FROM batches WHERE at >= :start", (SourceRefused, SourceUnavailable), "readonly"),
     ],
@@ -510,22 +531,23 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield table
     with engine.begin() as connection:
         connection.execute(sa.text(f"DROP TABLE {table}"))
-        connection.execute(sa.text("ALTER DATABASE test RESET timezone"))
 
 
 @pytest.mark.services
-def test_postgres(tmp_path: Path, postgres: str) -> None:
+def test_postgres(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = sa.create_engine(os.environ["AIRFLOW_CONN_SHOP"].replace("postgres:", "postgresql+psycopg2:", 1))
+    # A session far away from UTC must not move the borders of the month.
+    monkeypatch.setenv("PGTZ", "America/New_York")
+    insert = f"""
+        INSERT INTO {postgres} SELECT
+            gen_random_uuid(), '2024-01-01'::timestamp + n * interval '1 hour', 'pro', n, n / 4.0,
+            '2024-01-01T00:00:00Z'::timestamptz + n * interval '1 hour', n % 2 = 0
+        FROM generate_series(-5, 800) n
+    """  # noqa: S608
     with engine.begin() as connection:
-        # A server far away from UTC must not move the borders of the month.
-        connection.execute(sa.text("ALTER DATABASE test SET timezone TO 'America/New_York'"))
-        connection.execute(
-            sa.text(
-                f"INSERT INTO {postgres} SELECT gen_random_uuid(), '2024-01-01'::timestamp + n * interval '1 hour', 'pro', n,"  # noqa: S608
-                " n / 4.0, '2024-01-01T00:00:00Z'::timestamptz + n * interval '1 hour', n % 2 = 0 FROM generate_series(-5, 800) n"
-            )
-        )
-    query = f'SELECT id, {{}} AS at, plan, visits, spend, is_left AS "left" FROM {postgres} WHERE {{}} >= :start AND {{}} < :end'  # noqa: S608
+        connection.execute(sa.text(insert))
+    columns = 'plan, visits, spend, is_left AS "left"'
+    query = f"SELECT id, {{}} AS at, {columns} FROM {postgres} WHERE {{}} >= :start AND {{}} < :end"  # noqa: S608
     for column in ("at", "noted"):
         one = sql(sql=query.format(column, column, column), connection="shop")
         delivered, rows = deliver(tmp_path, one)
@@ -535,5 +557,5 @@ def test_postgres(tmp_path: Path, postgres: str) -> None:
         assert rows[0]["spend"] == rows[0]["visits"] / 4
         assert "postgres@" not in delivered.address
     writing = f"WITH gone AS (DELETE FROM {postgres} RETURNING *) SELECT * FROM gone WHERE at >= :start"  # noqa: S608
-    with pytest.raises(SourceRefused, match="read-only"):
+    with pytest.raises(SourceRefused, match="data-modifying"):
         deliver(tmp_path, sql(sql=writing, connection="shop"))

@@ -83,7 +83,8 @@ def _find(data: str, root: Path) -> tuple[str, list[Path]]:
         place = os.path.normpath(base / data)
         literal = Path(place).is_file()
         pattern = glob.escape(place) if literal else re.sub(r"\{(start|end)[^{}]*\}", "*", place)
-        files = [Path(name) for name in sorted(glob.iglob(pattern, recursive=True)) if Path(name).is_file()]
+        found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [Path(name) for name in sorted(found) if Path(name).is_file()]
         if files:
             path = place if not Path(place).is_relative_to(root) else str(Path(place).relative_to(root))
             if literal:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from retrain.errors import DegenerateTraining, InvalidSpec
 from retrain.scaffold.contracts import bounds, missing, percent, plain, short, values
+from retrain.scaffold.kinds import Seen
 from retrain.scaffold.leaks import suspicion
-from retrain.scaffold.look import Look, Seen
+from retrain.scaffold.look import Look
 from retrain.spec import near
 
 PERIODS = {"hour": "h", "day": "D", "week": "W-SUN", "month": "M", "quarter": "Q", "year": "Y"}
@@ -140,11 +141,9 @@ def question(seen: Seen) -> Question:
         high = float(counts.index.max())
         return Question("binary", {**target, "at_least": high}, f"binary, since there are two values: {listed}")
     if len(counts) == 2 and seen.type in ("integer", "category"):
-        ordered = (
-            sorted(shares)
-            if seen.type == "integer"
-            else sorted(shares, key=lambda v: (str(v).lower() in YES, -shares[v]))
-        )
+        ordered = sorted(counts.index)
+        if seen.type == "category":
+            ordered.sort(key=lambda value: (str(value).lower() in YES, -shares[value]))
         classes = [plain(value) for value in ordered]
         return Question(
             "binary",

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.compose import ColumnTransformer
-from sklearn.inspection import permutation_importance
 from sklearn.pipeline import Pipeline
 
 from retrain import estimators, metrics, plots, resampling, rows
@@ -28,7 +27,8 @@ from retrain.spec import METRICS, Spec
 from retrain.tools.registry import Registry, load_model
 
 CHAMPION = "champion"
-IMPORTANCE_ROWS, IMPORTANCE_REPEATS = 2_000, 2
+IMPORTANCE_ROWS, IMPORTANCE_CELLS, IMPORTANCE_REPEATS = 2_000, 200_000, 2
+"""Rows of the sample, rows of all its shuffled copies together, and how often each column is shuffled."""
 SECONDARY_RESAMPLES = 200
 """Metrics that the gate does not read need no sharper intervals."""
 
@@ -223,25 +223,32 @@ def _slices(spec: Spec, frame: pd.DataFrame, y: Array, predictions: Mapping[str,
 
 
 def _importance(spec: Spec, model: Pipeline, frame: pd.DataFrame, y: Array) -> dict[str, float]:
-    """How much of the primary metric is lost when a column is shuffled (Breiman 2001), on a sample."""
-    part = rows.sample(frame, IMPORTANCE_ROWS, spec.training.seed)
+    """How much of the primary metric is lost when a column is shuffled (Breiman 2001), on a sample.
+
+    Every shuffled copy is in one frame: a pipeline's steps cost far more per call than per row.
+    """
+    inputs = list(spec.inputs)
+    part = rows.sample(frame, min(IMPORTANCE_ROWS, IMPORTANCE_CELLS // len(inputs)), spec.training.seed)
     outcome = y[part.index]
     if len(np.unique(outcome)) < 2:
         return {}
-    sign = 1.0 if spec.greater_is_better else -1.0
+    rng = np.random.default_rng(spec.training.seed)
+    size, sign = len(part), 1.0 if spec.greater_is_better else -1.0
 
-    def gain(fitted: Pipeline, shuffled: pd.DataFrame, at: Array) -> float:
-        return sign * metrics.score(spec.task, spec.gate.metric, at, estimators.predict(fitted, spec.task, shuffled))
+    def score(prediction: Array) -> float:
+        return sign * metrics.score(spec.task, spec.gate.metric, outcome, prediction)
 
-    found = permutation_importance(
-        model,
-        part[list(spec.inputs)],
-        outcome,
-        scoring=gain,
-        n_repeats=IMPORTANCE_REPEATS,
-        random_state=spec.training.seed,
-    )
-    return {name: float(loss) for name, loss in zip(spec.inputs, found.importances_mean, strict=True)}
+    whole = score(estimators.predict(model, spec.task, part))
+    copies = pd.concat([part[inputs]] * len(inputs), ignore_index=True)
+    lost = np.zeros(len(inputs))
+    for _ in range(IMPORTANCE_REPEATS):
+        places = {name: np.arange(len(copies)) for name in inputs}
+        for n, name in enumerate(inputs):
+            places[name][n * size : (n + 1) * size] = n * size + rng.permutation(size)
+        shuffled = pd.DataFrame({name: copies[name].array.take(places[name]) for name in inputs})
+        said = estimators.predict(model, spec.task, shuffled)
+        lost += [whole - score(said[n * size : (n + 1) * size]) for n in range(len(inputs))]
+    return {name: float(loss) / IMPORTANCE_REPEATS for name, loss in zip(inputs, lost, strict=True)}
 
 
 def _unknown(frame: pd.DataFrame, models: Mapping[str, Pipeline]) -> dict[str, int]:

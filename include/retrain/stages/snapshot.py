@@ -33,7 +33,9 @@ def snapshot(run: Run) -> SnapshotReport:
             do=f"run it first: python -m retrain validate {run.model} --interval {run.interval.name}",
         )
     registry = DataRegistry(run.home.registry, run.home.remote, _options())
-    records = [record for record in run.ledger.records(run.model, "snapshot") if record.body["interval"] == run.interval.name]
+    records = [
+        record for record in run.ledger.records(run.model, "snapshot") if record.body["interval"] == run.interval.name
+    ]
     if records and records[-1].body["accepted"]["batch"]["sha256"] == batch.sha256:
         version = Version(**records[-1].body["version"])
         if _held(registry, version):
@@ -55,7 +57,13 @@ def snapshot(run: Run) -> SnapshotReport:
         {
             "interval": run.interval.name,
             "accepted": accepted.model_dump(mode="json"),
-            "version": {"path": version.path, "md5": version.md5, "bytes": version.bytes, "commit": version.commit, "tag": version.tag},
+            "version": {
+                "path": version.path,
+                "md5": version.md5,
+                "bytes": version.bytes,
+                "commit": version.commit,
+                "tag": version.tag,
+            },
         },
         effective_at=run.as_of,
         run=run.key,
@@ -83,7 +91,11 @@ def _publish(run: Run, registry: DataRegistry, batch: Batch) -> Version:
 
 
 def _options() -> dict[str, str]:
-    return {name.removeprefix(OPTION).lower(): value for name, value in os.environ.items() if name.startswith(OPTION) and value}
+    return {
+        name.removeprefix(OPTION).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(OPTION) and value
+    }
 
 
 def _report(run: Run, batch: Batch, version: Version) -> SnapshotReport:

@@ -174,7 +174,9 @@ def _of_column(name: str, column: Column, *, needed: bool, unique: bool, key: bo
     elif column.max_missing < 1:
         mostly = {} if column.max_missing == 0 else {"mostly": 1 - column.max_missing}
         yield Expectation("expect_column_values_to_not_be_null", {"column": name, **mostly}, severity)
-    bounds = {place: bound for place, bound in (("min_value", column.min), ("max_value", column.max)) if bound is not None}
+    bounds = {
+        place: bound for place, bound in (("min_value", column.min), ("max_value", column.max)) if bound is not None
+    }
     if column.type == "number" and (len(bounds) < 2 or severity == "warn"):
         # An infinite value passes a range that is open on its side, and every model would score it.
         largest = sys.float_info.max
@@ -200,7 +202,8 @@ def _fits(name: str, column: Column) -> None:
     for rule, (given, types) in rules.items():
         if given and column.type not in types:
             raise InvalidSpec(
-                f"columns.{name}: {rule} cannot be asked of a {column.type}", do=f"use it on {' or '.join(types)}, or drop it"
+                f"columns.{name}: {rule} cannot be asked of a {column.type}",
+                do=f"use it on {' or '.join(types)}, or drop it",
             )
     if column.type == "integer" and any(not isinstance(value, int) for value in column.values or ()):
         raise InvalidSpec(f"columns.{name}: values of an integer column are integers", do="write them without quotes")

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from retrain.errors import BatchMissing, BatchTooLarge, EmptyBatch, OutOfInterval, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
-from retrain.tools.sources import files, sql
+from retrain.tools.sources import files, formats, sql
+from retrain.tools.sources.address import render, shown
 from retrain.tools.sources.files import Found
 from retrain.tools.sources.typed import plain
 
@@ -58,7 +59,7 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Found 
         return None
     found = files.find(source, interval, root, folder)
     if found is None:
-        raise _missing(f"nothing lies at {files.shown(files.render(source.path or '', interval))}", source, interval)
+        raise _missing(f"nothing lies at {shown(render(source.path or '', interval))}", source, interval)
     return found
 
 
@@ -86,14 +87,16 @@ def deliver(
     if source.sql is not None:
         url = sql.address(source, root)
         seen = _RowDigest()
-        kept = _within(seen.over(sql.read(source, url, interval, schema)), source, interval, selects=":end" not in source.sql)
+        kept = _within(
+            seen.over(sql.read(source, url, interval, schema)), source, interval, selects=":end" not in source.sql
+        )
         rows = _write(kept, schema, target, source)
         if not rows:
             raise _missing(f"{sql.shown(url)} has no rows", source, interval)
         return Delivered(target, rows, seen.hexdigest(), sql.shown(url))
     found = found or find(source, interval, root, folder)
     assert found is not None
-    pieces = chain.from_iterable(files.read(file, source, schema) for file in found.files)
+    pieces = chain.from_iterable(formats.read(file, source, schema) for file in found.files)
     rows = _write(_within(pieces, source, interval, selects=found.selects), schema, target, source)
     if not found.unchanged():
         raise SourceUnavailable(f"{found.address} changed while it was read", do="move finished files into place")
@@ -106,7 +109,9 @@ def deliver(
 
 def _missing(what: str, source: Source, interval: Interval) -> BatchMissing:
     until = interval.end + source.wait
-    return BatchMissing(f"{what} yet", do=f"deliver the batch of {interval}; it is waited for until {until:%Y-%m-%d %H:%M} UTC")
+    return BatchMissing(
+        f"{what} yet", do=f"deliver the batch of {interval}; it is waited for until {until:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 def _within(pieces: Iterator[pa.Table], source: Source, interval: Interval, *, selects: bool) -> Iterator[pa.Table]:

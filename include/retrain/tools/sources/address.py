@@ -99,7 +99,8 @@ def _check(host: str, peer: str) -> None:
     found = getattr(found, "ipv4_mapped", None) or found
     if not found.is_global or found.is_multicast:
         raise SourceRefused(
-            f"{host} resolves to {found}, an address inside", do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant"
+            f"{host} resolves to {found}, an address inside",
+            do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant",
         )
 
 
@@ -166,5 +167,6 @@ def download(url: str, target: Path, *, max_bytes: int) -> bool:
         raise kind(f"{shown(url)} answered {error.code}", do="see that the address is right and may be read") from None
     except (OSError, http.client.HTTPException) as error:
         raise SourceUnavailable(
-            f"{shown(url)}: {masked(str(getattr(error, 'reason', error)))}", do="see that the server is up; the next try may find it"
+            f"{shown(url)}: {masked(str(getattr(error, 'reason', error)))}",
+            do="see that the server is up; the next try may find it",
         ) from None

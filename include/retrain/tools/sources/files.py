@@ -1,40 +1,20 @@
-"""Delivered files: found, staged where they lie far away, and read in typed pieces."""
+"""Delivered files: found, and staged where they lie far away."""
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
 import hashlib
-import io
-import json
-import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
 
 import fsspec
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
-from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SchemaChanged, SourceRefused, SourceUnavailable
+from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
 from retrain.tools.sources.address import download, masked, one_per_interval, render, scheme_of, shown
-from retrain.tools.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, plain, spoken, without_nan
-
-BLOCK_BYTES = 8 << 20
-BATCH_ROWS = 1 << 16
-RATIO = 200
-"""How many times its size a compressed file may grow, once it has grown past `FREE_BYTES`."""
-FREE_BYTES = 64 << 20
-
-_FORMATS = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
+from retrain.tools.sources.formats import cap
 
 
 @dataclass(frozen=True)
@@ -72,9 +52,10 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Found 
     local = scheme == "file"
     if local:
         pattern = str(root / address.removeprefix("file://"))
-        names = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(address) else [pattern]
+        # pathlib's glob does not take absolute patterns.
+        names = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(address) else [pattern]  # noqa: PTH207
         files = [Path(name) for name in names if Path(name).is_file()]
-        _cap(sum(file.stat().st_size for file in files), source, shown(address))
+        cap(sum(file.stat().st_size for file in files), source, shown(address))
     else:
         files = _bring(address, scheme, folder, source)
     if not files:
@@ -94,13 +75,13 @@ def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path
         target = folder / f"delivered{suffixes}"
         there = download(address, target, max_bytes=source.max_bytes)
         if there:
-            _cap(target.stat().st_size, source, shown(address))
+            cap(target.stat().st_size, source, shown(address))
         return [target] if there else []
     try:
         files, path = fsspec.core.url_to_fs(address)
         names = sorted(files.glob(path)) if glob.has_magic(path) else [path]
         sizes = {name: files.size(name) for name in names if files.isfile(name)}
-        _cap(sum(sizes.values()), source, shown(address))
+        cap(sum(sizes.values()), source, shown(address))
         brought = []
         for place, name in enumerate(sizes):
             target = folder / f"{place:06}-{PurePosixPath(name).name}"
@@ -117,290 +98,10 @@ def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path
         ) from None
 
 
-def _stamps(files: Any) -> tuple[tuple[int, int], ...]:
+def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
     return tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _cap(size: int, source: Source, address: str) -> None:
-    if size > source.max_bytes:
-        raise BatchTooLarge(
-            f"{address} has {size:,} bytes, source.max_bytes is {source.max_bytes:,}",
-            do="deliver less, or raise source.max_bytes",
-        )
-
-
-def read(file: Path, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of one file in pieces, in their order, with the types of `schema` before encoding.
-
-    Raises:
-        RaggedRow, SchemaChanged, DtypeChanged, BatchTooLarge, SourceRefused: with the file's name.
-    """
-    suffixes = [suffix.lstrip(".") for suffix in file.suffixes]
-    zipped = suffixes[-1:] == ["gz"]
-    kind = source.format or _FORMATS.get(suffixes[-2 if zipped else -1] if len(suffixes) > zipped else "")
-    if kind is None:
-        raise InvalidSpec(f"the format of {file.name} cannot be told from its name", do="give source.format")
-    try:
-        if kind == "parquet":
-            yield from _parquet(file, source, schema)
-        else:
-            yield from (_csv if kind == "csv" else _jsonl)(file, zipped, source, schema)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SourceRefused(f"{file.name} is cut off or not gzip: {error}", do="deliver the file again") from None
-    except pa.ArrowException as error:
-        raise SourceRefused(f"{file.name} cannot be read: {masked(str(error))}", do="deliver the file again") from None
-
-
-class _Bounded(io.RawIOBase):
-    """A decompressed stream that stops a bomb while it grows."""
-
-    def __init__(self, file: Path, source: Source) -> None:
-        self._stream = gzip.open(file)
-        self._name, self._packed, self._out = file.name, file.stat().st_size, 0
-        self._source = source
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._stream.read(len(buffer))
-        self._out += len(block)
-        _cap(self._out, self._source, f"{self._name}, unpacked,")
-        if self._out > max(FREE_BYTES, RATIO * self._packed):
-            raise BatchTooLarge(
-                f"{self._name} unpacks to more than {RATIO} times its {self._packed:,} bytes", do="deliver it unpacked"
-            )
-        buffer[: len(block)] = block
-        return len(block)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-def _open(file: Path, zipped: bool, source: Source) -> BinaryIO:
-    return io.BufferedReader(_Bounded(file, source), 1 << 20) if zipped else file.open("rb")
-
-
-# --- CSV -------------------------------------------------------------------------------------------
-
-
-def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
-    with _open(file, zipped, source) as stream:
-        done = 0
-        try:
-            # Everything is read as text: only so can a value that breaks its type be named with its line.
-            reader = pa.csv.open_csv(
-                stream,
-                read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types={name: pa.string() for name in schema.names}, null_values=[""], strings_can_be_null=True
-                ),
-            )
-            same_columns(reader.schema.names, schema, file.name)
-            for batch in reader:
-                try:
-                    yield _typed(batch, schema)
-                except _Wrong as wrong:
-                    line = _line(file, zipped, source, done + wrong.index)
-                    raise wrong.named(f"{file.name} line {line}") from None
-                done += len(batch)
-        except pa.ArrowInvalid as error:
-            if next(_records(file, zipped, source), None) is None:
-                return
-            if ragged := _ragged(file, zipped, source):
-                raise RaggedRow(
-                    f"{file.name} line {ragged[0]} has {ragged[1]} fields, the header has {ragged[2]}",
-                    do="repair the file: a comma in a text must stand in quotes",
-                ) from None
-            raise SourceRefused(f"{file.name} is not a CSV file in UTF-8: {masked(str(error))}", do="deliver it again") from None
-
-
-class _Wrong(Exception):
-    def __init__(self, column: str, kind: pa.DataType, wrong: Mismatch) -> None:
-        self.column, self.kind, self.index, self.value = column, kind, wrong.index, wrong.value
-
-    def named(self, where: str) -> DtypeChanged:
-        return dtype_changed(where, self.column, self.value, self.kind)
-
-
-def dtype_changed(where: str, column: str, value: object, kind: pa.DataType) -> DtypeChanged:
-    shown_value = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:59]}…"
-    return DtypeChanged(
-        f"{where}, column {column!r}: {shown_value} is not of the declared type {spoken(kind)}",
-        do="correct the delivery, or the column's type in the spec; a missing value is an empty field",
-    )
-
-
-def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    columns = []
-    for field in schema:
-        try:
-            columns.append(of_text(batch.column(field.name), field.type))
-        except Mismatch as wrong:
-            raise _Wrong(field.name, field.type, wrong) from None
-    return pa.table(columns, names=schema.names)
-
-
-def same_columns(found: list[str], schema: pa.Schema, where: str) -> None:
-    """Refuse columns that are missing, new or doubled, all of them at once.
-
-    Raises:
-        SchemaChanged: there are such columns.
-    """
-    groups = {
-        "missing": [name for name in schema.names if name not in found],
-        "not declared": [name for name in dict.fromkeys(found) if name not in schema.names],
-        "doubled": [name for name in dict.fromkeys(found) if found.count(name) > 1],
-    }
-    if said := [f"{what}: {_some(names)}" for what, names in groups.items() if names]:
-        raise SchemaChanged(f"{where}: {'; '.join(said)}", do="correct the delivery, or the spec's columns")
-
-
-def _some(names: list[str]) -> str:
-    more = f" … and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(name[:80] for name in names[:20]) + more
-
-
-def _records(file: Path, zipped: bool, source: Source) -> Iterator[tuple[int, int]]:
-    """Line and number of fields of each record, the header first; only to say where something is wrong."""
-    with _open(file, zipped, source) as stream:
-        lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
-        begin = 1
-        for record in lines:
-            if record:
-                yield begin, len(record)
-            begin = lines.line_num + 1
-
-
-def _line(file: Path, zipped: bool, source: Source, row: int) -> int:
-    try:
-        return next(islice(_records(file, zipped, source), row + 1, None), (row + 2, 0))[0]
-    except csv.Error:
-        return row + 2
-
-
-def _ragged(file: Path, zipped: bool, source: Source) -> tuple[int, int, int] | None:
-    try:
-        records = _records(file, zipped, source)
-        _, header = next(records, (0, 0))
-        return next(((line, fields, header) for line, fields in records if fields != header), None)
-    except csv.Error:
-        return None
-
-
-# --- JSON lines ------------------------------------------------------------------------------------
-
-
-def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
-    raw = pa.schema([(f.name, pa.string() if plain(f.type) == UTC_MICROSECONDS else plain(f.type)) for f in schema])
-    options = pa.json.ParseOptions(explicit_schema=raw, unexpected_field_behavior="error")
-    with _open(file, zipped, source) as stream:
-        done, seen = 0, set[str]()
-        try:
-            for batch in pa.json.open_json(stream, pa.json.ReadOptions(block_size=BLOCK_BYTES), options):
-                columns = [batch.column(field.name) for field in schema]
-                for place, field in enumerate(schema):
-                    if columns[place].null_count < len(batch):
-                        seen.add(field.name)
-                    if plain(field.type) == UTC_MICROSECONDS:
-                        try:
-                            columns[place] = of_text(columns[place], field.type)
-                        except Mismatch as wrong:
-                            where = f"{file.name} row {done + wrong.index + 1}"
-                            raise dtype_changed(where, field.name, wrong.value, field.type) from None
-                    elif pa.types.is_floating(field.type):
-                        columns[place] = without_nan(columns[place])
-                yield pa.table(columns, names=schema.names)
-                done += len(batch)
-        except pa.ArrowInvalid as error:
-            if "Empty JSON" in str(error):
-                return
-            _explain(file, zipped, source, schema)
-            raise SourceRefused(f"{file.name} is not JSON lines: {masked(str(error))}", do="deliver it again") from None
-        # Arrow cannot tell a column that nobody sent from one that is empty in every row.
-        if done and len(seen) < len(schema):
-            with _open(file, zipped, source) as again:
-                first = next(json.loads(line) for line in again if line.strip())
-            same_columns([name for name in schema.names if name in seen or name in first], schema, file.name)
-
-
-def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> None:
-    """Raise what is wrong with the first bad line; Arrow's own message names neither the line nor the value."""
-    takes = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
-    with _open(file, zipped, source) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            where = f"{file.name} line {number}"
-            try:
-                pairs = json.loads(line, object_pairs_hook=list)
-            except ValueError as error:
-                raise SourceRefused(f"{where} is not JSON: {masked(str(error))}", do="deliver the file again") from None
-            if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-                raise SourceRefused(f"{where} is not a JSON object", do="deliver one object a line")
-            names = [name for name, _ in pairs]
-            same_columns([*names, *(name for name in schema.names if name not in names)], schema, where)
-            for name, value in pairs:
-                kind = schema.field(name).type
-                wanted = takes.get(spoken(kind), (str,))
-                fits = isinstance(value, wanted) and (isinstance(value, bool) is (wanted == (bool,)))
-                if value is not None and not (fits and not (wanted == (int,) and abs(value) >= 2**63)):
-                    raise dtype_changed(where, name, value, kind)
-
-
-# --- Parquet ---------------------------------------------------------------------------------------
-
-
-def _parquet(file: Path, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
-    found = pq.read_schema(file)
-    same_columns(found.names, schema, file.name)
-    for field in schema:
-        if not _takes(plain(found.field(field.name).type), plain(field.type)):
-            raise DtypeChanged(
-                f"{file.name}, column {field.name!r}: {found.field(field.name).type} is not of the declared type"
-                f" {spoken(field.type)}",
-                do="correct the delivery, or the column's type in the spec",
-            )
-    # Read encoded, so that a small file cannot become a huge text before it is looked at.
-    with pq.ParquetFile(file, read_dictionary=[f.name for f in schema if pa.types.is_string(plain(f.type))]) as reader:
-        unpacked = 0
-        for batch in reader.iter_batches(BATCH_ROWS, columns=schema.names):
-            columns = []
-            for field in schema:
-                column = batch.column(field.name)
-                if pa.types.is_dictionary(column.type):
-                    lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
-                    unpacked += pc.sum(lengths).as_py() or 0
-                    _cap(unpacked, source, f"{file.name}, unpacked,")
-                    if (pc.sum(lengths).as_py() or 0) > BLOCK_BYTES * 64:
-                        raise BatchTooLarge(f"{file.name}: column {field.name!r} holds very long texts", do="deliver less")
-                try:
-                    column = pc.cast(column, plain(field.type))
-                except pa.ArrowInvalid as error:
-                    raise DtypeChanged(
-                        f"{file.name}, column {field.name!r}: {masked(str(error))}", do="deliver values that fit the type"
-                    ) from None
-                columns.append(without_nan(column) if pa.types.is_floating(column.type) else column)
-            yield pa.table(columns, names=schema.names)
-
-
-def _takes(found: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether every value keeps its meaning."""
-    if pa.types.is_null(found):
-        return True
-    if pa.types.is_integer(declared):
-        return bool(pa.types.is_integer(found)) and found != pa.uint64()
-    if pa.types.is_floating(declared):
-        return bool(pa.types.is_floating(found) or pa.types.is_integer(found))
-    if declared == UTC_MICROSECONDS:
-        return bool(pa.types.is_timestamp(found) or pa.types.is_date(found))
-    if pa.types.is_string(declared):
-        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
-    return bool(found == declared)

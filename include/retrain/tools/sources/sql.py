@@ -19,7 +19,7 @@ from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
 from retrain.tools.sources.address import masked
-from retrain.tools.sources.files import BATCH_ROWS, dtype_changed, same_columns
+from retrain.tools.sources.formats import BATCH_ROWS, dtype_changed, same_columns
 from retrain.tools.sources.typed import Mismatch, of_values
 
 _DIALECTS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
@@ -31,11 +31,17 @@ def address(source: Source, root: Path) -> sa.URL:
     Raises:
         SourceRefused: a variable is not set, or the URL cannot be understood.
     """
-    text = _filled(source.url) if source.url is not None else _environment(f"AIRFLOW_CONN_{(source.connection or '').upper()}")
+    text = (
+        _filled(source.url)
+        if source.url is not None
+        else _environment(f"AIRFLOW_CONN_{(source.connection or '').upper()}")
+    )
     try:
         url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else sa.make_url(text)
     except (ArgumentError, ValueError, TypeError):
-        raise SourceRefused(f"the URL of {_named(source)} cannot be understood", do="write it as SQLAlchemy does") from None
+        raise SourceRefused(
+            f"the URL of {_named(source)} cannot be understood", do="write it as SQLAlchemy does"
+        ) from None
     query = {key: value for key, value in url.query.items() if key != "__extra__"}
     url = url.set(drivername=_DIALECTS.get(url.drivername, url.drivername), query=query)
     if url.get_backend_name() == "sqlite" and url.database:
@@ -76,10 +82,9 @@ def _of_json(connection: dict[str, Any]) -> sa.URL:
 
 def shown(url: sa.URL) -> str:
     """The URL without login and options."""
-    bare = url.set(username=None, password=None, query={})
-    if bare.get_backend_name() == "sqlite" and bare.database:
-        bare = bare.set(database=Path(bare.database).name)
-    return bare.render_as_string()
+    sqlite = url.get_backend_name() == "sqlite"
+    database = Path(url.database).name if sqlite and url.database else url.database
+    return sa.URL.create(url.drivername, host=url.host, port=url.port, database=database).render_as_string()
 
 
 def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -94,10 +99,8 @@ def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> 
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         kind = engine.dialect.name
-        options: dict[str, Any] = {"stream_results": True, "yield_per": BATCH_ROWS}
-        if kind == "postgresql":
-            options["postgresql_readonly"] = True
-        with engine.connect().execution_options(**options) as connection:
+        readonly = {"postgresql_readonly": True} if kind == "postgresql" else {}
+        with engine.connect().execution_options(**readonly) as connection:
             if kind == "postgresql":
                 # Else a timestamp without a zone is compared in the zone of whoever runs the server.
                 connection.execute(sa.text("SET TIME ZONE 'UTC'"))
@@ -106,7 +109,8 @@ def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> 
             bound = {"start": _bound(interval.start, kind), "end": _bound(interval.end, kind)}
             # The query is the spec's own text; the interval reaches it only as bound values.
             wanted = {name: bound[name] for name in bound if re.search(rf":{name}\b", source.sql)}
-            result = connection.execute(sa.text(source.sql), wanted)
+            options = {"stream_results": True, "yield_per": BATCH_ROWS}
+            result = connection.execute(sa.text(source.sql), wanted, execution_options=options)
             names = list(result.keys())
             same_columns(names, schema, shown(url))
             done = 0
@@ -147,7 +151,7 @@ def _bound(moment: datetime, dialect: str) -> datetime | str:
 
 
 def _table(names: list[str], rows: list[tuple[Any, ...]], schema: pa.Schema, done: int, where: str) -> pa.Table:
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: () for name in names}
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
     arrays = []
     for field in schema:
         try:

@@ -1,0 +1,152 @@
+"""Secrets and databases of the cluster in docker-compose.yaml: `python bin/cluster.py new | check | init`.
+
+new    print fresh secrets, for a file `.env` that only its owner can read
+check  refuse secrets that are missing, known, short or used twice, before anything starts
+init   make the databases, bring them to the installed versions, make the first user
+
+`new` and `check` need nothing but Python, so that they also run where nothing is installed yet. No message shows a
+secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a secret must be like: its shortest length, and whether it becomes a part of URLs."""
+
+    shortest: int
+    in_urls: bool = False
+
+
+SECRETS = {
+    "POSTGRES_PASSWORD": Kind(16, in_urls=True),
+    "REDIS_PASSWORD": Kind(16, in_urls=True),
+    "ADMIN_PASSWORD": Kind(12),
+    "FERNET_KEY": Kind(44),
+    "API_SECRET_KEY": Kind(32),
+    "JWT_SECRET": Kind(64),
+}
+DATABASES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLFLOW_BACKEND_STORE_URI", "RETRAIN_LEDGER")
+"""The variables whose URLs name the databases."""
+
+WORDS = """
+    postgres postgresql airflow redis mlflow retrain celery docker compose admin administrator root user test guest demo
+    default example sample secret secrets password passwd passphrase pass token key keys jwt api fernet change changed
+    changeme changeit me it letmein welcome hello qwerty qwertz asdf abc abcdefg dummy foo bar todo replace insert set
+    your my own this that the a with here please must be very super strong long some random local dev prod production
+""".split()
+KNOWN = re.compile(f"(?:{'|'.join(sorted(WORDS, key=len, reverse=True))})*")
+LOOKALIKES = str.maketrans("013457@$", "oleastas")
+PUBLISHED = {  # keys that stand in tutorials
+    "46BKJoQYlPPOexq0OhDZnIlNepKFf87WFwLbfzqDDho=",
+    "81HqDtbqAywKSOumSha3BhWNOdQ26slT6K0YaZeZyPs=",
+}
+
+
+def new() -> str:
+    """A `.env` with a fresh secret for each name."""
+    made = {name: secrets.token_urlsafe(max(24, kind.shortest)) for name, kind in SECRETS.items()}
+    made["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return "".join(f"{name}={value}\n" for name, value in made.items())
+
+
+def refusals(environment: Mapping[str, str]) -> list[str]:
+    """What is wrong with the secrets, one line each; nothing if they are good."""
+    values = {name: environment.get(name, "") for name in SECRETS}
+    found = [f"{name} {why}" for name, value in values.items() if (why := _wrong(name, value))]
+    given = [name for name, value in values.items() if value]
+    twice = [name for name in given if sum(values[name] == values[other] for other in given) > 1]
+    return [*found, f"{', '.join(twice)} are the same"] if twice else found
+
+
+def known(value: str) -> bool:
+    """Whether this is a password that anybody would try: of common words, of digits, or of a few characters.
+
+    >>> known("p4ssw0rd-airflow-123"), known("0123456789012345"), known("abababababababab")
+    (True, True, True)
+    >>> known("correct-horse-battery-staple")
+    False
+    """
+    value = value.casefold()
+    plain = (re.sub("[^a-z]", "", text) for text in (value, value.translate(LOOKALIKES)))
+    return value.isdecimal() or len(set(value)) < 6 or any(bool(KNOWN.fullmatch(text)) for text in plain)
+
+
+def _wrong(name: str, value: str) -> str:
+    kind = SECRETS[name]
+    if not value:
+        return "is missing"
+    if value in PUBLISHED or known(value):
+        return "is a known password"
+    if name == "FERNET_KEY":
+        return "" if _is_fernet_key(value) else "is not 32 bytes in URL-safe base64"
+    if len(value) < kind.shortest:
+        return f"has {len(value)} characters, at least {kind.shortest} are needed"
+    if kind.in_urls and not re.fullmatch(r"[A-Za-z0-9._~-]+", value):
+        return "becomes a part of URLs: only letters, digits and . _ ~ - are possible"
+    return ""
+
+
+def _is_fernet_key(value: str) -> bool:
+    try:
+        return len(base64.b64decode(value.encode(), altchars=b"-_", validate=True)) == 32
+    except (binascii.Error, UnicodeEncodeError):
+        return False
+
+
+def init(environment: Mapping[str, str]) -> None:
+    """Make what the services need, as often as it is called; what is there already stays."""
+    for variable in DATABASES:
+        _create_database(environment[variable])
+    _run("airflow", "db", "migrate")
+    _run("mlflow", "db", "upgrade", environment["MLFLOW_BACKEND_STORE_URI"])
+    name = environment["ADMIN_USER"]
+    person = ["--firstname", name, "--lastname", "admin", "--email", f"{name}@localhost"]
+    _run("airflow", "users", "create", "--role", "Admin", "--username", name, *person, "--password", environment["ADMIN_PASSWORD"])
+
+
+def _create_database(url: str) -> None:
+    import sqlalchemy as sa
+
+    address = sa.make_url(url)
+    engine = sa.create_engine(address.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        there = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+        if not connection.scalar(there, {"name": address.database}):
+            name = engine.dialect.identifier_preparer.quote(str(address.database))
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            print(f"database {address.database} is made", flush=True)
+
+
+def _run(*arguments: str) -> None:
+    if code := subprocess.run([sys.executable, "-m", *arguments]).returncode:
+        raise SystemExit(f"`{' '.join(arguments[:3])}` ended with code {code}; nothing was started")
+
+
+def main(verb: str) -> None:
+    if verb == "new":
+        print(new(), end="")
+        return
+    if found := refusals(os.environ):
+        lines = "".join(f"  {line}\n" for line in found)
+        raise SystemExit(f"nothing was started: these secrets cannot be used\n{lines}  → python bin/cluster.py new > .env")
+    if verb == "init":
+        init(os.environ)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in (["new"], ["check"], ["init"]):
+        raise SystemExit("usage: python bin/cluster.py new | check | init")
+    # Beside this file lie modules that no library may take for its own.
+    sys.path.pop(0)
+    main(sys.argv[1])

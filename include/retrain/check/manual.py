@@ -1,0 +1,171 @@
+"""Every key of a spec, from the models that read it: `docs/spec.md` is this text.
+
+After a change of `spec.py`: `python -m retrain.check.manual > docs/spec.md`; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from retrain.check.words import span
+from retrain.spec import EXAMPLE, Spec
+
+HEAD = f"""# The model spec
+
+One YAML file per model in `include/models`, named after it. `python -m retrain new` writes one from data,
+`python -m retrain check` explains it or says what is wrong with it. Unknown keys, duplicate keys, aliases and tags
+are refused. This page is made from the code by `python -m retrain.check.manual`.
+
+The smallest one:
+
+```yaml{EXAMPLE}```
+
+A duration is a number with m, h, d or w, like `12h`; a date is `2024-01-31`, or a time in UTC. In the tables
+`[]` stands for each entry of a list, and `NAME` for a name of your own.
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the spec.
+
+    Attributes:
+        default: as YAML would have it; `required` where there is none.
+    """
+
+    path: str
+    type: str
+    default: str
+    description: str
+
+
+def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[Key]:
+    """Every key that can be written, in the order of the models.
+
+    >>> [key.path for key in keys()][:3]
+    ['model', 'objective', 'owner']
+    """
+    for name, field in kind.model_fields.items():
+        if kind is Spec and name in ("digest", "code"):  # computed
+            continue
+        inner, step = _inside(field.annotation)
+        about = field.description or " ".join((inner.__doc__ or "").split()) if inner else field.description or ""
+        if not (inner and step == "." and field.is_required()):
+            yield Key(prefix + name, _type(field.annotation, _limits(field)), _default(prefix + name, field), about)
+        else:
+            yield Key(prefix + name, "mapping", "required", about)
+        if inner:
+            yield from keys(inner, prefix + name + step)
+
+
+def reference() -> str:
+    """The page: a table for each part of the spec."""
+    parts: dict[str, list[Key]] = {}
+    for key in keys():
+        parts.setdefault(key.path.split(".")[0].partition("[")[0], []).append(key)
+    lines = [HEAD, *_table("Of the whole", [found[0] for found in parts.values() if len(found) == 1])]
+    for name, found in parts.items():
+        if len(found) > 1:
+            lines += [
+                f"\n## {name}\n",
+                found[0].description[:1].upper() + found[0].description[1:],
+                "",
+                *_rows(found[1:]),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, found: list[Key]) -> list[str]:
+    return [f"## {title}", "", *_rows(found)]
+
+
+def _rows(found: list[Key]) -> list[str]:
+    rows = [f"| `{key.path}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.description)} |" for key in found]
+    return ["| key | value | default | what it says |", "|---|---|---|---|", *rows]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """The model that is nested in a field, and how its keys are reached."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, "."
+    for part in get_args(annotation):
+        found, _ = _inside(part)
+        if found:
+            return found, {tuple: "[].", dict: ".NAME."}.get(get_origin(annotation), ".")
+    return None, ""
+
+
+def _type(annotation: Any, limits: str = "") -> str:
+    """A type in words.
+
+    >>> _type(tuple[int, ...]), _type(Literal["a", "b"] | None)
+    ('list of whole number', 'a | b')
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0], limits or _bounds(inner[1:]))
+    if origin is Literal:
+        return " | ".join(str(one) for one in inner)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_type(one, limits) for one in inner if one is not type(None))
+    if origin in (tuple, list):
+        return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_type(inner[0])} → {_type(inner[1])}"
+    plain = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true | false",
+        timedelta: "duration",
+        datetime: "date",
+        Any: "any value",
+    }
+    said = plain.get(annotation, "mapping")
+    return f"{said} {limits}" if limits and annotation in (int, float) else said
+
+
+def _limits(field: FieldInfo) -> str:
+    return _bounds(tuple(field.metadata))
+
+
+def _bounds(metadata: tuple[Any, ...]) -> str:
+    said = []
+    for one in metadata:
+        for part in [one, *getattr(one, "metadata", ())]:
+            for attribute, sign in {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}.items():
+                bound = getattr(part, attribute, None)
+                said += [] if bound is None else [f"{sign} {bound}"]
+    return ", ".join(said)
+
+
+def _default(path: str, field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if field.is_required():
+        return "by task" if path == "gate.metric" else "required"
+    if isinstance(value, BaseModel):
+        return "as below"
+    if isinstance(value, timedelta):
+        return f"`{span(value)}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if value is None or value in ("", (), {}):
+        return "none"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

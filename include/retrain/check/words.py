@@ -1,0 +1,111 @@
+"""A spec in words, for a person who has not read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from retrain.spec import Spec
+
+
+def explain(spec: Spec) -> Iterator[str]:
+    """A spec for a person who has not read it, some lines."""
+    yield f"{spec.model} · {spec.objective}"
+    for name, said in _facts(spec):
+        yield f"  {name:<10} {said}"
+
+
+def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
+    training, evaluation = spec.training, spec.evaluation
+    yield "owner", f"{spec.owner.name} <{spec.owner.contact}>"
+    yield "task", f"{spec.task}: {_target(spec)}"
+    until = f" until {spec.interval.end:%Y-%m-%d}" if spec.interval.end else ""
+    ended = sum(1 for _ in spec.intervals_until(datetime.now(UTC)))
+    yield "intervals", f"every {spec.interval.every} from {spec.interval.start:%Y-%m-%d}{until}: {ended:,} have ended"
+    yield "source", _source(spec)
+    yield "columns", f"{len(spec.columns)}, of them {_features(spec)}"
+    named = len(spec.quality.expectations)
+    yield "quality", f"at least {spec.quality.min_rows:,} rows, each column's own contract, {named} more expectation(s)"
+    mature = spec.labels.mature_after
+    when = f"{span(mature)} after the interval's end" if mature else "at the interval's end"
+    yield "labels", f"in {spec.target.column}, with the rows; mature {when}; a missing label is no answer, not a no"
+    yield "candidates", f"{', '.join(one.estimator for one in training.candidates)}; {_search(spec)}"
+    yield (
+        "windows",
+        f"{', '.join('all' if one == 'all' else f'newest {one}' for one in training.windows)} intervals to train on",
+    )
+    yield "first", f"after {max(training.first_after, evaluation.sealed + 1)} intervals with mature labels"
+    yield "retrain", _policy(spec)
+    yield "gate", _gate(spec)
+
+
+def _target(spec: Spec) -> str:
+    target = spec.target
+    if spec.task == "regression":
+        return f"the number {target.column}"
+    if target.at_least is not None:
+        return f"whether {target.column} is at least {target.at_least:g}"
+    if spec.task == "binary":
+        return f"{target.column}, where {spec.classes[-1]} is the positive class and {spec.classes[0]} the other"
+    return f"{target.column}, one of {_some([str(one) for one in spec.classes])}"
+
+
+def _source(spec: Spec) -> str:
+    source = spec.source
+    where = source.path or f"SQL through {f'the connection {source.connection}' if source.connection else 'source.url'}"
+    wait = f"; waited for {span(source.wait)}" if source.wait else ""
+    return f"{where}; placed in time by {source.time}, identified by {' and '.join(source.key)}{wait}"
+
+
+def _features(spec: Spec) -> str:
+    kinds = Counter(spec.columns[name].type for name in spec.features)
+    said = f"{len(spec.features)} features ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})"
+    parts = [f"{part} of {name}" for name, of in spec.training.date_parts.items() for part in of]
+    added = list(spec.training.features.adds) if spec.training.features else []
+    return said + (f"; {_some(parts)}" if parts else "") + (f"; its own {_some(added)}" if added else "")
+
+
+def _search(spec: Spec) -> str:
+    search = spec.training.search
+    if not any(one.search for one in spec.training.candidates) and len(spec.training.windows) == 1:
+        return "nothing to tune"
+    return f"{search.method} search, {search.trials} trial(s) each, {search.folds} folds by {search.split}"
+
+
+def _policy(spec: Spec) -> str:
+    policy = spec.policy
+    every = spec.interval.every if policy.schedule == 1 else f"{policy.schedule} {spec.interval.every}s"
+    yes = [f"every {every}"] if policy.schedule else []
+    yes += ["on drift"] if policy.drift else []
+    yes += [f"when the newest training row is {span(policy.max_age)} old"] if policy.max_age else []
+    no = [f"{policy.min_new_rows:,} new mature row(s)"] + (
+        [f"{span(policy.cooldown)} since the last"] if policy.cooldown else []
+    )
+    return f"{' or '.join(yes) or 'only by hand'}, given {' and '.join(no)}"
+
+
+def _gate(spec: Spec) -> str:
+    gate, evaluation = spec.gate, spec.evaluation
+    better = "greater" if spec.greater_is_better else "smaller"
+    slices = (
+        f"; no slice of {_some(list(evaluation.slices))} worse by {gate.slice_margin:.3g} of it"
+        if evaluation.slices
+        else ""
+    )
+    return (
+        f"{gate.metric} ({better} is better) on the newest {evaluation.sealed} interval(s), {1 - gate.level:.3g} intervals over"
+        f" {evaluation.block} blocks: a refresh may be worse by {gate.margin:.3g} of the champion's, a new configuration"
+        f" must be better{slices}; at least {gate.min_rows:,} rows in {gate.min_blocks} blocks"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" … and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def span(length: timedelta) -> str:
+    for unit, size in {"w": timedelta(weeks=1), "d": timedelta(days=1), "h": timedelta(hours=1)}.items():
+        if length and not length % size:
+            return f"{length // size}{unit}"
+    return f"{length // timedelta(minutes=1)}m"
