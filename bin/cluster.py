@@ -39,13 +39,15 @@ SECRETS = {
 DATABASES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLFLOW_BACKEND_STORE_URI", "RETRAIN_LEDGER")
 """The variables whose URLs name the databases."""
 
-WORDS = """
-    postgres postgresql airflow redis mlflow retrain celery docker compose admin administrator root user test guest demo
-    default example sample secret secrets password passwd passphrase pass token key keys jwt api fernet change changed
-    changeme changeit me it letmein welcome hello qwerty qwertz asdf abc abcdefg dummy foo bar todo replace insert set
-    your my own this that the a with here please must be very super strong long some random local dev prod production
-""".split()
-KNOWN = re.compile(f"(?:{'|'.join(sorted(WORDS, key=len, reverse=True))})*")
+KNOWN = re.compile(
+    r"""(?:
+    postgres|postgresql|airflow|redis|mlflow|retrain|celery|docker|compose|admin|administrator|root|user|test|guest|demo
+    |default|example|sample|secret|secrets|password|passwd|passphrase|pass|token|key|keys|jwt|api|fernet|change|changed
+    |changeit|me|it|letmein|welcome|hello|qwerty|qwertz|asdf|abc|abcdefg|dummy|foo|bar|todo|replace|insert|set|your|my
+    |own|this|that|the|a|is|of|to|app|with|here|please|must|be|very|super|strong|long|some|random|local|dev|prod
+    )*""",
+    re.VERBOSE,
+)
 LOOKALIKES = str.maketrans("013457@$", "oleastas")
 PUBLISHED = {  # keys that stand in tutorials
     "46BKJoQYlPPOexq0OhDZnIlNepKFf87WFwLbfzqDDho=",
@@ -78,7 +80,8 @@ def known(value: str) -> bool:
     False
     """
     value = value.casefold()
-    plain = (re.sub("[^a-z]", "", text) for text in (value, value.translate(LOOKALIKES)))
+    spelled = re.sub(r"\d{2,}", "", value).translate(LOOKALIKES)
+    plain = (re.sub("[^a-z]", "", text) for text in (value, spelled))
     return value.isdecimal() or len(set(value)) < 6 or any(bool(KNOWN.fullmatch(text)) for text in plain)
 
 
@@ -111,8 +114,8 @@ def init(environment: Mapping[str, str]) -> None:
     _run("airflow", "db", "migrate")
     _run("mlflow", "db", "upgrade", environment["MLFLOW_BACKEND_STORE_URI"])
     name = environment["ADMIN_USER"]
-    person = ["--firstname", name, "--lastname", "admin", "--email", f"{name}@localhost"]
-    _run("airflow", "users", "create", "--role", "Admin", "--username", name, *person, "--password", environment["ADMIN_PASSWORD"])
+    person = ["--username", name, "--firstname", name, "--lastname", name, "--email", f"{name}@localhost"]
+    _run("airflow", "users", "create", "--role", "Admin", *person, "--password", environment["ADMIN_PASSWORD"])
 
 
 def _create_database(url: str) -> None:
@@ -139,7 +142,9 @@ def main(verb: str) -> None:
         return
     if found := refusals(os.environ):
         lines = "".join(f"  {line}\n" for line in found)
-        raise SystemExit(f"nothing was started: these secrets cannot be used\n{lines}  → python bin/cluster.py new > .env")
+        raise SystemExit(
+            f"nothing was started, these secrets cannot be used:\n{lines}  → python bin/cluster.py new > .env"
+        )
     if verb == "init":
         init(os.environ)
 
@@ -147,6 +152,4 @@ def main(verb: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["new"], ["check"], ["init"]):
         raise SystemExit("usage: python bin/cluster.py new | check | init")
-    # Beside this file lie modules that no library may take for its own.
-    sys.path.pop(0)
     main(sys.argv[1])

@@ -144,6 +144,33 @@ def release(
     typer.echo(f"{model} · {this.interval.name} · release: {sha256[:12]} passes the next validate")
 
 
+@app.command()
+def new(
+    model: Annotated[str, typer.Argument(help="name of the new model, and of its spec")],
+    data: Annotated[str, typer.Argument(help="file, glob or template like data/churn-{start:%Y-%m}.csv")],
+    target: Annotated[str, typer.Option("--target", help="the column to predict")],
+    time: Annotated[str, typer.Option("--time", help="the column that places a row in its interval")] = "",
+    key: Annotated[list[str] | None, typer.Option("--key", help="a column that identifies a row; repeatable")] = None,
+) -> None:
+    """Look at data and write a spec to correct by hand."""
+    from retrain.scaffold import new as write
+
+    for line in write(Home.from_environment(), model, data, target=target, time=time, key=key or []).said:
+        typer.echo(line)
+    typer.echo(f"next: python -m retrain check {model}\n      python -m retrain run {model} --history")
+
+
+@app.command()
+def check(model: Annotated[str, typer.Argument(help="one model; by default all")] = "") -> None:
+    """Explain every spec, or say what is wrong with it."""
+    from retrain.check import check as look
+
+    checked = look(Home.from_environment(), model)
+    typer.echo("\n\n".join(map(str, checked)))
+    if any(one.wrong for one in checked):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     try:
         app()

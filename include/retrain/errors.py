@@ -201,6 +201,10 @@ class StaleRun(RetrainError):
     """An older run may not replace a newer champion."""
 
 
+class SameModel(RetrainError):
+    """What would be promoted is the champion itself."""
+
+
 class PromotionConflict(RetrainError):
     """Somebody else promoted in between."""
 

@@ -59,6 +59,8 @@ def idle(name: str, run: Run) -> str | None:
     needs = BY_NAME[name].needs
     if needs is None:
         return None
+    if why := idle(needs[0], run):
+        return why
     decision = run.read(_Decided, needs[0]).decision
     return None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
 
@@ -92,7 +94,8 @@ class _Decided(Result):
 def last_line(report: StageReport, stage: str) -> str:
     """What the stage says for people, in one line."""
     decision = getattr(report, "decision", None)
-    said = f"{decision.verdict}: {'; '.join(decision.reasons)}" if decision else "done"
+    facts = ", ".join(f"{name} {value}" for name, value in report.facts().items())
+    said = f"{decision.verdict}: {'; '.join(decision.reasons)}" if decision else facts or "done"
     return f"{report.model} · {report.interval.name} · {stage}: {said}"
 
 

@@ -174,7 +174,7 @@ def importances(table: Mapping[str, Mapping[str, float]], metric: str, most: int
     for axes, (model, of) in zip(figure.subplots(1, len(table), squeeze=False)[0], table.items(), strict=True):
         shown = sorted(of.items(), key=lambda pair: pair[1])[-most:]
         axes.barh([name for name, _ in shown], [value for _, value in shown], color=COLOURS.get(model))
-        axes.set(title=f"{model}: loss of {metric} when shuffled")
+        axes.set(title=f"{model}: {metric} lost when shuffled")
     return _png(figure)
 
 

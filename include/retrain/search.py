@@ -87,20 +87,23 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def configurations(spec: Spec) -> tuple[Configuration, ...]:
+def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
     """What the search tries, at most `trials` per candidate: as the spec has it on each window, then drawn ones.
+
+    Of the windows that hold all of the `intervals` there are, one is tried.
 
     Raises:
         EstimatorRefused: any of them cannot be built.
     """
     digest = estimators.pipeline_digest(spec)
     made: dict[str, Configuration] = {}
+    reach = {window: intervals if window == "all" else min(window, intervals) for window in spec.training.windows}
+    windows = [one for one in reach if one == min((w for w in reach if reach[w] == reach[one]), key=_widest)]
     for candidate in spec.training.candidates:
         base = {**estimators.DEFAULTS.get(candidate.estimator, {}), **candidate.parameters}
         if candidate.encode:
             base["encode"] = candidate.encode
-        windows = spec.training.windows
-        space: dict[str, list[Any]] = {**candidate.search, "window": list(windows)}
+        space: dict[str, list[Any]] = {**candidate.search, "window": windows}
         trials = max(spec.training.search.trials, len(windows))
         drawn = ParameterSampler(space, min(trials, len(ParameterGrid(space))), random_state=spec.training.seed)
         tried = [{"window": window} for window in windows] + (list(drawn) if candidate.search else [])
@@ -115,6 +118,10 @@ def configurations(spec: Spec) -> tuple[Configuration, ...]:
             estimators.build(spec, one)
             made.setdefault(one.to_json(), one)
     return tuple(made.values())
+
+
+def _widest(window: str | int) -> float:
+    return -math.inf if isinstance(window, str) else -window
 
 
 def within(interval: Array, at: Array, k: int | None) -> Array:
@@ -219,7 +226,7 @@ def search(
     error of that gain over the folds (Breiman et al., "Classification and Regression Trees", 1984): luck in the
     search does not change a model.
     """
-    trials = list(configurations(spec))
+    trials = list(configurations(spec, int(rows.interval.max()) + 1))
     kept = [0]
     if incumbent is not None:
         kept = [0] if incumbent == trials[0] else [0, 1]

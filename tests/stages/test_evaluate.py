@@ -264,6 +264,7 @@ def test_every_model_is_measured_on_the_sealed_rows(home: Home, task: str) -> No
     assert flat[f"naive.{metric}"] == report.metrics["naive"][metric].value
     assert report.importance["new"]["wind"] > report.importance["new"]["load"]
     assert {one.column for one in report.slices} == {"road", "wind"}
+    assert report.unknown_categories == {}
     assert sum(one.rows for one in report.slices if one.column == "wind") == 400
     for name in report.plots:
         assert bench.run.store.read(name).startswith(b"\x89PNG")

@@ -434,6 +434,13 @@ def test_sqlite(tmp_path: Path, database: Path, spelled: str) -> None:
     assert delivered.address == "sqlite:///source.db"
 
 
+def test_dates_in_sqlite(tmp_path: Path, database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE batches SET at = substr(at, 1, 10)")
+    days = [row["at"].day for row in deliver(tmp_path, sql(url="sqlite:///source.db"))[1]]
+    assert days == [1, 2, 31]
+
+
 def test_rows_in_another_order_have_the_same_digest(tmp_path: Path, database: Path) -> None:
     ordered, _ = deliver(tmp_path, sql(sql=QUERY + " ORDER BY id", url="sqlite:///source.db"))
     turned, _ = deliver(tmp_path, sql(sql=QUERY + " ORDER BY id DESC", url="sqlite:///source.db"))

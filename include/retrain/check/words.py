@@ -31,10 +31,8 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     when = f"{span(mature)} after the interval's end" if mature else "at the interval's end"
     yield "labels", f"in {spec.target.column}, with the rows; mature {when}; a missing label is no answer, not a no"
     yield "candidates", f"{', '.join(one.estimator for one in training.candidates)}; {_search(spec)}"
-    yield (
-        "windows",
-        f"{', '.join('all' if one == 'all' else f'newest {one}' for one in training.windows)} intervals to train on",
-    )
+    windows = ["all" if one == "all" else f"newest {one}" for one in training.windows]
+    yield "windows", f"{' or '.join(windows)} intervals to train on"
     yield "first", f"after {max(training.first_after, evaluation.sealed + 1)} intervals with mature labels"
     yield "retrain", _policy(spec)
     yield "gate", _gate(spec)
@@ -79,25 +77,24 @@ def _policy(spec: Spec) -> str:
     yes = [f"every {every}"] if policy.schedule else []
     yes += ["on drift"] if policy.drift else []
     yes += [f"when the newest training row is {span(policy.max_age)} old"] if policy.max_age else []
-    no = [f"{policy.min_new_rows:,} new mature row(s)"] + (
-        [f"{span(policy.cooldown)} since the last"] if policy.cooldown else []
-    )
+    no = [f"{policy.min_new_rows:,} new mature row(s)"]
+    no += [f"{span(policy.cooldown)} since the last training"] if policy.cooldown else []
     return f"{' or '.join(yes) or 'only by hand'}, given {' and '.join(no)}"
 
 
 def _gate(spec: Spec) -> str:
     gate, evaluation = spec.gate, spec.evaluation
     better = "greater" if spec.greater_is_better else "smaller"
-    slices = (
-        f"; no slice of {_some(list(evaluation.slices))} worse by {gate.slice_margin:.3g} of it"
-        if evaluation.slices
-        else ""
-    )
+    slices = f"; no slice of {_some(list(evaluation.slices))} worse by {_share(gate.slice_margin)}"
     return (
-        f"{gate.metric} ({better} is better) on the newest {evaluation.sealed} interval(s), {1 - gate.level:.3g} intervals over"
-        f" {evaluation.block} blocks: a refresh may be worse by {gate.margin:.3g} of the champion's, a new configuration"
-        f" must be better{slices}; at least {gate.min_rows:,} rows in {gate.min_blocks} blocks"
+        f"{gate.metric}, {better} is better, on the newest {evaluation.sealed} interval(s); {_share(1 - gate.level)}"
+        f" intervals over {evaluation.block} blocks; a refresh may be worse by {_share(gate.margin)}, a new one must be"
+        f" better{slices if evaluation.slices else ''}; from {gate.min_rows:,} rows in {gate.min_blocks} blocks on"
     )
+
+
+def _share(share: float) -> str:
+    return f"{share * 100:.3g}%"
 
 
 def _some(names: list[str]) -> str:

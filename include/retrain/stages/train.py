@@ -7,18 +7,12 @@ Three kinds of model leave this stage: `new`, the winner of the search; `refresh
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
+from typing import Literal
 
-import numpy as np
-import pandas as pd
-
-from retrain import estimators, rows
-from retrain.errors import DegenerateTraining
-from retrain.results import Accepted, Configuration, Context, Fitted, TrainReport
+from retrain import estimators, fitting, rows
+from retrain.results import Configuration, Context, TrainReport
 from retrain.run import Run
-from retrain.search import Found, Rows, count_trees, search
-from retrain.tools.registry import save_model
+from retrain.search import count_trees, search
 
 
 def train(run: Run) -> TrainReport:
@@ -33,7 +27,7 @@ def train(run: Run) -> TrainReport:
     spec = run.spec
     context = run.read(Context, "context")
     accepted, sealed = rows.split(context, spec)
-    labelled, unlabelled = _read(run, accepted)
+    labelled, unlabelled = fitting.labelled(run, accepted)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []
 
     incumbent = None
@@ -45,9 +39,9 @@ def train(run: Run) -> TrainReport:
     found = search(spec, labelled, incumbent, _say)
     notes += found.notes
 
-    plan: list[tuple[str, Configuration]] = []
+    plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration]] = []
     if incumbent is not None:
-        plan.append(("refresh", incumbent))
+        plan.append(("refresh", "refresh", incumbent))
     winner = found.configuration
     if winner != incumbent and not found.fixed and estimators.stops_early(spec, winner):
         winner = count_trees(spec, winner, labelled.window(winner.window))
@@ -55,15 +49,19 @@ def train(run: Run) -> TrainReport:
     if winner == incumbent:
         notes.append("the search kept the champion's configuration: only the refresh remains")
     else:
-        plan.append(("new", winner))
-    plan += [(name, estimators.baseline(spec, name)) for name in estimators.BASELINES]
+        plan.append(("new", "new", winner))
+    plan += [(name, "baseline", estimators.baseline(spec, name)) for name in estimators.BASELINES]
 
-    fitted = tuple(_fit(run, name, one, accepted, labelled, found) for name, one in plan)
+    fitted = []
+    for name, kind, one in plan:
+        _say(f"fit: {name}, {one.label}")
+        inner = found.scores.get((found.configuration if name == "new" else one).to_json())
+        fitted.append(fitting.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
     report = TrainReport(
         model=run.model,
         interval=run.interval,
         effective_at=run.as_of,
-        fitted=fitted,
+        fitted=tuple(fitted),
         sealed=rows.intervals(sealed),
         search=found.tried,
         unlabelled=unlabelled,
@@ -79,56 +77,6 @@ def train(run: Run) -> TrainReport:
         run=run.key,
     )
     return report
-
-
-def _read(run: Run, accepted: tuple[Accepted, ...]) -> tuple[Rows, int]:
-    """The labelled rows of these batches, and how many have no label."""
-    spec = run.spec
-    group = (spec.training.group,) if spec.training.group else ()
-    frame = rows.read(run, accepted, (*spec.inputs, spec.target.column, *group))
-    y = rows.outcome(spec, frame).to_numpy()
-    labelled = np.isfinite(y)
-    if labelled.sum() < spec.training.min_rows:
-        raise DegenerateTraining(
-            f"{int(labelled.sum()):,} labelled rows in {len(accepted)} training intervals,"
-            f" training.min_rows is {spec.training.min_rows:,}",
-            do="wait for more batches or labels, or lower training.min_rows",
-        )
-    starts = pd.DatetimeIndex([one.batch.interval.start for one in accepted])
-    place = starts.searchsorted(pd.DatetimeIndex(frame[spec.source.time]).as_unit(starts.unit), side="right") - 1
-    kept = frame.loc[labelled].drop(columns=spec.target.column).reset_index(drop=True)
-    return Rows(kept, y[labelled], np.asarray(place)[labelled]), int((~labelled).sum())
-
-
-def _fit(
-    run: Run, name: str, one: Configuration, accepted: tuple[Accepted, ...], labelled: Rows, found: Found
-) -> Fitted:
-    part = labelled.window(one.window)
-    batches = accepted[-one.window :] if one.window else accepted
-    _say(f"fit: {name}, {one.label}, {len(part.y):,} rows")
-    model = estimators.fit(run.spec, one, part.frame, part.y)
-    key = run.path("train", name)
-    with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
-        folder = Path(temporary)
-        digest = save_model(
-            model,
-            folder / "model",
-            example=part.frame[list(run.spec.inputs)].head(100),
-            requirements=estimators.requirements(),
-            code=[estimators.carry(folder)],
-        )
-        run.store.put_folder(key, folder / "model")
-    return Fitted(
-        name=name,
-        kind="baseline" if name in estimators.BASELINES else "refresh" if name == "refresh" else "new",
-        configuration=one,
-        training=rows.training_digest(batches),
-        intervals=rows.intervals(batches),
-        rows=len(part.y),
-        key=key,
-        digest=digest,
-        inner_score=found.scores.get((found.configuration if name == "new" else one).to_json()),
-    )
 
 
 def _say(text: str) -> None:

@@ -90,24 +90,20 @@ def masked(text: str, *secrets: str | None) -> str:
     return " ".join(text.split())[:300]
 
 
+def _allowed() -> set[str]:
+    return {name.strip() for name in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(",")} - {""}
+
+
 def _check(host: str, peer: str) -> None:
-    allowed = {name.strip() for name in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(",")} - {""}
-    if host in allowed:
+    if host in _allowed():
         return
     # An IPv4 address in IPv6 dress is judged as what it is.
     found = ipaddress.ip_address(peer.partition("%")[0])
     found = getattr(found, "ipv4_mapped", None) or found
     if not found.is_global or found.is_multicast:
         raise SourceRefused(
-            f"{host} resolves to {found}, an address inside",
-            do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant",
+            f"{host} resolves to {found}, an address inside", do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant"
         )
-
-
-class _Plain(http.client.HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _check(self.host, self.sock.getpeername()[0])
 
 
 class _Secure(http.client.HTTPSConnection):
@@ -125,9 +121,11 @@ class _Secure(http.client.HTTPSConnection):
 
 class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        if (request.host or "").partition(":")[0] not in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(","):
-            raise SourceRefused(f"{shown(request.full_url)} is not encrypted", do="use https")
-        return self.do_open(_Plain, request)
+        if urlsplit(request.full_url).hostname not in _allowed():
+            raise SourceRefused(
+                f"{shown(request.full_url)} is not encrypted", do="use https, or name the host in RETRAIN_ALLOWED_HOSTS"
+            )
+        return super().http_open(request)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):

@@ -145,7 +145,8 @@ def _bound(moment: datetime, dialect: str) -> datetime | str:
     naive = moment.replace(tzinfo=None)
     if dialect != "sqlite":
         return naive
-    # SQLite compares text: the shortest form is a prefix of every longer spelling of the same moment.
+    # SQLite compares text: the shortest form is a prefix of every longer spelling of the same moment. For hours
+    # the spellings must agree too, or the query says datetime(column).
     text = naive.isoformat(sep=" ")
     return text.removesuffix(":00").removesuffix(":00").removesuffix(" 00")
 

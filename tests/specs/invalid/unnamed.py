@@ -1,0 +1,2 @@
+def builds(frame):
+    return frame.assign(double=2.0)
