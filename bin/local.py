@@ -257,6 +257,8 @@ def _ended(name: str, record: Running) -> Refused:
 
 def main(verb: str) -> int:
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
     try:
         if verb == "status":
             console.print(status())

@@ -114,6 +114,8 @@ def status(model: Annotated[str, typer.Argument(help="one model; by default all"
 
     home = Home.from_environment()
     console = Console()
+    if not console.is_terminal:
+        console.width = 140
     for name in [model] if model else [file.stem for file in home.specs]:
         home.spec(name)
         console.print(table(Ledger(home.ledger), name))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from rich.table import Table
 
-from retrain.ledger import Ledger, Record
+from retrain.ledger import Ledger
 
 DATA = ("ingest", "validate", "snapshot")
 WORDS = {"accept": "ok", "Quarantined": "quarantined", "BatchMissing": "not delivered"}
@@ -22,7 +21,6 @@ class Row:
     stages: dict[str, dict[str, object]] = field(default_factory=dict)
     seconds: float = 0.0
     champion: int | None = None
-    began: float = 0.0
 
     def verdict(self, stage: str) -> str:
         found = str(self.stages.get(stage, {}).get("verdict", ""))
@@ -55,7 +53,7 @@ class Row:
 
 
 def rows(ledger: Ledger, model: str) -> list[Row]:
-    """One row an interval, oldest first. Seconds run from the first stage's start to the last one's end."""
+    """One row an interval, oldest first. Seconds are those spent in stages, failed tries included."""
     found: dict[str, Row] = {}
     promotions = ledger.records(model, "promotion")
     for record in ledger.records(model, "stage"):
@@ -65,17 +63,10 @@ def rows(ledger: Ledger, model: str) -> list[Row]:
             row = found[name] = Row(interval=name, run=record.run)
         if row.run == record.run:
             row.stages[str(record.body["stage"])] = record.body
-            row.seconds = _span(row, record)
+            row.seconds += float(record.body["seconds"])
             served = [one.body["version"] for one in promotions if one.effective_at <= record.effective_at]
             row.champion = served[-1] if served else None
     return [found[name] for name in sorted(found)]
-
-
-def _span(row: Row, record: Record) -> float:
-    end = record.recorded_at.timestamp()
-    begin = (record.recorded_at - timedelta(seconds=float(record.body["seconds"]))).timestamp()
-    row.began = min(row.began or begin, begin)
-    return end - row.began
 
 
 def table(ledger: Ledger, model: str) -> Table:
@@ -85,7 +76,7 @@ def table(ledger: Ledger, model: str) -> Table:
     shown = Table(title=f"{model} ({metric} on the same sealed rows)", title_justify="left")
     for name in ("interval", "rows", "quality", "drift", "decision", "challenger", "champion", "verdict", "serves", "s"):
         right = name in ("rows", "challenger", "champion", "serves", "s")
-        shown.add_column(name, justify="right" if right else "left", no_wrap=name == "interval")
+        shown.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in made:
         count = row.fact("ingest", "rows")
         shown.add_row(

@@ -102,7 +102,8 @@ def _check(host: str, peer: str) -> None:
     found = getattr(found, "ipv4_mapped", None) or found
     if not found.is_global or found.is_multicast:
         raise SourceRefused(
-            f"{host} resolves to {found}, an address inside", do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant"
+            f"{host} resolves to {found}, an address inside",
+            do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant",
         )
 
 
