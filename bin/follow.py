@@ -11,12 +11,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from bin.settings import Refused
 from retrain.ledger import Ledger
 from retrain.status import Row, rows, table
 from retrain.workspace import Home
 
 ENDED = {"success", "failed"}
 EVERY = 1.0
+PATIENCE = 20
 
 
 class Airflow:
@@ -28,19 +30,28 @@ class Airflow:
 
     def unpause(self, dag: str) -> bool:
         """Whether the DAG is there and runs."""
-        answer = self.client.patch(f"/dags/{dag}", json={"is_paused": False})
+        try:
+            answer = self.client.patch(f"/dags/{dag}", json={"is_paused": False})
+        except httpx.TransportError:
+            return False
         if answer.status_code == 404:
             return False
         answer.raise_for_status()
         return True
 
     def states(self, dag: str) -> list[str]:
-        """The states of the scheduled runs, oldest first."""
-        answer = self.client.get(
-            f"/dags/{dag}/dagRuns", params={"limit": 1000, "order_by": "logical_date", "run_type": "scheduled"}
-        )
-        answer.raise_for_status()
-        return [str(run["state"]) for run in answer.json()["dag_runs"]]
+        """The states of the scheduled runs, oldest first; a server too busy to answer is asked again."""
+        wanted = {"limit": 1000, "order_by": "logical_date", "run_type": "scheduled"}
+        patience = PATIENCE
+        while True:
+            try:
+                answer = self.client.get(f"/dags/{dag}/dagRuns", params=wanted).raise_for_status()
+                return [str(run["state"]) for run in answer.json()["dag_runs"]]
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                patience -= 1
+                if not patience:
+                    raise Refused(f"Airflow stopped answering ({error}); see `make status`, then `make up`") from error
+            time.sleep(EVERY)
 
     def broken(self) -> str:
         """What Airflow could not read."""

@@ -103,6 +103,8 @@ def environment(dags: Path = DAGS) -> dict[str, str]:
         "NO_PROXY": ",".join(dict.fromkeys(filter(None, (os.environ.get("NO_PROXY"), LOOPBACK, "localhost")))),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, path))),
         "PYTHONUNBUFFERED": "1",
+        # Threads that wait must not take the core from those that work.
+        "OMP_WAIT_POLICY": "passive",
     }
 
 

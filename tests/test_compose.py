@@ -135,6 +135,7 @@ commands, options = json.load(sys.stdin)
 known = {f"AIRFLOW__{s}__{o}".upper() for s, body in conf.configuration_description.items() for o in body["options"]}
 for command in commands:
     get_parser().parse_args(command)
+import airflow.providers.celery.executors.celery_executor  # only a worker imports it, and a lock can break it
 print(json.dumps(sorted(set(options) - known)))
 """
 

@@ -139,9 +139,9 @@ class Store:
                 self.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key below a prefix, sorted."""
-        found = self.fs.find(f"{self.path}/{inside(prefix)}")
-        return sorted(str(name)[len(self.path) :].lstrip("/") for name in found)
+        """Every key below a prefix, sorted; what a killed writer left half done is not one."""
+        found = [str(name) for name in self.fs.find(f"{self.path}/{inside(prefix)}")]
+        return sorted(name[len(self.path) :].lstrip("/") for name in found if not name.rsplit("/", 1)[-1].startswith("."))
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
@@ -174,7 +174,7 @@ class Store:
             if sha256_of(path) != sha256:
                 raise SnapshotCorrupt(
                     f"{key} does not have the digest {sha256[:12]} it was stored under",
-                    do="bring the batch back from the data registry: python -m retrain ingest MODEL --interval … --again",
+                    do="bring the file back from the data registry (clone it, dvc pull) or from a backup of the store",
                 )
             yield path
 
