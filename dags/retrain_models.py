@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,6 +55,17 @@ def tell_owner(spec: Spec) -> Callable[[Any], None]:
     return tell
 
 
+@contextmanager
+def final_refusals() -> Iterator[None]:
+    """Our own refusals fail the task at once; what may pass by itself is left to the retries."""
+    try:
+        yield
+    except RetrainError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from None
+
+
 def current_run(spec: Spec) -> Run:
     """The run of the loop that this Airflow run is."""
     context = get_current_context()
@@ -76,15 +88,10 @@ def current_run(spec: Spec) -> Run:
 
 
 def perform(stage: str, run: Run) -> dict[str, Any]:
-    """Run a stage as a task: a calm no skips, our own refusals are not retried."""
-    try:
-        if why := pipeline.idle(stage, run):
-            raise AirflowSkipException(why)
-        report = pipeline.run_stage(stage, run)
-    except RetrainError as error:
-        if error.retryable:
-            raise
-        raise AirflowFailException(str(error)) from None
+    """Run a stage as a task: a calm no skips."""
+    if why := pipeline.idle(stage, run):
+        raise AirflowSkipException(why)
+    report = pipeline.run_stage(stage, run)
     log.info(pipeline.last_line(report, stage))
     decision = getattr(report, "decision", None)
     return {
@@ -133,7 +140,8 @@ def retrain_dag(spec: Spec) -> DAG:
             doc=pipeline.STAGES[0].does,
         )
         def ingest() -> PokeReturnValue:
-            return wait_for_batch(spec)
+            with final_refusals():
+                return wait_for_batch(spec)
 
         def stage_task(stage: pipeline.Stage) -> Any:
             # A rejected candidate still leaves its run in MLflow, though refit had nothing to do.
@@ -141,7 +149,8 @@ def retrain_dag(spec: Spec) -> DAG:
 
             @task(task_id=stage.name, trigger_rule=rule, doc=stage.does)
             def perform_stage() -> dict[str, Any]:
-                return perform(stage.name, current_run(spec))
+                with final_refusals():
+                    return perform(stage.name, current_run(spec))
 
             return perform_stage()
 
@@ -165,12 +174,10 @@ def rollback_dag(spec: Spec) -> DAG:
         @task
         def rollback() -> dict[str, Any]:
             context = get_current_context()
-            try:
+            with final_refusals():
                 report = pipeline.roll_back(
                     Home.from_environment(), spec, run_key(context["dag_run"].run_id), context["params"]["reason"]
                 )
-            except RetrainError as error:
-                raise AirflowFailException(str(error)) from None
             log.info(pipeline.last_line(report, "rollback"))
             return report.decision.model_dump()
 

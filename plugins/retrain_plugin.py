@@ -38,6 +38,9 @@ READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 
 def folder(dag_id: str, run_id: str) -> str:
     """Where a run of a `…_retrain` DAG keeps its files."""
+    if not dag_id.endswith(SUFFIX):
+        # Leave to read a DAG of another name is no leave to read this model's runs.
+        raise HTTPException(404, "no DAG of a model")
     return f"{dag_id.removesuffix(SUFFIX)}/runs/{run_key(run_id)}"
 
 

@@ -300,7 +300,7 @@ def test_one_cycle_of_the_regression_goes_through_two_workers(cluster: Cluster, 
         task["task_id"] for task in tasks
     }
     log = airflow.get(f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances/promote/logs/1").raise_for_status().text
-    assert f"diabetes · {head.effective_at:%Y}" in log or "· promote: promoted" in log
+    assert "· promote: promoted" in log, "task logs are read from the shared folder"
 
     for service in ("scheduler", "dag-processor", "triggerer"):
         cluster.is_healthy(service)

@@ -13,7 +13,9 @@ from retrain.__main__ import app
 from retrain.check.manual import keys
 
 ROOT = Path(__file__).parents[1]
-MANUAL = "\n".join(file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if file.exists())
+MANUAL = "\n".join(
+    file.read_text() for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if file.exists()
+)
 
 
 def commands() -> list[str]:
@@ -24,7 +26,9 @@ def parameters() -> list[str]:
     """The DAG parameters, read from the source: importing it would start Airflow."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / "dags" / "retrain_models.py").read_text())):
-        named = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "PARAMS"
+        named = (
+            isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "PARAMS"
+        )
         if (named or (isinstance(node, ast.keyword) and node.arg == "params")) and isinstance(node.value, ast.Dict):
             found |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
     return sorted(map(str, found))

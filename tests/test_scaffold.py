@@ -27,8 +27,7 @@ from retrain.errors import (
     SourceRefused,
 )
 from retrain.ledger import Ledger
-from retrain.scaffold import look as looking
-from retrain.scaffold.look import look
+from retrain.scaffold import looking
 from retrain.spec import Spec
 from retrain.workspace import Home
 
@@ -89,7 +88,7 @@ def text_of(home: Home, model: str = "loans") -> str:
 
 
 def test_never_seen_data_becomes_a_champion(home: Home) -> None:
-    answer = new(home, loans(4800), "--target", "bad", "--time", "granted")
+    answer = new(home, loans(1500, months=3), "--target", "bad", "--time", "granted")
     assert answer.exit_code == 0, answer.exception
     assert "python -m retrain check loans" in answer.output
     assert "python -m retrain run loans --history" in answer.output
@@ -106,7 +105,7 @@ def test_never_seen_data_becomes_a_champion(home: Home) -> None:
     status = CliRunner().invoke(app, ["status", "loans"], env={"COLUMNS": "200"})
     assert status.exit_code == 0
     assert "promote" in status.output
-    assert status.output.count("ok") >= 6
+    assert status.output.count("ok") >= 3
 
 
 # --- what is proposed
@@ -156,7 +155,9 @@ def test_types_and_contracts_are_what_was_seen(home: Home) -> None:
 def test_the_task_follows_from_the_target(
     make: Callable[[pd.DataFrame], pd.DataFrame], task: str, target: dict[str, Any], home: Home
 ) -> None:
-    spec = spec_of(home, make(loans(600).drop(columns=["income"]) if task != "regression" else loans(600)), "--target", "y")
+    spec = spec_of(
+        home, make(loans(600).drop(columns=["income"]) if task != "regression" else loans(600)), "--target", "y"
+    )
     assert spec.task == task
     assert spec.target.model_dump(exclude_none=True) == target
 
@@ -198,7 +199,9 @@ def test_a_file_with_signs_of_globs_and_templates_is_still_found(home: Home) -> 
 )
 def test_intervals_have_a_sensible_number_of_rows(rows: int, days: float, every: str, block: str, home: Home) -> None:
     frame = loans(rows)
-    frame["granted"] = pd.Timestamp("2023-03-01", tz="UTC") + pd.to_timedelta(np.linspace(0, days, rows), unit="D").floor("s")
+    frame["granted"] = pd.Timestamp("2023-03-01", tz="UTC") + pd.to_timedelta(
+        np.linspace(0, days, rows), unit="D"
+    ).floor("s")
     spec = spec_of(home, frame, "--target", "bad")
     assert spec.interval.every == every
     assert spec.evaluation.block == block
@@ -218,7 +221,7 @@ def test_columns_that_know_the_answer_are_left_out(home: Home) -> None:
     frame["closed"] = np.where(frame["bad"], "2023-12-01", None)
     frame["copy"] = np.where(frame["bad"], "L", "P")
     frame["loss"] = np.where(frame["bad"], 500.0, 0.0) + np.random.default_rng(0).random(len(frame))
-    answer = new(home, frame, "--target", "bad")
+    answer = new(home, frame, "--target", "bad", "--time", "granted")
     spec = home.spec("loans")
     for name in ("written_off", "closed", "copy", "loss"):
         assert not spec.columns[name].feature, name
@@ -256,18 +259,20 @@ def test_a_key_may_be_named_or_made_of_two(home: Home) -> None:
     assert spec_of(home, frame, "--target", "bad").source.key == ("branch", "granted")
     named = spec_of(home, frame, "--target", "bad", "--key", "postcode", "--key", "granted", model="other")
     assert named.source.key == ("postcode", "granted")
-    assert "do not identify a row" in refusal(new(home, frame, "--target", "bad", "--key", "grade", model="x"), InvalidSpec)
+    assert "do not identify a row" in refusal(
+        new(home, frame, "--target", "bad", "--key", "grade", model="x"), InvalidSpec
+    )
 
 
 def test_many_rows_are_thinned_evenly(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "KEPT_ROWS", 100)
     for kind in ("csv", "jsonl", "parquet"):
         assert new(home, loans(1000), "--target", "bad", name=f"loans.{kind}", model=kind).exit_code == 0
-        seen = look(f"data/loans.{kind}", home.root)
+        seen = looking.look(f"data/loans.{kind}", home.root)
         assert (seen.rows, seen.kept) == (1000, 63)
         assert seen.columns["loan"].values.tolist() == [f"L-{i:05d}" for i in range(0, 1000, 16)]
     monkeypatch.setattr(looking, "SEEN_ROWS", 700)
-    assert look("data/loans.csv", home.root).rows == 700
+    assert looking.look("data/loans.csv", home.root).rows == 700
 
 
 # --- hostile input
@@ -283,12 +288,12 @@ HOSTILE = [
 def test_hostile_names_and_values_stay_names_and_values(kind: str, home: Home) -> None:
     frame = loans(600)
     for name in HOSTILE:
-        frame[name] = np.where(frame["online"], f"{name}: x # y\nmodel: evil", "\u2028]}")
+        frame[name] = np.where(frame["online"], f"{name[:20]}: x # y\nmodel: evil", "\u2028]}")
     spec = spec_of(home, frame, "--target", "bad", name=f"loans.{kind}")
     assert list(spec.columns)[-len(HOSTILE) :] == HOSTILE
     assert spec.model == "loans"
     for name in HOSTILE:
-        assert set(spec.columns[name].values or ()) == {f"{name}: x # y\nmodel: evil", "\u2028]}"}
+        assert set(spec.columns[name].values or ()) == {f"{name[:20]}: x # y\nmodel: evil", "\u2028]}"}
     target = spec_of(home, frame, "--target", "a: b", name=f"loans.{kind}", model="other")
     assert target.target.column == "a: b"
 
@@ -306,7 +311,7 @@ def test_hostile_names_and_values_stay_names_and_values(kind: str, home: Home) -
         ("id,when,y\n1,monday,1\n2,tuesday,0\n", InvalidSpec, "no column holds times"),
         ("id,a,b,y\n1,2024-01-01,2024-01-01,1\n2,2024-01-02,2024-01-02,0\n", InvalidSpec, "2 columns hold times: a, b"),
         ("grade,when,y\na,2024-01-01,1\na,2024-01-01,0\n", InvalidSpec, "identifies a row"),
-        ("id,when,why\n1,2024-01-01,1\n", InvalidSpec, "no column 'y'; did you mean 'why'?"),
+        ("id,when,yy\n1,2024-01-01,1\n", InvalidSpec, "no column 'y'; did you mean 'yy'?"),
     ],
 )
 def test_bad_files_are_refused_by_name(content: str, kind: type[RetrainError], says: str, home: Home) -> None:

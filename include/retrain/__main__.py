@@ -69,10 +69,10 @@ def _stage(name: str, does: str) -> Callable[..., None]:
 
 
 def _earlier(name: str, run: Run) -> None:
-    """A bad or missing month does not block the later ones."""
+    """A bad or missing month does not block the later ones, and a later stage finds nothing of it."""
     try:
         _say(pipeline.run_stage(name, run), name)
-    except (BatchMissing, Quarantined) as error:
+    except (BatchMissing, Quarantined, MissingInput) as error:
         typer.echo(str(error.at(run.model, name)), err=True)
 
 

@@ -304,22 +304,54 @@ def fit_last(
     return last.fit(made, y, **options)
 
 
-def trees(spec: Spec, configuration: Configuration, made: Any, y: Array, watched: Any, watched_y: Array) -> int:
-    """How many trees XGBoost needs until `early_stopping` more bring nothing on the watched rows.
+def watch(
+    spec: Spec, configuration: Configuration, made: Any, y: Array, watched: Any, watched_y: Array, patience: int
+) -> list[float]:
+    """XGBoost's loss on the watched rows after each tree, until `patience` more bring nothing.
 
-    `n_estimators` of the configuration is the bound, by default 500.
+    `n_estimators` of the configuration is the bound, by default 500. The loss forgives the level: a stretch of
+    days differs from the next in its mean, which no number of trees can learn, and a plain log loss would stop
+    at a handful of trees in one stretch and at hundreds in another. So predictions are shifted to the watched
+    rows' mean first (calibration in the large; multiclass: plain log loss).
     """
     last = estimator(spec, configuration)
-    rounds = spec.training.early_stopping
-    last.set_params(n_estimators=configuration.parameters.get("n_estimators", MAX_TREES), early_stopping_rounds=rounds)
-    if spec.task != "regression":
-        last.set_params(eval_metric="logloss" if spec.task == "binary" else "mlogloss")
+    metric: Any = {"binary": log_loss_but_level, "multiclass": "mlogloss", "regression": deviation}[spec.task]
+    bound = configuration.parameters.get("n_estimators", MAX_TREES)
+    last.set_params(n_estimators=bound, early_stopping_rounds=patience, eval_metric=metric)
     fit_last(spec, last, made, y, watch=(watched, watched_y))
-    return int(last.best_iteration) + 1
+    results = last.evals_result()["validation_0"]
+    return [float(loss) for loss in results[metric if isinstance(metric, str) else metric.__name__]]
+
+
+def log_loss_but_level(y: Array, p: Array, sample_weight: Array | None = None) -> float:
+    """Log loss of probabilities after the shift of their log odds that gives them the mean of `y`.
+
+    >>> y = np.array([0, 0, 1, 1])
+    >>> round(log_loss_but_level(y, np.array([0.1, 0.1, 0.1, 0.1])), 6) == round(float(np.log(2)), 6)
+    True
+    """
+    weight = np.ones(len(y)) if sample_weight is None or len(sample_weight) == 0 else sample_weight
+    bound = np.clip(p.astype(np.float64), 1e-9, 1 - 1e-9)
+    odds = np.log(bound / (1 - bound))
+    goal = float(np.clip(np.average(y, weights=weight), 1e-6, 1 - 1e-6))
+    shift = 0.0
+    for _ in range(8):
+        q = 1 / (1 + np.exp(-(odds + shift)))
+        step = (goal - np.average(q, weights=weight)) / max(float(np.average(q * (1 - q), weights=weight)), 1e-6)
+        shift += float(np.clip(step, -2, 2))
+    odds = odds + shift
+    return float(np.average(np.logaddexp(0, odds) - y * odds, weights=weight))
+
+
+def deviation(y: Array, prediction: Array, sample_weight: Array | None = None) -> float:
+    """Standard deviation of the errors: the root mean squared error but for their mean."""
+    return float(np.std(y - prediction))
 
 
 def stops_early(spec: Spec, configuration: Configuration) -> bool:
-    return is_xgboost(configuration.estimator) and spec.training.early_stopping > 0
+    # XGBoost's random forests grow all of their trees at once.
+    boosted = is_xgboost(configuration.estimator) and "XGBRF" not in configuration.estimator
+    return boosted and spec.training.early_stopping > 0
 
 
 def predict(model: Pipeline, task: str, frame: pd.DataFrame) -> Array:

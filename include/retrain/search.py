@@ -45,8 +45,9 @@ ETA = 3
 RUNG_ROWS = 2_000
 """A rung with fewer rows would rank by chance."""
 
-WATCHED = 0.15
-"""The newest share of training rows, on which XGBoost stops early."""
+WATCHED = 3, 0.15
+"""XGBoost's number of trees is found on the newest three stretches of 15 % of the training rows, each after a fit
+on all before it. One stretch alone is a few days of weather."""
 
 
 @dataclass(frozen=True)
@@ -181,35 +182,58 @@ def _moments(spec: Spec, rows: Rows) -> Array:
     return rows.frame[spec.source.time].astype("int64").to_numpy()
 
 
-def newest(spec: Spec, rows: Rows) -> tuple[Array, Array]:
-    """Rows to fit and rows to stop early on, by place: the newest by time, or apart as the folds are."""
-    n, seed = len(rows.y), spec.training.seed
+def watched(spec: Spec, rows: Rows) -> Iterator[Fold]:
+    """Rows to fit and rows to count trees on, by place: stretch after stretch, or apart as the folds are."""
+    n, (parts, share), seed = len(rows.y), WATCHED, spec.training.seed
     if spec.training.search.split == "time":
         when = _moments(spec, rows)
-        cut = int(np.searchsorted(when, when[int(n * (1 - WATCHED))]))
-        return np.arange(cut), np.arange(cut, n)
+        cuts = [int(np.searchsorted(when, when[int(n * (1 - share * part))])) for part in range(parts, 0, -1)]
+        for cut, end in zip(cuts, [*cuts[1:], n], strict=True):
+            if _usable(spec, rows.y[:cut], rows.y[cut:end], both=False):
+                yield np.arange(cut), np.arange(cut, end)
+        return
     groups = None
-    splitter: Any = ShuffleSplit(1, test_size=WATCHED, random_state=seed)
+    splitter: Any = ShuffleSplit(1, test_size=share, random_state=seed)
     if spec.training.search.split == "group":
         groups = rows.frame[spec.training.group].astype(str).to_numpy()
-        splitter = GroupShuffleSplit(1, test_size=WATCHED, random_state=seed)
+        splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
     elif spec.task != "regression" and np.unique(rows.y, return_counts=True)[1].min() > 1:
-        splitter = StratifiedShuffleSplit(1, test_size=WATCHED, random_state=seed)
-    fit, watched = next(splitter.split(np.zeros(n), rows.y, groups))
-    return np.sort(fit), np.sort(watched)
+        splitter = StratifiedShuffleSplit(1, test_size=share, random_state=seed)
+    fit, rest = next(splitter.split(np.zeros(n), rows.y, groups))
+    yield np.sort(fit), np.sort(rest)
+
+
+def best_count(curves: list[list[float]]) -> int:
+    """The number of trees with the least mean loss; a curve that stopped goes on as it ended.
+
+    >>> best_count([[3.0, 2.0, 1.0, 1.5], [3.0, 1.0]])
+    3
+    """
+    longest = max(len(curve) for curve in curves)
+    mean = np.mean([curve + curve[-1:] * (longest - len(curve)) for curve in curves], axis=0)
+    return int(np.argmin(mean)) + 1
 
 
 def count_trees(spec: Spec, configuration: Configuration, rows: Rows) -> Configuration:
-    """The configuration with the number of trees that the newest part of these rows asks for."""
-    fit, watched = newest(spec, rows)
-    if len(fit) == 0 or len(watched) == 0 or len(np.unique(rows.y[fit])) < 2:
+    """The configuration with the number of trees that the newest stretches of these rows ask for.
+
+    Raises:
+        DegenerateTraining: too few rows to set a stretch apart.
+    """
+    curves, steps = [], estimators.build(spec, configuration)[:-1]
+    for fit, rest in watched(spec, rows):
+        made, seen = steps.fit_transform(rows.frame.iloc[fit], rows.y[fit]), steps.transform(rows.frame.iloc[rest])
+        curves.append(estimators.watch(spec, configuration, made, rows.y[fit], seen, rows.y[rest], _patience(spec)))
+    if not curves:
         raise DegenerateTraining(
             f"{len(rows.y)} rows are too few to stop early on", do="set training.early_stopping: 0, or wait for more"
         )
-    steps = estimators.build(spec, configuration)[:-1]
-    made = steps.fit_transform(rows.frame.iloc[fit], rows.y[fit])
-    seen = steps.transform(rows.frame.iloc[watched])
-    return _with_trees(configuration, estimators.trees(spec, configuration, made, rows.y[fit], seen, rows.y[watched]))
+    return _with_trees(configuration, best_count(curves))
+
+
+def _patience(spec: Spec) -> int:
+    # The mean of three curves is still falling where one of them, by chance, is not.
+    return spec.training.early_stopping * WATCHED[0]
 
 
 def _with_trees(configuration: Configuration, count: int) -> Configuration:
@@ -295,18 +319,21 @@ class _Race:
         if spec.task != "regression" and len(np.unique(y[train])) < 2:
             raise NonFiniteMetric("one outcome in a fold", do="take a longer window")
         if estimators.stops_early(spec, configuration) and not (self.fixed and one == 0):
-            fit, watched = newest(spec, self.rows.take(train))
-            if len(fit) and len(watched):
-                made, seen = self._encoded(configuration, train[fit], train[watched], "stop", cache)
-                count = estimators.trees(spec, configuration, made, y[train[fit]], seen, y[train[watched]])
-                configuration = _with_trees(configuration, count)
-                self.counts.setdefault(one, []).append(count)
-        made, seen = self._encoded(configuration, train, valid, "fit", cache)
+            curves = []
+            for part, (fit, rest) in enumerate(watched(spec, self.rows.take(train))):
+                made, seen = self._encoded(configuration, train[fit], train[rest], part, cache)
+                curves.append(
+                    estimators.watch(spec, configuration, made, y[train[fit]], seen, y[train[rest]], _patience(spec))
+                )
+            if curves:
+                configuration = _with_trees(configuration, best_count(curves))
+                self.counts.setdefault(one, []).append(configuration.parameters["n_estimators"])
+        made, seen = self._encoded(configuration, train, valid, -1, cache)
         last = estimators.fit_last(spec, estimators.estimator(spec, configuration), made, y[train])
         return estimators.predict_last(last, spec.task, seen, len(spec.classes))
 
     def _encoded(
-        self, configuration: Configuration, train: Array, other: Array, part: str, cache: Cache
+        self, configuration: Configuration, train: Array, other: Array, part: int, cache: Cache
     ) -> tuple[Any, ...]:
         key = (part, configuration.estimator, configuration.parameters.get("encode"), configuration.window)
         if key not in cache:
@@ -322,10 +349,11 @@ def _beside(frame: pd.DataFrame, made: pd.DataFrame, spec: Spec) -> pd.DataFrame
     return made.assign(**{name: frame[name] for name in apart})
 
 
-def _usable(spec: Spec, train: Array, valid: Array) -> bool:
+def _usable(spec: Spec, train: Array, valid: Array, *, both: bool = True) -> bool:
+    """Rows on both sides, with two outcomes to learn from and, if `both`, to score."""
     if len(train) == 0 or len(valid) == 0:
         return False
-    return spec.task == "regression" or (len(np.unique(train)) > 1 and len(np.unique(valid)) > 1)
+    return spec.task == "regression" or (len(np.unique(train)) > 1 and (len(np.unique(valid)) > 1 or not both))
 
 
 def _shares(spec: Spec, trials: int, rows: int) -> list[float]:

@@ -188,6 +188,14 @@ def test_a_refresh_must_not_be_worse_than_the_margin(refresh: Any, expected: str
     assert check(report, "champion", "refresh").bound == pytest.approx(-0.0051)
 
 
+@pytest.mark.parametrize("baseline", ["naive", "simple"])
+@pytest.mark.parametrize(("gain", "expected"), [(BOTH, "promote"), (TIE, "promote"), (WORSE, "keep")])
+def test_a_baseline_stops_a_refresh_only_when_shown_better(baseline: str, gain: Any, expected: str) -> None:
+    """What would go on serving is the same configuration on older rows, not the baseline."""
+    report = verdict({("refresh", "champion"): TIE, ("refresh", baseline): gain}, serving=champion())
+    assert report.decision.verdict == expected, report.decision
+
+
 @pytest.mark.parametrize(
     ("new", "expected"),
     [(GAIN, "promote"), (TIE, "keep"), (BOTH, "inconclusive"), ((0.01, 0.0, 0.02), "inconclusive"), (WORSE, "keep")],

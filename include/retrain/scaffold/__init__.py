@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from retrain.errors import InvalidName, InvalidSpec
-from retrain.scaffold.look import Look, look
+from retrain.scaffold.looking import Look, look
 from retrain.scaffold.propose import Column, Question, Spans, column, column_of, key_of, question, spans, time_of
 from retrain.spec import METRICS, parse
 from retrain.workspace import Home

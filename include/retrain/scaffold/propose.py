@@ -12,7 +12,7 @@ from retrain.errors import DegenerateTraining, InvalidSpec
 from retrain.scaffold.contracts import bounds, missing, percent, plain, short, values
 from retrain.scaffold.kinds import Seen
 from retrain.scaffold.leaks import suspicion
-from retrain.scaffold.look import Look
+from retrain.scaffold.looking import Look
 from retrain.spec import near
 
 PERIODS = {"hour": "h", "day": "D", "week": "W-SUN", "month": "M", "quarter": "Q", "year": "Y"}

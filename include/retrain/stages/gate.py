@@ -131,8 +131,12 @@ class _Facts:
         yield _enough("rows", one.name, self.evaluate.rows, gate.min_rows, "labelled sealed rows")
         yield _enough("blocks", one.name, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
         yield self._all_finite(one)
-        yield self._interval("naive", one, "naive", "the naive baseline", 0.0)
-        yield self._simple(one)
+        if one.kind == "refresh":
+            yield self._not_worse("naive", one)
+            yield self._not_worse("simple", one)
+        else:
+            yield self._interval("naive", one, "naive", "the naive baseline", 0.0)
+            yield self._simple(one)
         if champion is None:
             return
         yield self._another(one, champion)
@@ -177,6 +181,22 @@ class _Facts:
             return GateCheck(name="simple", model=one.name, passed=True, value=pair.gain, bound=0.0, reason=reason)
         margin = self.spec.gate.margin * abs(self.score("simple") or 0.0)
         return self._interval("simple", one, "simple", "the simple baseline", -margin)
+
+    def _not_worse(self, baseline: str, one: Fitted) -> GateCheck:
+        """A refresh is stopped by a baseline only when it is shown to lose to it.
+
+        What would go on serving is the same configuration on older rows, not the baseline: a doubt about the
+        configuration is no reason to keep it older. Being shown worse is, since then a person should look.
+        """
+        pair = self._paired(one, baseline)
+        if pair is None:
+            reason = f"was not compared with the {baseline} baseline"
+            return GateCheck(name=baseline, model=one.name, passed=None, reason=reason)
+        bound = -self.spec.gate.margin * abs(self.score(baseline) or 0.0)
+        worse = pair.high <= bound
+        says = "loses to" if worse else "is not shown to lose to"
+        reason = f"{says} the {baseline} baseline: {_shown(pair)}"
+        return GateCheck(name=baseline, model=one.name, passed=not worse, value=pair.high, bound=bound, reason=reason)
 
     def _another(self, one: Fitted, champion: Champion) -> GateCheck:
         """The refit reads the sealed rows too, so what counts is the set of rows that it would read."""

@@ -68,14 +68,15 @@ def train(run: Run) -> TrainReport:
         seed=spec.training.seed,
         notes=tuple(notes),
     )
-    run.ledger.append(
-        run.model,
-        "training",
-        run.key,
-        {"interval": run.interval.name, "training": rows.training_digest(accepted), "rows": len(labelled.y)},
-        effective_at=run.as_of,
-        run=run.key,
-    )
+    if not run.trigger.dry_run:  # no policy counts a rehearsal as a training
+        run.ledger.append(
+            run.model,
+            "training",
+            run.key,
+            {"interval": run.interval.name, "training": rows.training_digest(accepted), "rows": len(labelled.y)},
+            effective_at=run.as_of,
+            run=run.key,
+        )
     return report
 
 

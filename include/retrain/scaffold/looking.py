@@ -103,7 +103,7 @@ def _thinned(batches: Iterator[pa.Table]) -> tuple[pa.Table, int]:
         batch = batch.slice(0, SEEN_ROWS - seen)
         kept.append(batch.take(pa.array(range(-seen % stride, len(batch), stride), pa.int64())))
         seen += len(batch)
-        if sum(map(len, kept)) > KEPT_ROWS:
+        while sum(map(len, kept)) > KEPT_ROWS:
             # What is kept are the rows whose place is a multiple of the stride, so every second of them is again.
             whole = _together(kept)
             kept, stride = [whole.take(pa.array(range(0, len(whole), 2), pa.int64()))], stride * 2
