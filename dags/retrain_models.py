@@ -167,7 +167,9 @@ def rollback_dag(spec: Spec) -> DAG:
         start_date=spec.interval.start,
         max_active_runs=1,
         tags=["retrain", spec.model],
-        params={"reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record")},
+        params={
+            "reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record")
+        },
         default_args={"owner": spec.owner.name, "on_failure_callback": tell_owner(spec)},
     ) as dag:
 

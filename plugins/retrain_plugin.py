@@ -30,7 +30,8 @@ SHOWN = (*STAGES, "register", "promote")
 FILES = {".html", ".png", ".csv", ".json"}
 STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
 margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-img{max-width:33rem;margin:.3rem;border:1px solid #eee}.yes{color:#127a2f}.no{color:#b3261e}.na{color:#8a6d00}</style>"""
+img{max-width:33rem;margin:.3rem;border:1px solid #eee}
+.yes{color:#127a2f}.no{color:#b3261e}.na{color:#8a6d00}</style>"""
 
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
@@ -62,7 +63,9 @@ def page(dag_id: str, run_id: str) -> Response:
         if f"{stage}.json" in names:
             body = _json(files, f"{where}/{stage}.json")
             decision = body.get("decision") or {"verdict": "done", "reasons": []}
-            links = " ".join(_link(dag_id, run_id, name) for name in names if name.startswith(f"{stage}/") and _shown(name))
+            links = " ".join(
+                _link(dag_id, run_id, name) for name in names if name.startswith(f"{stage}/") and _shown(name)
+            )
             rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
     said = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
     gate = ""
@@ -79,10 +82,14 @@ def page(dag_id: str, run_id: str) -> Response:
     if "evaluate.json" in names:
         shown = EvaluateReport.from_json(files.read(f"{where}/evaluate.json")).plots
         plots = "<h2>Plots</h2>" + "".join(
-            f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>" for key in shown
+            f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>"
+            for key in shown
         )
-    body = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>{said}{gate}{plots}"
-    return HTMLResponse(body, headers={"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"})
+    head = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>"
+    return HTMLResponse(
+        head + said + gate + plots,
+        headers={"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"},
+    )
 
 
 @app.get("/dags/{dag_id}/runs/{run_id}/files/{path:path}", dependencies=READ)

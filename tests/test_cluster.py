@@ -286,6 +286,7 @@ def test_one_cycle_of_the_regression_goes_through_two_workers(cluster: Cluster, 
     head = ledger.records("diabetes", "promotion")[-1]
     registry = Registry(settings["MLFLOW_TRACKING_URI"])
     champion = registry.alias("diabetes", "champion")
+    assert champion is not None
     assert champion == head.body["version"]
     digest = registry.describe("diabetes", champion)["digest"]
     assert (registry.fetch("diabetes", champion, digest, tmp_path / "fetched") / "MLmodel").is_file()

@@ -163,7 +163,10 @@ def test_balanced_weights_lift_the_rare_class(spec_for: Callable[..., Spec], nam
 
 def test_baselines_are_plain(spec_for: Callable[..., Spec]) -> None:
     frame = table()
-    for task, wanted in (("binary", outcome("binary", frame).mean()), ("regression", outcome("regression", frame).mean())):
+    for task, wanted in (
+        ("binary", outcome("binary", frame).mean()),
+        ("regression", outcome("regression", frame).mean()),
+    ):
         spec = spec_for(task, balance=task == "binary")
         model = estimators.fit(spec, estimators.baseline(spec, "naive"), frame, outcome(task, frame))
         assert np.allclose(estimators.predict(model, task, frame), wanted)

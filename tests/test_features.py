@@ -45,7 +45,10 @@ def test_a_request_is_read_like_a_stored_row(frame: pd.DataFrame) -> None:
         }
     )
     pd.testing.assert_frame_equal(
-        Typed(KINDS).transform(request), Typed(KINDS).transform(frame.head(2)), check_categorical=False, check_dtype=False
+        Typed(KINDS).transform(request),
+        Typed(KINDS).transform(frame.head(2)),
+        check_categorical=False,
+        check_dtype=False,
     )
 
 

@@ -301,7 +301,11 @@ def fit_last(
         y = np.concatenate([y, absent])
     if weight is not None:
         options["sample_weight"] = weight
-    return last.fit(made, y, **options)
+    last.fit(made, y, **options)
+    if "n_jobs" in last.get_params() and not is_xgboost(type(last).__module__):
+        # A forest adds its trees' answers up as its threads come in: the last digit would change from call to call.
+        last.set_params(n_jobs=1)
+    return last
 
 
 def watch(

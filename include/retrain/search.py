@@ -45,9 +45,9 @@ ETA = 3
 RUNG_ROWS = 2_000
 """A rung with fewer rows would rank by chance."""
 
-WATCHED = 3, 0.15
+WATCHED, PARTS = 0.15, 3
 """XGBoost's number of trees is found on the newest three stretches of 15 % of the training rows, each after a fit
-on all before it. One stretch alone is a few days of weather."""
+on all before it: one stretch alone is a few days of weather. Inside the folds of the search one has to do."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Found:
     """The configuration that won, and how the others did.
 
     Attributes:
-        fixed: its number of trees stands already, because it is the champion's.
-        scores: configuration as JSON → mean of the primary metric over the folds.
+        score: its mean of the primary metric over the folds.
+        incumbent: the incumbent's.
     """
 
     configuration: Configuration
-    fixed: bool
-    scores: dict[str, float]
+    score: float | None
+    incumbent: float | None
     tried: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
@@ -182,9 +182,9 @@ def _moments(spec: Spec, rows: Rows) -> Array:
     return rows.frame[spec.source.time].astype("int64").to_numpy()
 
 
-def watched(spec: Spec, rows: Rows) -> Iterator[Fold]:
+def watched(spec: Spec, rows: Rows, parts: int = PARTS) -> Iterator[Fold]:
     """Rows to fit and rows to count trees on, by place: stretch after stretch, or apart as the folds are."""
-    n, (parts, share), seed = len(rows.y), WATCHED, spec.training.seed
+    n, share, seed = len(rows.y), WATCHED, spec.training.seed
     if spec.training.search.split == "time":
         when = _moments(spec, rows)
         cuts = [int(np.searchsorted(when, when[int(n * (1 - share * part))])) for part in range(parts, 0, -1)]
@@ -221,9 +221,11 @@ def count_trees(spec: Spec, configuration: Configuration, rows: Rows) -> Configu
         DegenerateTraining: too few rows to set a stretch apart.
     """
     curves, steps = [], estimators.build(spec, configuration)[:-1]
+    # The mean of three curves may still fall where one of them, by chance, does not.
+    patience = spec.training.early_stopping * PARTS
     for fit, rest in watched(spec, rows):
         made, seen = steps.fit_transform(rows.frame.iloc[fit], rows.y[fit]), steps.transform(rows.frame.iloc[rest])
-        curves.append(estimators.watch(spec, configuration, made, rows.y[fit], seen, rows.y[rest], _patience(spec)))
+        curves.append(estimators.watch(spec, configuration, made, rows.y[fit], seen, rows.y[rest], patience))
     if not curves:
         raise DegenerateTraining(
             f"{len(rows.y)} rows are too few to stop early on", do="set training.early_stopping: 0, or wait for more"
@@ -231,9 +233,16 @@ def count_trees(spec: Spec, configuration: Configuration, rows: Rows) -> Configu
     return _with_trees(configuration, best_count(curves))
 
 
-def _patience(spec: Spec) -> int:
-    # The mean of three curves is still falling where one of them, by chance, is not.
-    return spec.training.early_stopping * WATCHED[0]
+def but_trees(spec: Spec, one: Configuration) -> Configuration:
+    """The configuration without a number of trees, where early stopping is to find it."""
+    if not estimators.stops_early(spec, one):
+        return one
+    kept = {name: value for name, value in one.parameters.items() if name != "n_estimators"}
+    return one.model_copy(update={"parameters": kept})
+
+
+def same_but_trees(spec: Spec, one: Configuration, other: Configuration) -> bool:
+    return but_trees(spec, one) == but_trees(spec, other)
 
 
 def _with_trees(configuration: Configuration, count: int) -> Configuration:
@@ -253,21 +262,23 @@ def search(
     trials = list(configurations(spec, int(rows.interval.max()) + 1))
     kept = [0]
     if incumbent is not None:
-        kept = [0] if incumbent == trials[0] else [0, 1]
-        trials = [incumbent, *(trial for trial in trials if trial != incumbent)]
+        # Its trees are counted anew like everybody's: their number belongs to the rows they were counted on.
+        mine = next((one for one in trials if same_but_trees(spec, one, incumbent)), but_trees(spec, incumbent))
+        kept = [0] if mine == trials[0] else [0, 1]
+        trials = [mine, *(trial for trial in trials if trial != mine)]
     limit, seed = spec.training.search.max_rows, spec.training.seed
     if len(rows.y) > limit:
         rows = rows.take(np.sort(np.random.default_rng(seed).choice(len(rows.y), limit, replace=False)))
     usable = [(train, valid) for train, valid in folds(spec, rows) if _usable(spec, rows.y[train], rows.y[valid])]
     if len(trials) == 1 or not usable:
         note = () if usable else ("no fold had two outcomes on both sides: the first configuration stands",)
-        return Found(trials[0], incumbent is not None, {}, (), note)
+        return Found(trials[0], None, None, (), note)
 
     # These steps learn nothing from rows: once for all folds.
     door = estimators.build(spec, trials[kept[-1]])[:-2]
     rows = Rows(_beside(rows.frame, door.fit_transform(rows.frame, rows.y), spec), rows.y, rows.interval)
     sign = 1 if spec.greater_is_better else -1
-    race = _Race(spec, rows, usable, trials, incumbent is not None)
+    race = _Race(spec, rows, usable, trials)
     alive, table = list(range(len(trials))), dict[int, list[float]]()
     tried: dict[int, dict[str, Any]] = {}
     shares = _shares(spec, len(trials), min(len(train) for train, _ in usable))
@@ -283,15 +294,15 @@ def search(
         raise NonFiniteMetric(f"no configuration reached a finite {spec.gate.metric}", do="look at the candidates")
     best = next((one for one in kept if one in table and _as_good(table[one], table[alive[0]])), alive[0])
     tried[best]["chosen"] = True
-    scores = {trials[one].to_json(): sign * _mean(values) for one, values in table.items()}
-    return Found(trials[best], incumbent is not None and best == 0, scores, tuple(tried.values()))
+    means = {one: sign * _mean(values) for one, values in table.items()}
+    return Found(trials[best], means[best], means.get(0) if incumbent else None, tuple(tried.values()))
 
 
 class _Race:
     """Trials on the folds; the encoded rows of a fold are shared between trials that read them alike."""
 
-    def __init__(self, spec: Spec, rows: Rows, folds: list[Fold], trials: list[Configuration], fixed: bool):
-        self.spec, self.rows, self.folds, self.trials, self.fixed = spec, rows, folds, trials, fixed
+    def __init__(self, spec: Spec, rows: Rows, folds: list[Fold], trials: list[Configuration]):
+        self.spec, self.rows, self.folds, self.trials = spec, rows, folds, trials
         self.counts: dict[int, list[int]] = {}
 
     def run(self, alive: list[int], share: float) -> dict[int, list[float]]:
@@ -318,22 +329,19 @@ class _Race:
         y = self.rows.y
         if spec.task != "regression" and len(np.unique(y[train])) < 2:
             raise NonFiniteMetric("one outcome in a fold", do="take a longer window")
-        if estimators.stops_early(spec, configuration) and not (self.fixed and one == 0):
-            curves = []
-            for part, (fit, rest) in enumerate(watched(spec, self.rows.take(train))):
-                made, seen = self._encoded(configuration, train[fit], train[rest], part, cache)
-                curves.append(
-                    estimators.watch(spec, configuration, made, y[train[fit]], seen, y[train[rest]], _patience(spec))
-                )
-            if curves:
-                configuration = _with_trees(configuration, best_count(curves))
+        if estimators.stops_early(spec, configuration):
+            for fit, rest in watched(spec, self.rows.take(train), 1):
+                made, seen = self._encoded(configuration, train[fit], train[rest], "count", cache)
+                patience = spec.training.early_stopping
+                curve = estimators.watch(spec, configuration, made, y[train[fit]], seen, y[train[rest]], patience)
+                configuration = _with_trees(configuration, best_count([curve]))
                 self.counts.setdefault(one, []).append(configuration.parameters["n_estimators"])
-        made, seen = self._encoded(configuration, train, valid, -1, cache)
+        made, seen = self._encoded(configuration, train, valid, "fit", cache)
         last = estimators.fit_last(spec, estimators.estimator(spec, configuration), made, y[train])
         return estimators.predict_last(last, spec.task, seen, len(spec.classes))
 
     def _encoded(
-        self, configuration: Configuration, train: Array, other: Array, part: int, cache: Cache
+        self, configuration: Configuration, train: Array, other: Array, part: str, cache: Cache
     ) -> tuple[Any, ...]:
         key = (part, configuration.estimator, configuration.parameters.get("encode"), configuration.window)
         if key not in cache:

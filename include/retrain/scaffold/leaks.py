@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NEARLY = 1.1
+NEARLY = 0.98
 MIN_ROWS = 50
 BINS = 50
 

@@ -1,7 +1,8 @@
 """Search, fit the candidates and the baselines; the sealed rows are not read here.
 
-Three kinds of model leave this stage: `new`, the winner of the search; `refresh`, the champion's configuration
-(its number of trees and window included) on the rows of today; and the baselines `naive` and `simple`.
+Three kinds of model leave this stage: `refresh`, the champion's configuration (its number of trees and window
+included) on the rows of today; `new`, the winner of the search, which may be the champion's configuration with
+another number of trees, since that grows with the rows; and the baselines `naive` and `simple`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Literal
 from retrain import estimators, fitting, rows
 from retrain.results import Configuration, Context, TrainReport
 from retrain.run import Run
-from retrain.search import count_trees, search
+from retrain.search import count_trees, same_but_trees, search
+
+FEW_TREES = 0.2
 
 
 def train(run: Run) -> TrainReport:
@@ -39,23 +42,22 @@ def train(run: Run) -> TrainReport:
     found = search(spec, labelled, incumbent, _say)
     notes += found.notes
 
-    plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration]] = []
+    plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration, float | None]] = []
     if incumbent is not None:
-        plan.append(("refresh", "refresh", incumbent))
+        plan.append(("refresh", "refresh", incumbent, found.incumbent))
     winner = found.configuration
-    if winner != incumbent and not found.fixed and estimators.stops_early(spec, winner):
+    if estimators.stops_early(spec, winner):
         winner = count_trees(spec, winner, labelled.window(winner.window))
         notes.append(f"new: {winner.parameters['n_estimators']} trees, by early stopping")
-    if winner == incumbent:
+    if incumbent is not None and _alike(run, winner, incumbent):
         notes.append("the search kept the champion's configuration: only the refresh remains")
     else:
-        plan.append(("new", "new", winner))
-    plan += [(name, "baseline", estimators.baseline(spec, name)) for name in estimators.BASELINES]
+        plan.append(("new", "new", winner, found.score))
+    plan += [(name, "baseline", estimators.baseline(spec, name), None) for name in estimators.BASELINES]
 
     fitted = []
-    for name, kind, one in plan:
+    for name, kind, one, inner in plan:
         _say(f"fit: {name}, {one.label}")
-        inner = found.scores.get((found.configuration if name == "new" else one).to_json())
         fitted.append(fitting.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
     report = TrainReport(
         model=run.model,
@@ -78,6 +80,16 @@ def train(run: Run) -> TrainReport:
             run=run.key,
         )
     return report
+
+
+def _alike(run: Run, one: Configuration, champion: Configuration) -> bool:
+    """The same configuration, its number of trees within a fifth: early stopping tells no finer."""
+    if not same_but_trees(run.spec, one, champion):
+        return False
+    if not estimators.stops_early(run.spec, one):
+        return True
+    old, new = champion.parameters["n_estimators"], one.parameters["n_estimators"]
+    return bool(abs(new - old) <= FEW_TREES * old)
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,325 @@
+"""The search and the fits of a run, on real libraries and small months."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retrain import estimators, fitting, rows, search
+from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
+from retrain.results import Champion, Context, TrainReport
+from retrain.run import Run
+from retrain.search import Rows
+from retrain.stages.train import train
+from retrain.tools.registry import load_model
+from retrain.workspace import Home
+from tests.trained import begun, champion_of, publish, spec_from
+
+MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01")
+XGBOOST = {"estimator": "xgboost", "parameters": {"n_estimators": 60, "max_depth": 2, "min_child_weight": 1}}
+Data = dict[str, Any]
+
+
+@pytest.fixture
+def begin(
+    home: Home, tmp_path: Path, spec_of: Callable[[], Data], rows_of: Callable[..., pd.DataFrame]
+) -> Callable[..., Run]:
+    """A run of April with four accepted months."""
+
+    def make(
+        change: Callable[[str, pd.DataFrame], pd.DataFrame] = lambda _, frame: frame,
+        *,
+        months: tuple[str, ...] = MONTHS,
+        champion: Champion | None = None,
+        key: str = "run",
+        data: Data | None = None,
+        **training: Any,
+    ) -> Run:
+        data = data or spec_of()
+        data["training"] |= training
+        spec = spec_from(data)
+        accepted = publish(home, spec, {month: change(month, rows_of(month)) for month in months}, tmp_path)
+        return begun(home, spec, accepted, key=key, champion=champion)
+
+    return make
+
+
+def by_name(report: TrainReport) -> dict[str, Any]:
+    return {one.name: one for one in report.fitted}
+
+
+def loaded(run: Run, one: Any) -> Any:
+    with run.store.local(one.key) as folder:
+        return load_model(folder, one.digest)
+
+
+def scored(run: Run, one: Any) -> np.ndarray[Any, Any]:
+    context_rows = rows.read(run, run.read(Context, "context").accepted)
+    return estimators.predict(loaded(run, one), run.spec.task, context_rows)
+
+
+def test_candidates_and_baselines_are_fitted_before_the_sealed_month(begin: Callable[..., Run]) -> None:
+    run = begin(candidates=[{"estimator": "linear"}, XGBOOST])
+    report = train(run)
+    assert [one.name for one in report.fitted] == ["new", "naive", "simple"]
+    assert [interval.name for interval in report.sealed] == ["2024-04-01"]
+    for one in report.fitted:
+        assert [interval.name for interval in one.intervals] == list(MONTHS[:3])
+        assert one.rows == 600
+        assert np.isfinite(scored(run, one)).all()
+    assert len(report.search) == 2
+    assert sum(one["chosen"] for one in report.search) == 1
+    assert by_name(report)["new"].inner_score == pytest.approx(
+        next(one["mean"] for one in report.search if one["chosen"])
+    )
+    (record,) = run.ledger.records(run.model, "training")
+    assert (record.key, record.effective_at) == (run.key, run.as_of)
+
+
+def test_sealed_rows_change_nothing(begin: Callable[..., Run]) -> None:
+    def plant(month: str, frame: pd.DataFrame) -> pd.DataFrame:
+        if month != MONTHS[-1]:
+            return frame
+        return frame.assign(plan="gold", spend=1e9, churned=~frame["churned"])
+
+    plain = train(begin(candidates=[{"estimator": "linear"}, XGBOOST]))
+    planted = train(begin(plant, candidates=[{"estimator": "linear"}, XGBOOST]))
+    assert plain == planted
+
+
+def test_two_runs_give_the_same_report_and_the_same_files(begin: Callable[..., Run]) -> None:
+    candidates = [{**XGBOOST, "search": {"max_depth": [1, 2, 3], "learning_rate": [0.1, 0.3]}}]
+    one, two = (train(begin(key=key, candidates=candidates, windows=["all", 2])) for key in ("one", "two"))
+    assert one.search == two.search
+    assert [fitted.digest for fitted in one.fitted] == [fitted.digest for fitted in two.fitted]
+
+
+def test_rows_without_a_label_are_left_out_and_counted(begin: Callable[..., Run]) -> None:
+    report = train(
+        begin(lambda _, frame: frame.assign(churned=frame["churned"].astype("boolean").mask(frame.index < 9)))
+    )
+    assert report.unlabelled == 27
+    assert {one.rows for one in report.fitted} == {573}
+    assert any("27" in note for note in report.notes)
+
+
+def test_the_number_of_trees_is_counted_and_carried(begin: Callable[..., Run]) -> None:
+    run = begin(
+        candidates=[{**XGBOOST, "parameters": {**XGBOOST["parameters"], "n_estimators": 400}}], early_stopping=5
+    )
+    new = by_name(train(run))["new"]
+    count = new.configuration.parameters["n_estimators"]
+    assert 1 <= count < 400
+    model = loaded(run, new)
+    assert model[-1].get_booster().num_boosted_rounds() == count
+    assert model[-1].early_stopping_rounds is None
+
+
+def test_a_window_trains_on_the_newest_months_only(begin: Callable[..., Run]) -> None:
+    def turn(month: str, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(churned=~frame["churned"]) if month < "2024-03" else frame
+
+    run = begin(turn, windows=["all", 1], months=(*MONTHS, "2024-05-01"))
+    new = by_name(train(run))["new"]
+    assert new.configuration.window == 1
+    assert [interval.name for interval in new.intervals] == ["2024-04-01"]
+    assert new.rows == 200
+
+
+def test_windows_that_reach_the_beginning_are_tried_once(begin: Callable[..., Run]) -> None:
+    run = begin(windows=["all", 2, 3, 7])
+    assert [one.window for one in search.configurations(run.spec, 3)] == [None, 2]
+    assert [one.window for one in search.configurations(run.spec, 9)] == [None, 2, 3, 7]
+
+
+def test_a_champions_configuration_is_refreshed_where_nothing_is_better(begin: Callable[..., Run]) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    report = train(begin(champion=champion_of(first), candidates=[{"estimator": "linear", "parameters": {"C": 1e-9}}]))
+    refresh = by_name(report)["refresh"]
+    assert refresh.configuration == first.configuration
+    assert [interval.name for interval in refresh.intervals] == list(MONTHS[:3])
+    assert "new" not in by_name(report), "a worse configuration does not displace the champion's"
+    assert any("only the refresh remains" in note for note in report.notes)
+
+
+def test_no_refresh_across_pipelines(begin: Callable[..., Run]) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    report = train(begin(champion=champion_of(first), date_parts={"signup": ["weekday"]}))
+    assert "refresh" not in by_name(report)
+    assert any("another pipeline" in note for note in report.notes)
+
+
+def test_no_refresh_where_the_spec_wants_none(begin: Callable[..., Run]) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    assert list(by_name(train(begin(champion=champion_of(first), refresh=False)))) == ["new", "naive", "simple"]
+
+
+def test_luck_does_not_displace_the_first_candidate() -> None:
+    first = [0.60, 0.70, 0.65]
+    assert search._as_good(first, [0.66, 0.66, 0.66])
+    assert not search._as_good(first, [0.62, 0.73, 0.67])
+
+
+def test_the_champions_configuration_may_come_back_with_more_trees(begin: Callable[..., Run]) -> None:
+    slow = {**XGBOOST, "parameters": {**XGBOOST["parameters"], "learning_rate": 0.05, "n_estimators": 200}}
+    first = by_name(train(begin(months=MONTHS[:3], candidates=[slow])))["new"]
+    few = first.configuration.model_copy(update={"parameters": {**first.configuration.parameters, "n_estimators": 2}})
+    serving = champion_of(first.model_copy(update={"configuration": few}))
+    report = by_name(train(begin(champion=serving, candidates=[slow])))
+    assert report["refresh"].configuration == few, "its own number of trees"
+    assert report["new"].configuration.parameters["n_estimators"] > 2
+    assert search.same_but_trees(begin().spec, report["new"].configuration, few)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_other_tasks(begin: Callable[..., Run], spec_of: Callable[[], Data], task: str) -> None:
+    data = spec_of()
+    data["task"] = task
+    if task == "multiclass":
+        data["columns"]["churned"] = {"type": "category"}
+        data["target"] = {"column": "churned", "classes": ["no", "yes", "perhaps"]}
+    else:
+        data["columns"]["churned"] = {"type": "number"}
+
+    def change(month: str, frame: pd.DataFrame) -> pd.DataFrame:
+        if task == "regression":
+            return frame.assign(churned=frame["visits"].astype(float) * 2 + frame["spend"])
+        named = np.where(frame["churned"], "yes", "no")
+        # One class is not met before March: folds that miss it are scored all the same.
+        return frame.assign(churned=np.where((frame["visits"] > 50) & (month > "2024-02-15"), "perhaps", named))
+
+    run = begin(change, data=data, candidates=[XGBOOST, {"estimator": "linear"}])
+    report = train(run)
+    naive, new = (scored(run, by_name(report)[name]) for name in ("naive", "new"))
+    assert new.shape == naive.shape == ((800, 3) if task == "multiclass" else (800,))
+    assert new.std() > naive.std(axis=0).max()
+
+
+def test_too_few_labels(begin: Callable[..., Run]) -> None:
+    with pytest.raises(DegenerateTraining, match="600 labelled rows in 3"):
+        train(begin(min_rows=601))
+
+
+def test_nothing_before_the_sealed_month(begin: Callable[..., Run]) -> None:
+    with pytest.raises(DegenerateTraining, match="0 training intervals"):
+        train(begin(months=MONTHS[:1]))
+
+
+def test_one_outcome(begin: Callable[..., Run]) -> None:
+    with pytest.raises(DegenerateTraining, match="outcome False"):
+        train(begin(lambda _, frame: frame.assign(churned=False)))
+
+
+def test_an_estimator_off_the_list(begin: Callable[..., Run]) -> None:
+    with pytest.raises(EstimatorRefused, match=r"os\.system"):
+        train(begin(candidates=[{"estimator": "os.system"}]))
+
+
+def test_without_a_context(begin: Callable[..., Run], home: Home) -> None:
+    run = begin()
+    with pytest.raises(MissingInput):
+        train(Run(home, run.spec, run.interval, "other"))
+
+
+# --- folds
+
+
+@pytest.fixture
+def known(begin: Callable[..., Run]) -> Callable[..., tuple[Run, Rows]]:
+    def make(**training: Any) -> tuple[Run, Rows]:
+        def grouped(_: str, frame: pd.DataFrame) -> pd.DataFrame:
+            return frame.assign(plan=[f"p{place % 23}" for place in range(len(frame))])
+
+        run = begin(grouped, **training)
+        context = run.read(Context, "context")
+        return run, fitting.labelled(run, context.accepted)[0]
+
+    return make
+
+
+def test_folds_by_time_train_on_the_past_and_validate_on_the_next_month(known: Callable[..., Any]) -> None:
+    run, part = known()
+    found = [(set(part.interval[train_]), set(part.interval[valid])) for train_, valid in search.folds(run.spec, part)]
+    assert found == [({0}, {1}), ({0, 1}, {2}), ({0, 1, 2}, {3})]
+
+
+def test_few_months_are_cut_by_time(known: Callable[..., Any]) -> None:
+    run, part = known(months=MONTHS[:1])
+    when = part.frame["signup"]
+    folds = list(search.folds(run.spec, part))
+    assert len(folds) == 3
+    for train_, valid in folds:
+        assert when.iloc[train_].max() < when.iloc[valid].min()
+
+
+@pytest.mark.parametrize("split", ["time", "group"])
+def test_groups_stay_on_one_side(known: Callable[..., Any], split: str) -> None:
+    if split == "time":
+        run, part = known(group="id")
+    else:
+        run, part = known(group="plan", search={"split": "group"})
+    groups = part.frame[run.spec.training.group].astype(str).to_numpy()
+    for train_, valid in [*search.folds(run.spec, part), *search.watched(run.spec, part)]:
+        assert len(train_)
+        assert not set(groups[train_]) & set(groups[valid])
+
+
+def test_stratified_folds_validate_where_every_window_trains(known: Callable[..., Any]) -> None:
+    run, part = known(windows=["all", 2], search={"split": "stratified"})
+    for train_, valid in search.folds(run.spec, part):
+        assert set(part.interval[valid]) == {2, 3}
+        assert set(part.interval[train_]) == {0, 1, 2, 3}
+        assert part.y[valid].mean() == pytest.approx(part.y.mean(), abs=0.1)
+
+
+def test_trees_are_counted_on_later_rows_than_they_are_fitted_on(known: Callable[..., Any]) -> None:
+    run, part = known()
+    when = part.frame["signup"]
+    stretches = list(search.watched(run.spec, part))
+    assert len(stretches) == 3
+    for fit, rest in stretches:
+        assert when.iloc[fit].max() < when.iloc[rest].min()
+    assert stretches[-1][1][-1] == len(part.y) - 1
+
+
+def test_what_is_fitted_in_a_fold_has_not_seen_its_validation_rows(known: Callable[..., Any]) -> None:
+    run, part = known(candidates=[{"estimator": "linear"}, XGBOOST], months=MONTHS[:1])
+    folds = list(search.folds(run.spec, part))
+    train_, valid = folds[0]
+    scores = []
+    for spend in (1.0, 1e7):
+        frame = part.frame.copy()
+        frame.loc[valid, "spend"] = frame.loc[valid, "spend"] * spend
+        frame["plan"] = frame["plan"].astype(str)
+        frame.loc[valid, "plan"] = "only here" if spend > 1 else "other"
+        door = estimators.build(run.spec, search.configurations(run.spec, 1)[0])[:-2]
+        planted = Rows(search._beside(frame, door.fit_transform(frame), run.spec), part.y, part.interval)
+        race = search._Race(run.spec, planted, [folds[0]], list(search.configurations(run.spec, 1)))
+        cache: search.Cache = {}
+        for one in range(2):
+            race._answer(one, train_, valid, cache)
+        scores.append((race.counts, [made for made, _ in cache.values()]))
+    assert scores[0][0] == scores[1][0]
+    for one, two in zip(scores[0][1], scores[1][1], strict=True):
+        assert np.array_equal(_dense(one), _dense(two), equal_nan=True)
+
+
+def _dense(made: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(made.todense() if hasattr(made, "todense") else made)
+
+
+def test_a_better_trial_survives_the_rungs(begin: Callable[..., Run]) -> None:
+    candidates = [
+        {
+            "estimator": "linear",
+            "parameters": {"C": 1e-9},
+            "search": {"C": [1e-9, 2e-9, 3e-9, 4e-9, 5e-9, 6e-9, 7e-9, 8e-9, 1.0]},
+        }
+    ]
+    report = train(begin(candidates=candidates, search={"trials": 10}))
+    assert by_name(report)["new"].configuration.parameters["C"] == 1.0

@@ -1,0 +1,265 @@
+"""The whole loop in this process, with the real libraries on small data: from deliveries to a champion, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+
+from retrain import pipeline
+from retrain.errors import Quarantined
+from retrain.ledger import Ledger
+from retrain.results import Context, DriftReport, GateReport, RegisterReport
+from retrain.run import Run
+from retrain.status import rows as status_rows
+from retrain.tools.registry import Registry
+from retrain.workspace import Home
+from tests.conftest import INCLUDE, Model, churn_rows, churn_spec
+
+MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
+ROWS = 400
+
+
+def spec() -> dict[str, Any]:
+    small = {"gate": {"min_rows": 100, "margin": 0.05}, "drift": {"min_rows": 100}}
+    return {**churn_spec(), **small, "evaluation": {"resamples": 200, "slices": ["plan"]}}
+
+
+def went(run: Run) -> dict[str, str]:
+    """Stage → verdict of one run."""
+    return {
+        name: decision.verdict if (decision := getattr(report, "decision", None)) else "done"
+        for name, report in pipeline.run_all(run)
+    }
+
+
+@pytest.fixture(scope="module")
+def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
+    """A home in which three months have run; every test works on a copy."""
+    root = tmp_path_factory.mktemp("year")
+    with pytest.MonkeyPatch.context() as patch:
+        model = _model(root, patch)
+        database = Path(model.home.mlflow.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True)
+        shutil.copyfile(empty_mlflow, database)
+        (root / "include" / "models").mkdir(parents=True)
+        model.write_spec(spec())
+        for month in MONTHS[:3]:
+            model.deliver(month, rows=ROWS)
+            went(model.run(month))
+    return root
+
+
+def _model(root: Path, patch: pytest.MonkeyPatch) -> Model:
+    for name in list(os.environ):
+        if name.startswith("RETRAIN_") or name == "MLFLOW_TRACKING_URI":
+            patch.delenv(name)
+    patch.setenv("RETRAIN_ROOT", str(root))
+    return Model(Home.from_environment())
+
+
+@pytest.fixture
+def model(year: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    # MLflow keeps absolute artifact addresses, so a test gets the very folder, put back afterwards.
+    return _model(year, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _put_back(year: Path, tmp_path: Path) -> Any:
+    kept = tmp_path / "kept"
+    shutil.copytree(year, kept, symlinks=True)
+    yield
+    # In place: MLflow keeps its database open, so the file must stay the same one.
+    for path in sorted(year.rglob("*"), reverse=True):
+        if not (kept / path.relative_to(year)).exists():
+            path.rmdir() if path.is_dir() else path.unlink()
+    shutil.copytree(kept, year, symlinks=True, dirs_exist_ok=True)
+
+
+def test_three_months_make_a_champion(model: Model) -> None:
+    rows = status_rows(Ledger(model.home.ledger), "churn")
+    assert [row.verdict("decide") for row in rows] == ["skip", "retrain", "retrain"]
+    assert [row.outcome for row in rows] == ["", "promote", "promote"]
+    assert [row.champion for row in rows] == [None, 1, 2]
+    assert rows[0].reason.startswith("waiting: the first model needs 2 intervals")
+    assert Registry(model.home.mlflow).alias("churn", "champion") == 2
+
+
+def test_the_same_rows_judge_both(model: Model) -> None:
+    report = model.run(MONTHS[2]).read(GateReport, "gate")
+    assert report.challenger_score is not None
+    assert report.champion_score is not None
+    assert {check.name for check in report.checks} >= {"rows", "blocks", "finite", "naive", "simple", "champion"}
+
+
+def test_mlflow_holds_the_run_and_its_lineage(model: Model) -> None:
+    run = model.run(MONTHS[2])
+    report, context = run.read(RegisterReport, "register"), run.read(Context, "context")
+    client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
+    found = client.get_run(report.run_id)
+    assert found.data.metrics["log_loss"] == run.read(GateReport, "gate").challenger_score
+    assert {"champion.log_loss", "naive.log_loss", "simple.log_loss"} <= set(found.data.metrics)
+    wanted = {
+        "data.training", "data.sealed", "data.dvc_md5", "data.commit", "code.commit", "spec.digest", "lock.digest",
+        "model.digest", "seed", "trigger", "effective_at", "interval", "verdict", "owner",
+    }  # fmt: skip
+    version = client.get_model_version("churn", str(report.version))
+    assert wanted <= set(found.data.tags)
+    assert wanted <= set(version.tags)
+    assert version.tags["data.dvc_md5"] == context.accepted[-1].md5
+    assert version.tags["data.commit"] == context.accepted[-1].commit
+    assert {"evaluate", "reports", "model"} <= {one.path for one in client.list_artifacts(report.run_id)}
+
+
+def test_a_second_try_of_every_stage_changes_nothing(model: Model) -> None:
+    run = model.run(MONTHS[2])
+    before = {name: run.store.read(f"{run.folder}/{name}.json") for name in pipeline.NAMES}
+    assert went(run)["promote"] == "promoted"
+    after = {name: run.store.read(f"{run.folder}/{name}.json") for name in pipeline.NAMES}
+    assert after == before
+    client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
+    assert len(client.search_model_versions("name='churn'")) == 2
+    assert len(run.ledger.records("churn", "promotion")) == 2
+
+
+def test_a_rejected_candidate_leaves_a_run_and_no_version(model: Model) -> None:
+    model.write_spec({**spec(), "gate": {"min_rows": 5000}})
+    model.deliver(MONTHS[3], rows=ROWS)
+    run = model.run(MONTHS[3])
+    verdicts = went(run)
+    assert (verdicts["gate"], verdicts["register"]) == ("inconclusive", "recorded")
+    assert not {"refit", "promote"} & set(verdicts)
+    report = run.read(RegisterReport, "register")
+    client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
+    assert client.get_run(report.run_id).data.tags["verdict"] == "inconclusive"
+    assert len(client.search_model_versions("name='churn'")) == 2
+    assert Registry(model.home.mlflow).alias("churn", "champion") == 2
+
+
+def test_a_dry_run_registers_nothing_and_counts_for_no_policy(model: Model) -> None:
+    model.deliver(MONTHS[3], rows=ROWS)
+    verdicts = went(model.run(MONTHS[3], key="looking", dry_run=True))
+    assert verdicts["register"] == "recorded"
+    assert "promote" not in verdicts
+    assert went(model.run(MONTHS[3]))["promote"] == "promoted"
+
+
+def test_a_changed_world_is_drift_and_a_broken_batch_is_not(model: Model) -> None:
+    world = churn_rows(MONTHS[3], ROWS)
+    model.deliver(MONTHS[3], world.assign(visits=world["visits"] + 200, spend=world["spend"] * 4))
+    run = model.run(MONTHS[3])
+    went(run)
+    report = run.read(DriftReport, "drift")
+    assert report.decision.verdict == "drift"
+    assert {one.column for one in report.columns if one.verdict == "drift"} >= {"visits", "spend"}
+    assert run.store.exists(run.path("drift", "drift.html"))
+    model.deliver("2024-05-01", churn_rows("2024-05-01", ROWS).assign(visits=-1))
+    with pytest.raises(Quarantined):
+        went(model.run("2024-05-01"))
+    assert not model.run("2024-05-01").store.exists(f"{model.run('2024-05-01').folder}/snapshot.json")
+
+
+def test_the_champion_is_scored_by_its_own_code(year: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Today's feature file may say anything: yesterday's champion keeps answering as it did."""
+    model = _model(year, monkeypatch)
+    file = model.home.models / "features.py"
+    file.write_text("def build(frame):\n    return frame.assign(busy=frame['visits'] > 20)\n")
+    own = spec()
+    own["training"] = {**own["training"], "features": {"file": "features.py", "adds": {"busy": "number"}}}
+    model.write_spec(own)
+    model.deliver(MONTHS[3], rows=ROWS)
+    assert went(model.run(MONTHS[3]))["gate"] in ("promote", "keep", "inconclusive")
+    model.deliver("2024-05-01", rows=ROWS)
+    went(model.run("2024-05-01", force=True))
+    file.write_text("def build(frame):\n    raise ValueError('broken today')\n")
+    shutil.rmtree(model.home.state / "models", ignore_errors=True)
+    registry = Registry(model.home.mlflow)
+    promoted = model.run(MONTHS[3]).ledger.records("churn", "promotion")[-1].body["champion"]
+    from retrain.tools.registry import load_model
+
+    folder = registry.fetch("churn", promoted["version"], promoted["digest"], year / "again")
+    assert len(load_model(folder, promoted["digest"]).predict(churn_frame())) == ROWS
+
+
+def churn_frame() -> Any:
+    import pandas as pd
+
+    frame = churn_rows(MONTHS[3], ROWS)
+    return frame.assign(
+        visits=frame["visits"].astype(float), member=frame["member"].astype(float), signup=pd.to_datetime(frame["signup"])
+    )
+
+
+@pytest.mark.parametrize("stage", ["register", "promote"])
+def test_a_killed_stage_run_again_ends_as_if_undisturbed(model: Model, stage: str) -> None:
+    model.deliver(MONTHS[3], rows=ROWS)
+    run = model.run(MONTHS[3], key="laptop-2024-04-01", kind="laptop")
+    for name in pipeline.NAMES[: pipeline.NAMES.index(stage)]:
+        pipeline.run_stage(name, run)
+    chance = random.Random(stage)
+    command = [sys.executable, "-m", "retrain", stage, "churn", "--interval", MONTHS[3]]
+    killed = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=chance.uniform(1.0, 5.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+    assert killed, "no round was killed: the delays are too long for this machine"
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
+    assert len(client.search_model_versions("name='churn'")) == 3
+    assert len(client.search_runs([client.get_experiment_by_name("churn").experiment_id])) == 3
+    if stage == "promote":
+        assert Registry(model.home.mlflow).alias("churn", "champion") == 3
+        assert [one.sequence for one in run.ledger.records("churn", "promotion")] == [1, 2, 3]
+
+
+def test_an_edited_spec_stops_a_run_under_way(model: Model) -> None:
+    from retrain.errors import ConfigChanged
+
+    model.deliver(MONTHS[3], rows=ROWS)
+    run = model.run(MONTHS[3])
+    pipeline.run_stage("ingest", run)
+    model.write_spec({**spec(), "objective": "Something else entirely."})
+    with pytest.raises(ConfigChanged):
+        pipeline.run_stage("validate", model.run(MONTHS[3]))
+
+
+def test_a_failed_stage_is_on_record(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exception, match="BatchMissing"):
+        pipeline.run_stage("ingest", model.run(MONTHS[3]))
+    row = status_rows(Ledger(model.home.ledger), "churn")[-1]
+    assert (row.interval, row.outcome) == ("2024-04-01", "ingest: not delivered")
+
+
+def test_a_never_seen_spec_and_data_run_the_whole_chain(
+    mlflow: Home, rows_of: Callable[..., Any]
+) -> None:
+    """Promise 1: one file adds a model."""
+    other = {**spec(), "model": "leavers", "source": {**spec()["source"], "path": "drop/{start:%Y-%m}.csv"}}
+    (mlflow.models / "leavers.yaml").write_text(yaml.safe_dump(other))
+    (mlflow.root / "drop").mkdir()
+    for month in MONTHS[:2]:
+        rows_of(month, ROWS).to_csv(mlflow.root / "drop" / f"{month[:7]}.csv", index=False)
+    command = [sys.executable, "-m", "retrain", "run", "leavers", "--interval", MONTHS[1], "--history"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "promote: promoted: version 1 serves" in done.stdout
+    assert json.loads((mlflow.state / "store/leavers/runs/laptop-2024-02-01/gate.json").read_text())["kind"] == "first"
