@@ -93,4 +93,6 @@ def _tell(ended: list[Row], told: set[str], console: Console) -> None:
         if row.interval not in told:
             told.add(row.interval)
             verdict = row.outcome or row.verdict("decide")
-            console.print(f"{row.interval}: {verdict}, v{row.champion or '-'} serves, {row.seconds:.0f} s; {row.reason}")
+            console.print(
+                f"{row.interval}: {verdict}, v{row.champion or '-'} serves, {row.seconds:.0f} s; {row.reason}"
+            )

@@ -16,8 +16,12 @@ LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LINT, "--no-cache"],
-        cwd=folder, env={"PYTHONPATH": str(folder / "include"), "PATH": ""}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={"PYTHONPATH": str(folder / "include"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture

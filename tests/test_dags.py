@@ -19,11 +19,11 @@ READ = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1], bundle_name="dags")
-heavy = {"pandas", "numpy", "sklearn", "xgboost", "mlflow", "great_expectations", "evidently", "dvc", "pyarrow", "matplotlib"}
+heavy = {"pandas", "numpy", "sklearn", "xgboost", "mlflow", "great_expectations", "evidently", "dvc", "pyarrow"}
 print(json.dumps({
     "dags": {name: [task.task_id for task in dag.topological_sort()] for name, dag in bag.dags.items()},
     "params": {name: dag.params.dump() for name, dag in bag.dags.items()},
-    "about": {name: [str(dag.start_date), str(dag.end_date), dag.catchup, dag.max_active_runs] for name, dag in bag.dags.items()},
+    "about": {name: [str(d.start_date), str(d.end_date), d.catchup, d.max_active_runs] for name, d in bag.dags.items()},
     "errors": bag.import_errors,
     "heavy": sorted(heavy & set(sys.modules)),
 }))

@@ -197,7 +197,9 @@ def churn_frame() -> Any:
 
     frame = churn_rows(MONTHS[3], ROWS)
     return frame.assign(
-        visits=frame["visits"].astype(float), member=frame["member"].astype(float), signup=pd.to_datetime(frame["signup"])
+        visits=frame["visits"].astype(float),
+        member=frame["member"].astype(float),
+        signup=pd.to_datetime(frame["signup"]),
     )
 
 
@@ -212,7 +214,10 @@ def test_a_killed_stage_run_again_ends_as_if_undisturbed(model: Model, stage: st
     killed = 0
     for _ in range(4):
         process = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env={**os.environ, "PYTHONPATH": str(INCLUDE)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             process.wait(timeout=chance.uniform(1.0, 5.0))
@@ -221,7 +226,9 @@ def test_a_killed_stage_run_again_ends_as_if_undisturbed(model: Model, stage: st
             process.wait()
             killed += 1
     assert killed, "no round was killed: the delays are too long for this machine"
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
     assert len(client.search_model_versions("name='churn'")) == 3
@@ -249,9 +256,7 @@ def test_a_failed_stage_is_on_record(model: Model, capsys: pytest.CaptureFixture
     assert (row.interval, row.outcome) == ("2024-04-01", "ingest: not delivered")
 
 
-def test_a_never_seen_spec_and_data_run_the_whole_chain(
-    mlflow: Home, rows_of: Callable[..., Any]
-) -> None:
+def test_a_never_seen_spec_and_data_run_the_whole_chain(mlflow: Home, rows_of: Callable[..., Any]) -> None:
     """Promise 1: one file adds a model."""
     other = {**spec(), "model": "leavers", "source": {**spec()["source"], "path": "drop/{start:%Y-%m}.csv"}}
     (mlflow.models / "leavers.yaml").write_text(yaml.safe_dump(other))
@@ -259,7 +264,9 @@ def test_a_never_seen_spec_and_data_run_the_whole_chain(
     for month in MONTHS[:2]:
         rows_of(month, ROWS).to_csv(mlflow.root / "drop" / f"{month[:7]}.csv", index=False)
     command = [sys.executable, "-m", "retrain", "run", "leavers", "--interval", MONTHS[1], "--history"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "promote: promoted: version 1 serves" in done.stdout
     assert json.loads((mlflow.state / "store/leavers/runs/laptop-2024-02-01/gate.json").read_text())["kind"] == "first"

@@ -75,9 +75,8 @@ class Ledger:
                 options["poolclass"] = sa.StaticPool
             options["connect_args"] = {"timeout": BUSY_SECONDS}
         self.engine = sa.create_engine(address, **options)
-        with self._guard():
-            with self.engine.begin() as connection:
-                connection.execute(sa.schema.CreateTable(_records, if_not_exists=True))
+        with self._guard(), self.engine.begin() as connection:
+            connection.execute(sa.schema.CreateTable(_records, if_not_exists=True))
 
     def append(
         self,
@@ -115,7 +114,8 @@ class Ledger:
             found = self.find(model, kind, key)
         if found is None:
             raise PromotionConflict(
-                f"somebody else wrote {kind} {sequence} of {model} first", do="run the stage again: it reads the newer state"
+                f"somebody else wrote {kind} {sequence} of {model} first",
+                do="run the stage again: it reads the newer state",
             )
         return found
 
@@ -123,7 +123,9 @@ class Ledger:
         found = self.records(model, kind, key=key)
         return found[-1] if found else None
 
-    def records(self, model: str, kind: str | None = None, *, key: str | None = None, run: str | None = None) -> list[Record]:
+    def records(
+        self, model: str, kind: str | None = None, *, key: str | None = None, run: str | None = None
+    ) -> list[Record]:
         """The records of a model in the order they were written."""
         query = _records.select().where(_records.c.model == model).order_by(_records.c.id)
         for column, value in ((_records.c.kind, kind), (_records.c.key, key), (_records.c.run, run)):
@@ -153,5 +155,6 @@ class Ledger:
             if "locked" not in str(error).lower() and "connect" not in str(error).lower():
                 raise
             raise LedgerBusy(
-                f"the ledger did not answer within {BUSY_SECONDS} s ({error.orig})", do="see what holds its database, then retry"
+                f"the ledger did not answer within {BUSY_SECONDS} s ({error.orig})",
+                do="see what holds its database, then retry",
             ) from None

@@ -62,7 +62,9 @@ def idle(name: str, run: Run) -> str | None:
     if why := idle(needs[0], run):
         return why
     decision = run.read(_Decided, needs[0]).decision
-    return None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
+    return (
+        None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
+    )
 
 
 def skip(name: str, run: Run, why: str) -> StageReport:
@@ -141,9 +143,7 @@ def _same_spec(run: Run) -> None:
         )
 
 
-def _note(
-    name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float
-) -> None:
+def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float) -> None:
     run.ledger.append(
         run.model,
         "stage",
@@ -177,7 +177,13 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str) -> PromoteReport:
     # The rollback belongs to no batch: its interval is the one that the champion was promoted in.
     history = Ledger(home.ledger).records(spec.model, "promotion")
     moment = history[-1].effective_at if history else next(spec.intervals_until(datetime.max.replace(tzinfo=UTC))).end
-    run = Run(home=home, spec=spec, interval=Interval(start=moment, end=moment), key=key, trigger=Trigger(kind="manual", reason=reason))
+    run = Run(
+        home=home,
+        spec=spec,
+        interval=Interval(start=moment, end=moment),
+        key=key,
+        trigger=Trigger(kind="manual", reason=reason),
+    )
     try:
         return rollback(run, reason)
     except RetrainError as error:

@@ -49,7 +49,13 @@ class Interval(Result):
     def name(self) -> str:
         """A short, sortable name for people and folders, unique within one model: `2013-04-01`, `2013-04-01T06`."""
         midnight = self.start.time() == time(0)
-        return self.start.strftime("%Y-%m-%d" if midnight else "%Y-%m-%dT%H" if not (self.start.minute or self.start.second) else "%Y-%m-%dT%H%M%S")
+        return self.start.strftime(
+            "%Y-%m-%d"
+            if midnight
+            else "%Y-%m-%dT%H"
+            if not (self.start.minute or self.start.second)
+            else "%Y-%m-%dT%H%M%S"
+        )
 
     def __str__(self) -> str:
         return f"[{self.start:%Y-%m-%d %H:%M}, {self.end:%Y-%m-%d %H:%M})"

@@ -46,7 +46,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
         column.cast(pa.int8()).cast(pa.float64()) if pa.types.is_boolean(column.type) else column.cast(field.type)
         for column, field in zip(table.columns, fields, strict=True)
     ]
-    return pa.table(columns, schema=pa.schema(fields)).unify_dictionaries().to_pandas()
+    frame: pd.DataFrame = pa.table(columns, schema=pa.schema(fields)).unify_dictionaries().to_pandas()
+    return frame
 
 
 def read(run: Run, accepted: Sequence[Accepted], columns: Iterable[str] | None = None) -> pd.DataFrame:

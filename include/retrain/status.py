@@ -76,7 +76,18 @@ def table(ledger: Ledger, model: str) -> Table:
     made = rows(ledger, model)
     metric = next((str(row.fact("gate", "metric")) for row in made if row.fact("gate", "metric")), "score")
     shown = Table(title=f"{model} ({metric} on the same sealed rows)", title_justify="left")
-    for name in ("interval", "rows", "quality", "drift", "decision", "challenger", "champion", "verdict", "serves", "s"):
+    for name in (
+        "interval",
+        "rows",
+        "quality",
+        "drift",
+        "decision",
+        "challenger",
+        "champion",
+        "verdict",
+        "serves",
+        "s",
+    ):
         right = name in ("rows", "challenger", "champion", "serves", "s")
         shown.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in made:

@@ -88,7 +88,8 @@ class Home:
             known = [spec.stem for spec in self.specs]
             raise InvalidSpec(
                 f"no spec for {model!r}{near(model, known)}",
-                do=f"write {file.name} into {self.models.name}/ (python -m retrain new); known: {', '.join(known) or 'none'}",
+                do=f"write {file.name} into {self.models.name}/ (python -m retrain new);"
+                f" known: {', '.join(known) or 'none'}",
             ).at(model, "spec")
         return load(file)
 
@@ -141,7 +142,9 @@ class Store:
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix, sorted; what a killed writer left half done is not one."""
         found = [str(name) for name in self.fs.find(f"{self.path}/{inside(prefix)}")]
-        return sorted(name[len(self.path) :].lstrip("/") for name in found if not name.rsplit("/", 1)[-1].startswith("."))
+        return sorted(
+            name[len(self.path) :].lstrip("/") for name in found if not name.rsplit("/", 1)[-1].startswith(".")
+        )
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:

@@ -44,7 +44,8 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
     fresh = sum(one.batch.rows for one in mature if one.batch.interval.start >= champion.trained_until)
     if fresh < policy.min_new_rows:
         return "no new data", _skip(
-            f"no new data: {fresh:,} mature rows since {champion.trained_until:%Y-%m-%d}, {policy.min_new_rows:,} wanted"
+            f"no new data: {fresh:,} mature rows since {champion.trained_until:%Y-%m-%d},"
+            f" {policy.min_new_rows:,} wanted"
         )
     since = now - context.last_training_at if context.last_training_at else None
     if since is not None and since < policy.cooldown:

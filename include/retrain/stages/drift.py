@@ -114,5 +114,3 @@ def _limits(spec: Spec, kinds: dict[str, judge.Kind]) -> judge.Limits:
         share=spec.drift.share,
         per_column={name: limit for name, limit in spec.drift.thresholds.items() if name in kinds},
     )
-
-

@@ -119,7 +119,9 @@ def rollback(run: Run, reason: str) -> PromoteReport:
     elif mine is not history[-1]:
         return _told(run, mine, "rolled back before; the champion has changed since")
     registry.point(run.model, CHAMPION, mine.body["version"])
-    return _told(run, mine, f"version {mine.body['version']} serves again, was version {mine.body['previous']}: {reason}")
+    return _told(
+        run, mine, f"version {mine.body['version']} serves again, was version {mine.body['previous']}: {reason}"
+    )
 
 
 def _next(history: list[Record]) -> int:
@@ -130,7 +132,9 @@ def _predecessor(run: Run, history: list[Record]) -> Record:
     """The record that made the champion's predecessor champion."""
     if history:
         serving = history[-1].body["version"]
-        came = next(one for one in reversed(history) if one.body["version"] == serving and one.body["action"] == "promote")
+        came = next(
+            one for one in reversed(history) if one.body["version"] == serving and one.body["action"] == "promote"
+        )
         for one in reversed(history):
             if one.body["version"] == came.body["previous"] and one.body["action"] == "promote":
                 return one

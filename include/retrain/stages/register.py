@@ -16,8 +16,8 @@ from typing import Any
 from retrain import rows
 from retrain.results import (
     Context,
-    Decision,
     DecideReport,
+    Decision,
     EvaluateReport,
     Fitted,
     GateReport,
@@ -63,7 +63,9 @@ def register(run: Run) -> RegisterReport:
         )
         if refit is None or run.trigger.dry_run:
             why = "dry run: no version" if run.trigger.dry_run else f"the gate said {gate.decision.verdict}: no version"
-            return _report(run, Decision(verdict="recorded", reasons=(why,)), run_id=run_id, url=registry.run_url(run_id))
+            return _report(
+                run, Decision(verdict="recorded", reasons=(why,)), run_id=run_id, url=registry.run_url(run_id)
+            )
         with run.store.local(fitted.key) as files_of_model:
             version = registry.register(
                 model=run.model,
@@ -86,9 +88,7 @@ def register(run: Run) -> RegisterReport:
 
 
 def _report(run: Run, decision: Decision, **more: Any) -> RegisterReport:
-    return RegisterReport(
-        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, **more
-    )
+    return RegisterReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, **more)
 
 
 def _judged(train: TrainReport, gate: GateReport) -> Fitted:

@@ -94,6 +94,9 @@ ARTIFACT = "model"
 MODEL_FILE = "model.skops"
 EXAMPLE_ROWS = 100
 
+LEFT_BEHIND = {"__pycache__", "registered_model_meta"}
+"""Not part of a model: where the registry is a local folder, `mlflow.*.load_model` works in it and leaves these."""
+
 _ANY: tuple[Any, ...] = ()
 RECIPE: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "python_function": {
@@ -209,7 +212,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise InvalidName(f"{path.name} in {folder.name} is a symlink", do="store the file itself")
-        if path.is_file():
+        if path.is_file() and not LEFT_BEHIND & set(path.relative_to(folder).parts):
             found[path.relative_to(folder).as_posix()] = path.read_bytes()
     if not found:
         raise ArtifactMissing(f"no model files in {folder.name}", do="restore the folder, or register the model again")
