@@ -1,6 +1,6 @@
 """One monthly cycle as a plain script: what `benchmarks/cycle.py` holds the loop against.
 
-    python benchmarks/bare.py --spec include/models/flights.yaml --interval 2013-04-01 --work /tmp/bare --champion c.json
+    python benchmarks/bare.py --spec include/models/flights.yaml --interval 2013-04-01 --work DIR --champion c.json
 
 The same libraries, versions, parameters and threads as the loop, in one process from top to bottom, and nothing of
 `retrain`: the spec's values are read as constants from its YAML. It keeps typed Parquet of earlier months in `--work`,
@@ -20,9 +20,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ IMPORTS = time.time() - psutil.Process().create_time()
 """Seconds from the start of the process until everything is imported."""
 
 SEED, THREADS, LEVEL = 42, 2, 0.05
-TRIALS, FOLDS, SEARCH_ROWS, ETA, RUNG_ROWS, STOP_AFTER, WATCHED = 8, 3, 40_000, 3, 2_000, 20, 0.15
+TRIALS, FOLDS, SEARCH_ROWS, ETA, RUNG_ROWS, STOP_AFTER, STRETCHES, WATCHED = 8, 3, 40_000, 3, 2_000, 20, 3, 0.15
 RESAMPLES, FEWER_RESAMPLES, DRIFT_ROWS, REFERENCE_ROWS, IMPORTANCE_ROWS = 1_000, 200, 5_000, 20_000, 2_000
 BASE = {
     **{"learning_rate": 0.1, "max_depth": 6, "min_child_weight": 20, "subsample": 0.8, "colsample_bytree": 0.5},
@@ -136,7 +135,7 @@ def rows(spec: Constants, tables: list[pa.Table]) -> pd.DataFrame:
 def check(spec: Constants, table: pa.Table, end: pd.Timestamp) -> dict[str, Any]:
     """The contract as a Great Expectations suite."""
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get, strings_to_categorical=False)
-    frame = frame.astype({name: object for name in spec.categorical})
+    frame = frame.astype(dict.fromkeys(spec.categorical, object))
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     suite = gx.ExpectationSuite(name=spec.model, expectations=list(_expectations(spec, end)))
@@ -208,16 +207,12 @@ def compare(spec: Constants, reference: pd.DataFrame, current: pd.DataFrame, fol
     names = [name for name in (*spec.features, "prediction", "target") if name in reference]
     words = [*spec.categorical, "target"]
     sides = [
-        side[names].sample(min(len(side), DRIFT_ROWS), random_state=SEED).astype({name: object for name in words})
+        side[names].sample(min(len(side), DRIFT_ROWS), random_state=SEED).astype(dict.fromkeys(words, object))
         for side in (current, reference)
     ]
-    shape = DataDefinition(
-        numerical_columns=[name for name in names if name not in words], categorical_columns=words
-    )
+    shape = DataDefinition(numerical_columns=[name for name in names if name not in words], categorical_columns=words)
     sets = [Dataset.from_pandas(side, data_definition=shape) for side in sides]
-    judges = {
-        name: ValueDrift(column=name, method="jensenshannon" if name in words else "ks") for name in names
-    }
+    judges = {name: ValueDrift(column=name, method="jensenshannon" if name in words else "ks") for name in names}
     snapshot = Report(list(judges.values()), include_tests=True).run(*sets)
     (folder / "drift.html").write_text(snapshot.get_html_str(as_iframe=False))
     missing = (current[spec.features].isna().mean() - reference[spec.features].isna().mean()).abs()
@@ -283,7 +278,10 @@ def pipeline(spec: Constants, trial: Trial) -> Pipeline:
     if trial["estimator"] != "naive":
         numbers = [name for name in spec.numeric if name in spec.columns]
         arguments = {"numbers": numbers, "words": spec.categorical, "parts": spec.parts}
-        steps = [("ready", FunctionTransformer(ready, kw_args=arguments)), ("encode", encoder(spec, trial["estimator"]))]
+        steps = [
+            ("ready", FunctionTransformer(ready, kw_args=arguments)),
+            ("encode", encoder(spec, trial["estimator"])),
+        ]
     return Pipeline([*steps, ("model", model(trial))])
 
 
@@ -291,10 +289,33 @@ def fit(spec: Constants, trial: Trial, frame: pd.DataFrame, y: Array) -> Pipelin
     return pipeline(spec, trial).fit(frame[spec.inputs], y)
 
 
-def trees(trial: Trial, made: Any, y: Array, watched: Any, watched_y: Array) -> int:
-    last = model(trial).set_params(early_stopping_rounds=STOP_AFTER, eval_metric="logloss")
-    last.fit(made, y, eval_set=[(watched, watched_y)], verbose=False)
-    return int(last.best_iteration) + 1
+def watch(trial: Trial, made: Any, y: Array, seen: Any, other: Array) -> list[float]:
+    """The loss on rows set apart after each tree, until a while of them bring nothing."""
+    last = model(trial).set_params(early_stopping_rounds=STOP_AFTER * STRETCHES, eval_metric=shifted_log_loss)
+    last.fit(made, y, eval_set=[(seen, other)], verbose=False)
+    return list(last.evals_result()["validation_0"]["shifted_log_loss"])
+
+
+def shifted_log_loss(y: Array, p: Array) -> float:
+    """Log loss once the log odds are shifted so that the mean prediction is the mean outcome."""
+    clipped = np.clip(p.astype(float), 1e-9, 1 - 1e-9)
+    odds, goal, shift = np.log(clipped / (1 - clipped)), float(np.clip(y.mean(), 1e-6, 1 - 1e-6)), 0.0
+    for _ in range(8):
+        q = 1 / (1 + np.exp(-(odds + shift)))
+        shift += float(np.clip((goal - q.mean()) / max(float((q * (1 - q)).mean()), 1e-6), -2, 2))
+    return float(np.mean(np.logaddexp(0, odds + shift) - y * (odds + shift)))
+
+
+def stretches(when: Array) -> list[tuple[Array, Array]]:
+    """The newest stretches of the rows, each with all before it."""
+    cuts = [int(np.searchsorted(when, when[int(len(when) * (1 - WATCHED * n))])) for n in range(STRETCHES, 0, -1)]
+    return [(np.arange(cut), np.arange(cut, end)) for cut, end in zip(cuts, [*cuts[1:], len(when)], strict=True)]
+
+
+def least(curves: list[list[float]]) -> int:
+    """The number of trees with the least mean loss; a curve that has stopped stays where it ended."""
+    longest = max(map(len, curves))
+    return int(np.argmin(np.mean([curve + curve[-1:] * (longest - len(curve)) for curve in curves], axis=0))) + 1
 
 
 def counted(trial: Trial, count: int) -> Trial:
@@ -319,11 +340,6 @@ def trials(spec: Constants, months: int) -> list[Trial]:
 
 def newest(month: Array, at: Array, window: int | None) -> Array:
     return at if window is None else at[month[at] > month[at].max() - window]
-
-
-def until(when: Array, share: float) -> int:
-    """The place of the first row of the moment that `share` of the rows lie before."""
-    return int(np.searchsorted(when, when[int(len(when) * share)]))
 
 
 def search(spec: Constants, frame: pd.DataFrame, y: Array, month: Array, incumbent: Trial) -> tuple[Trial, bool]:
@@ -370,7 +386,7 @@ def _score(
     spec: Constants, trial: Trial, fixed: bool, frame: pd.DataFrame, y: Array, month: Array, when: Array,
     train: Array, valid: Array, cache: dict[Any, tuple[Any, Any]],
 ) -> float:  # fmt: skip
-    def encoded(fitted: Array, other: Array, part: str) -> tuple[Any, Any]:
+    def encoded(fitted: Array, other: Array, part: int) -> tuple[Any, Any]:
         key = (part, trial["estimator"], trial["window"])
         if key not in cache:
             columns = encoder(spec, trial["estimator"])
@@ -379,10 +395,12 @@ def _score(
 
     train = newest(month, train, trial["window"])
     if trial["estimator"] == "xgboost" and not fixed:
-        cut = until(when[train], 1 - WATCHED)
-        made, seen = encoded(train[:cut], train[cut:], "stop")
-        trial = counted(trial, trees(trial, made, y[train[:cut]], seen, y[train[cut:]]))
-    made, seen = encoded(train, valid, "fit")
+        curves = []
+        for place, (fitted, apart) in enumerate(stretches(when[train])):
+            made, seen = encoded(train[fitted], train[apart], place)
+            curves.append(watch(trial, made, y[train[fitted]], seen, y[train[apart]]))
+        trial = counted(trial, least(curves))
+    made, seen = encoded(train, valid, -1)
     return float(sk.log_loss(y[valid], model(trial).fit(made, y[train]).predict_proba(seen)[:, 1], labels=[0, 1]))
 
 
@@ -449,8 +467,12 @@ def gate(
     told: dict[str, list[bool | None]] = {}
     for one in names:
         allowed = -margin * scores["champion"] if one == "refresh" else 0.0
-        simple = scores[one] <= scores["simple"] or better(one, "simple", -margin * scores["simple"])
-        told[one] = [better(one, "naive", 0.0), simple, better(one, "champion", allowed)]
+        if one == "refresh":
+            told[one] = [better(one, base, -margin * scores[base]) is not False for base in ("naive", "simple")]
+        else:
+            simple = scores[one] <= scores["simple"] or better(one, "simple", -margin * scores["simple"])
+            told[one] = [better(one, "naive", 0.0), simple]
+        told[one].append(better(one, "champion", allowed))
         if one == "new" and "refresh" in scores:
             told[one].append(scores["new"] <= scores["refresh"])
         told[one] += [part[one] <= 1.1 * part["champion"] for part in slices if part["rows"] >= 200]
@@ -472,7 +494,8 @@ def figures(y: Array, answers: dict[str, Array], importance: dict[str, dict[str,
             precision, recall, _ = sk.precision_recall_curve(y, p)
             bins = pd.DataFrame({"p": p, "y": y}).groupby(pd.qcut(p, 10, duplicates="drop"), observed=True).mean()
             for key, axes, (x, z) in (
-                ("roc", roc, rates), ("pr", pr, (recall, precision)), ("calibration", calibration, (bins["p"], bins["y"])),
+                ("roc", roc, rates), ("pr", pr, (recall, precision)),
+                ("calibration", calibration, (bins["p"], bins["y"])),
             ):  # fmt: skip
                 at = np.unique(np.linspace(0, len(x) - 1, 200).round().astype(int)) if len(x) else []
                 table = pd.DataFrame({"model": name, "x": np.asarray(x)[at], "y": np.asarray(z)[at]})
@@ -540,11 +563,13 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         if not same:
             if winner["estimator"] == "xgboost":
                 at = newest(month, np.arange(len(y)), winner["window"])
-                cut = until(frame[spec.time].astype("int64").to_numpy()[at], 1 - WATCHED)
-                steps = pipeline(spec, winner)[:-1]
-                made = steps.fit_transform(frame.iloc[at[:cut]][spec.inputs], y[at[:cut]])
-                seen = steps.transform(frame.iloc[at[cut:]][spec.inputs])
-                winner = counted(winner, trees(winner, made, y[at[:cut]], seen, y[at[cut:]]))
+                steps, curves = pipeline(spec, winner)[:-1], []
+                for old_part, new_part in stretches(frame[spec.time].astype("int64").to_numpy()[at]):
+                    fitted_at, apart = at[old_part], at[new_part]
+                    made = steps.fit_transform(frame.iloc[fitted_at][spec.inputs], y[fitted_at])
+                    seen = steps.transform(frame.iloc[apart][spec.inputs])
+                    curves.append(watch(winner, made, y[fitted_at], seen, y[apart]))
+                winner = counted(winner, least(curves))
             plan["new"] = winner
         for name in ("naive", "simple"):
             plan[name] = {"estimator": name, "parameters": {}, "window": None}
@@ -567,9 +592,14 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         scores = {name: of["log_loss"] for name, of in measured.items()}
         candidates = [name for name in ("new", "refresh") if name in plan]
         gains = {
-            f"{one} over {other}": (scores[other] - scores[one], *bounds(draws[other]["log_loss"] - draws[one]["log_loss"], count))
-            for one in candidates for other in ("champion", "naive", "simple", "refresh") if other != one
-        }  # fmt: skip
+            f"{one} over {other}": (
+                scores[other] - scores[one],
+                *bounds(draws[other]["log_loss"] - draws[one]["log_loss"], count),
+            )
+            for one in candidates
+            for other in scores
+            if other not in (one, "new")
+        }
         slices = [
             {"column": column, "value": value, "rows": len(at)}
             | {name: sk.log_loss(outcome[at], p[at], labels=[0, 1]) for name, p in answers.items()}

@@ -150,9 +150,7 @@ def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any]
     measure.run([*given, "--prepare"])
     ended = measure.run([*given, "--champion", work / "champion.json"], MLFLOW_TRACKING_URI=mlflow)
     said = json.loads(ended.said.splitlines()[-1])
-    made = Bare(
-        ended.wall, ended.cpu, ended.peak, said["imports"], said["seconds"], said["verdict"], said["scores"]
-    )
+    made = Bare(ended.wall, ended.cpu, ended.peak, said["imports"], said["seconds"], said["verdict"], said["scores"])
     return ended, made
 
 

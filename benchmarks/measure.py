@@ -55,7 +55,11 @@ def run(command: Sequence[str | Path], **env: str) -> Ended:
     with TemporaryFile("w+") as out, TemporaryFile("w+") as wrong:
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)], cwd=ROOT, env={**keep, **QUIET, **path, **env}, stdout=out, stderr=wrong
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            env={**keep, **QUIET, **path, **env},
+            stdout=out,
+            stderr=wrong,
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
@@ -75,12 +79,14 @@ def free_ports(count: int) -> list[int]:
     return numbers
 
 
-def small_flights(root: Path, keep: int, trees: int = 20) -> None:
+def small_flights(root: Path, keep: int, trees: int = 60) -> None:
     """Every `keep`-th row of the flights and their spec, fewer trees and rows asked for, below `root`."""
     spec = yaml.safe_load((ROOT / "include" / "models" / "flights.yaml").read_text())
     spec["quality"]["min_rows"] = 50
     spec["training"] |= {"min_rows": 100}
-    spec["training"]["candidates"][0]["parameters"]["n_estimators"] = trees
+    boosted = spec["training"]["candidates"][0]
+    boosted["parameters"] |= {"n_estimators": trees, "learning_rate": 0.3}
+    boosted["search"]["learning_rate"] = [0.2, 0.3]
     spec["evaluation"]["resamples"] = 200
     (root / "include" / "models").mkdir(parents=True)
     (root / "include" / "models" / "flights.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

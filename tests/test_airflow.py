@@ -281,7 +281,7 @@ def test_the_links_of_a_task_lead_to_what_it_says(loop: Loop) -> None:
     airflow, run = loop.airflow, loop.month["2024-05-01"]
     found = {name: link for task in NAMES for name, link in airflow.links(run, task).items()}
     assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "MLflow run"}
-    for name, inside in {"Quality report": "churn", "Drift report": "evidently", "Gate table": "within"}.items():
+    for name, inside in {"Quality report": "churn", "Drift report": "root_metric", "Gate table": "within"}.items():
         answer = airflow.http.get(found[name])
         assert answer.status_code == 200, name
         assert inside in answer.text, name
