@@ -62,7 +62,7 @@ def page(dag_id: str, run_id: str) -> Response:
     for stage in SHOWN:
         if f"{stage}.json" in names:
             body = _json(files, f"{where}/{stage}.json")
-            decision = body.get("decision") or {"verdict": "done", "reasons": []}
+            decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
             links = " ".join(
                 _link(dag_id, run_id, name) for name in names if name.startswith(f"{stage}/") and _shown(name)
             )
@@ -116,6 +116,19 @@ def mlflow(dag_id: str, run_id: str) -> Response:
     if not report.url:
         raise HTTPException(404, f"MLflow has no web address here; the run is {report.run_id}")
     return RedirectResponse(report.url)
+
+
+def _facts(stage: str, body: dict[str, Any]) -> str:
+    """What a stage that decides nothing has to tell."""
+    if stage == "ingest":
+        return f"{body['batch']['rows']:,} rows, sha256 {body['batch']['sha256'][:12]}, from {body['source']}"
+    if stage == "snapshot":
+        return f"DVC md5 {body['md5']}, commit {body['commit'][:12]}, tag {body['tag']}"
+    if stage == "context":
+        serving = f"version {body['champion']['version']} serves" if body["champion"] else "no champion"
+        return f"{len(body['accepted'])} accepted batches, {serving}"
+    fitted = [f"{one['name']}: {one['configuration']['estimator']} on {one['rows']:,} rows" for one in body["fitted"]]
+    return "; ".join([*fitted, f"{body['unlabelled']:,} rows without a label left out", *body["notes"]])
 
 
 def _json(files: Store, key: str) -> dict[str, Any]:
