@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ import psutil
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
 
 from benchmarks import measure
-from benchmarks.measure import Ended, Figures
+from benchmarks.measure import Figures
 from bin import local, processes, settings
 from retrain.ledger import Ledger
 from retrain.run import run_key
@@ -89,12 +89,13 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Bare:
-    """One cycle of the script; `imports` is a part of the wall and the CPU time."""
+    """One cycle of the script; the imports are a part of the wall and the CPU time."""
 
     wall: float
     cpu: float
     peak: float
     imports: float
+    imports_cpu: float
     seconds: dict[str, float]
     verdict: str
     scores: dict[str, float]
@@ -142,7 +143,7 @@ def judged(home: Home, model: str, run: str) -> tuple[str, dict[str, float]]:
 # --- the script
 
 
-def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any], mlflow: str) -> tuple[Ended, Bare]:
+def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any], mlflow: str) -> Bare:
     """One cycle of the script in a fresh `work` folder; the months before are laid there first, unmeasured."""
     work.mkdir(parents=True)
     (work / "champion.json").write_text(json.dumps(told))
@@ -150,8 +151,8 @@ def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any]
     measure.run([*given, "--prepare"])
     ended = measure.run([*given, "--champion", work / "champion.json"], MLFLOW_TRACKING_URI=mlflow)
     said = json.loads(ended.said.splitlines()[-1])
-    made = Bare(ended.wall, ended.cpu, ended.peak, said["imports"], said["seconds"], said["verdict"], said["scores"])
-    return ended, made
+    kept = {name: said[name] for name in ("imports", "imports_cpu", "seconds", "verdict", "scores")}
+    return Bare(wall=ended.wall, cpu=ended.cpu, peak=ended.peak, **kept)
 
 
 # --- Airflow
@@ -306,45 +307,53 @@ def _passed(home: Home, run: str, tasks: list[dict[str, Any]]) -> Iterator[Task]
 # --- the comparison
 
 
-def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> tuple[list[Pair], dict[str, float]]:
-    """Pairs of the last `cycles` of these months, and what Airflow takes when nothing runs."""
+@dataclass(frozen=True)
+class Found:
+    """The measured months, what Airflow takes when nothing runs, and what the stages do inside."""
+
+    pairs: list[Pair]
+    idle: dict[str, float]
+    inside: list[dict[str, Any]]
+
+
+def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Found:
+    """Measure the last of these months inside the stages, the `cycles` before it on both sides, the rest not."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-bench-"))
     kept = dict(os.environ)
     os.environ["RETRAIN_ROOT"] = str(root)
     servers = Servers(folder / "home", say)
     try:
         home = Home.from_environment()
-        for interval in intervals[:-cycles]:
+        *before, last = intervals
+        for interval in before[:-cycles]:
             say(f"{interval}: unmeasured")
             servers.trigger(interval)
         idle = _idle(servers)
         pairs = []
-        for place, interval in enumerate(intervals[-cycles:]):
+        for place, interval in enumerate(before[-cycles:]):
             told, spec = champion(home, MODEL), home.models / f"{MODEL}.yaml"
 
             def script(interval: str = interval, told: dict[str, Any] = told, spec: Path = spec) -> Bare:
                 say(f"{interval}: the script")
                 with servers.frozen():
                     before = servers.cpu("mlflow")
-                    _, made = bare(spec, interval, root, folder / f"bare-{interval}", told, servers.mlflow)
-                    served = servers.cpu("mlflow") - before
-                return Bare(made.wall, made.cpu + served, *_rest(made))
+                    made = bare(spec, interval, root, folder / f"bare-{interval}", told, servers.mlflow)
+                    return replace(made, cpu=made.cpu + servers.cpu("mlflow") - before)
 
             first = script() if place % 2 == 0 else None
             say(f"{interval}: through Airflow")
             through = servers.cycle(home, interval)
             pairs.append(Pair(interval, through, first or script()))
             say(_line(pairs[-1]))
-        return pairs, idle
+        say(f"{last}: inside the stages")
+        with servers.frozen():
+            inside = json.loads(measure.run(["benchmarks/inside.py", MODEL, last]).said.splitlines()[-1])
+        return Found(pairs, idle, inside)
     finally:
         servers.stop()
         os.environ.clear()
         os.environ.update(kept)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _rest(made: Bare) -> tuple[Any, ...]:
-    return made.peak, made.imports, made.seconds, made.verdict, made.scores
 
 
 def _idle(servers: Servers, seconds: float = 5.0) -> dict[str, float]:
@@ -374,7 +383,7 @@ def ratios(pairs: list[Pair]) -> Figures:
 
     rows = [
         row("wall", [(p.cycle.wall, p.bare.wall, p.bare.imports) for p in pairs], "s", True),
-        row("CPU", [(p.cycle.cpu, p.bare.cpu, p.bare.imports) for p in pairs], "s", True),
+        row("CPU", [(p.cycle.cpu, p.bare.cpu, p.bare.imports_cpu) for p in pairs], "s", True),
     ]
     peaks = [(p.cycle.peak, p.bare.peak) for p in pairs]
     peak = statistics.median(cycle / script for cycle, script in peaks)
@@ -417,22 +426,36 @@ def where(pairs: list[Pair], idle: dict[str, float]) -> Figures:
 _PARTS = ("wait", "start", "setup", "stage", "after")
 
 
+def within(inside: list[dict[str, Any]]) -> Figures:
+    """Per stage, in one process that had imported everything: reading, work, writing."""
+    rows = []
+    for one in inside:
+        reading, writing = one.get("reading", 0.0), one.get("writing", 0.0)
+        parts = (one["seconds"], reading, one["seconds"] - reading - writing, writing)
+        rows.append((one["stage"], *(f"{part:.2f}" for part in parts), str(one["modules"])))
+    sums = [sum(float(row[place]) for row in rows) for place in range(1, 5)]
+    rows.append(("sum", *(f"{one:.2f}" for one in sums), str(sum(int(row[-1]) for row in rows))))
+    said = ("One more month, all stages in one process; modules: imported only now, though a task's parent has not.",)
+    columns = ("stage", "seconds", "reading", "work", "writing", "modules")
+    return Figures("Inside the stages, in seconds", columns, tuple(rows), said)
+
+
 def figures(quick: bool, cycles: int, say: Say) -> list[Figures]:
     """The whole benchmark.
 
     Args:
         quick: on every eighth row, with fewer trees: to see that it works, not for figures.
-        cycles: measured months, at most eight.
+        cycles: measured months, at most seven.
     """
     # Two months until the first model, two more until three intervals are there for the search's folds.
-    months = [f"2013-{month:02d}-01" for month in range(1, 5 + cycles)]
+    months = [f"2013-{month:02d}-01" for month in range(1, 6 + cycles)]
     with tempfile.TemporaryDirectory(prefix="retrain-bench-") as folder:
         root = measure.ROOT
         if quick:
             root = Path(folder)
             measure.small_flights(root, 8)
-        pairs, idle = compare(root, months, cycles, say)
-    return [ratios(pairs), where(pairs, idle)]
+        found = compare(root, months, cycles, say)
+    return [ratios(found.pairs), where(found.pairs, found.idle), within(found.inside)]
 
 
 def main() -> None:
@@ -440,7 +463,7 @@ def main() -> None:
 
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--quick", action="store_true", help="small data: to see that it works, not for figures")
-    arguments.add_argument("--cycles", type=int, default=3, choices=range(1, 9), help="measured months")
+    arguments.add_argument("--cycles", type=int, default=3, choices=range(1, 8), help="measured months")
     given = arguments.parse_args()
     console = Console()
     for one in figures(given.quick, given.cycles, lambda text: console.print(text, style="dim", highlight=False)):

@@ -14,9 +14,10 @@ os.environ.update(
 )
 
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,21 @@ class Model:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_is_told() -> Iterator[None]:
+    """No library may reach out of this machine, whatever its telemetry settings say."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a connection to {address} was tried")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def copy(tmp_path: Path) -> Path:
     ("file", "line"),
     [
         ("stages/gate.py", "from retrain.stages import train"),
-        ("tools/drift.py", "from retrain.tools import registry"),
+        ("tools/drift/__init__.py", "from retrain.tools import registry"),
         ("spec.py", "import retrain.ledger"),
         ("ledger.py", "import retrain.pipeline"),
         ("pipeline.py", "import airflow"),

@@ -48,7 +48,8 @@ from retrain.errors import (
     RegistryDown,
 )
 from retrain.features import Codes, DateParts, FeatureFunction, Typed, code_digest
-from retrain.tools.registry import Registry, _is_ours, digest, load_model, save_model
+from retrain.tools.registry import Registry, digest, load_model, save_model
+from retrain.tools.registry.files import _is_ours
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -101,7 +101,7 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
 
     for one in candidates:
         if not against(one):
-            why = [check for check in checks[one.name] if check.name.startswith(("champion", "naive", "simple"))]
+            why = [check for name in (CHAMPION, "naive", "simple") for check in checks[one.name] if check.name == name]
             return one, Decision(verdict="promote", reasons=tuple(f"{one.name} {check.reason}" for check in why))
     open_ = [one for one in candidates if all(check.passed is None for check in against(one))]
     reasons = []

@@ -1,1 +1,1 @@
-"""The libraries with a heavy face, one per file, imported nowhere else. Tools do not import each other."""
+"""The libraries with a heavy face, one per package, imported nowhere else. Tools do not import each other."""

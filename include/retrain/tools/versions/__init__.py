@@ -9,16 +9,13 @@ history true: bytes first, then the look at the remote, and only then the commit
 
 Of DVC the file systems and remotes are used, and its file format: `dvc.repo` is not imported, because its lock
 makes parallel writers fail, its add keeps a second copy of the data, and its push says that all is well when the
-cache has gone. DVC itself is imported in the function that needs it, so that this module stays light.
+cache has gone. DVC itself is imported in the function that needs it, so that this package stays light.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +23,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -41,20 +37,11 @@ from retrain.errors import (
     RetrainError,
     SnapshotCorrupt,
 )
-from retrain.results import inside
+from retrain.tools.versions.git import MAIN, Scratch, code_version, scratch, short
+from retrain.tools.versions.names import Version, has_password, local, plain
 
-_MAIN = "refs/heads/main"
-_PART = re.compile(r"\w(?:\w|[.=+-](?![.]))*")
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_RACE = re.compile(
-    r"\[rejected\]|cannot lock ref|failed to update ref|atomic transaction failed|File exists|incorrect old value"
-)
-_HOPELESS = re.compile(
-    r"Permission denied|No space left|Read-only file system|Disk quota|cannot create|non-empty directory"
-)
-# Hooks, signing and repacking belong to whoever owns the machine's git settings, not to a scratch repository.
-_GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "push.gpgSign=false", "-c", "gc.auto=0")
-_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
+__all__ = ["DataRegistry", "Version", "code_version"]
+
 _CONFIG = """\
 [core]
     remote = store
@@ -63,25 +50,6 @@ _CONFIG = """\
     url = "{}"
 """
 _GITIGNORE = "*\n!*/\n!/.gitignore\n!*.dvc\n!/.dvc/config\n"
-
-
-@dataclass(frozen=True)
-class Version:
-    """Data as it was published: `md5` brings back the bytes, `commit` says when and why they came."""
-
-    path: str
-    md5: str
-    bytes: int
-    commit: str
-    tag: str
-
-    def __post_init__(self) -> None:
-        _plain(self.path)
-        if not _MD5.fullmatch(self.md5) or self.bytes < 0:
-            raise SnapshotCorrupt(
-                f"{self.path}.dvc does not name an MD5 and a size: {self.md5[:60]!r}, {self.bytes}",
-                do="restore that file in the data registry from its git history",
-            )
 
 
 @dataclass(frozen=True)
@@ -116,12 +84,12 @@ class DataRegistry:
     def __post_init__(self) -> None:
         for name in ("url", "remote"):
             address = getattr(self, name)
-            if not address.isprintable() or not address or address[0] == "-" or '"' in address or _password(address):
+            if not address.isprintable() or not address or address[0] == "-" or '"' in address or has_password(address):
                 raise InvalidSpec(
                     f"the data registry's {name} is empty, begins with a dash, has a quote or carries a password",
                     do="keep passwords in git's credential helper and in the remote's options",
                 )
-            if _local(address):
+            if local(address):
                 object.__setattr__(self, name, str(Path(address).expanduser().absolute()))
         if {"url", "worktree", "version_aware"} & self.options.keys():
             raise InvalidSpec(
@@ -141,7 +109,7 @@ class DataRegistry:
             RegistryBusy: others kept winning the race.
             RegistryUnavailable: the repository or the remote cannot be reached or written.
         """
-        _plain(path)
+        plain(path)
         if not source.is_file():
             raise MissingInput(f"{source} is not a file, so it cannot be published as {path}", do="run ingest first")
         size, md5 = source.stat().st_size, _md5(source)
@@ -154,11 +122,11 @@ class DataRegistry:
         self._create()
         said = f"{message.strip()}\n\nData: {path}\n"
         for attempt in range(self.attempts):
-            with _scratch() as git:
-                tips = git.fetch(self.url, _MAIN, f"refs/tags/{tag}")
+            with scratch() as git:
+                tips = git.fetch(self.url, MAIN, f"refs/tags/{tag}")
                 if f"refs/tags/{tag}" in tips:
                     return _same(_read(git, tag), path, md5)
-                commit = git.commit(self._files(git, path, md5, size, first=not tips), said, onto=tips.get(_MAIN))
+                commit = git.commit(self._files(git, path, md5, size, first=not tips), said, onto=tips.get(MAIN))
                 if git.push(self.url, commit, tag):
                     return Version(path=path, md5=md5, bytes=size, commit=commit, tag=tag)
             time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.3)))
@@ -174,10 +142,10 @@ class DataRegistry:
             SnapshotCorrupt: the tag's `.dvc` file cannot be read.
             RegistryUnavailable: the repository cannot be reached.
         """
-        _plain(tag, "tag")
-        if _local(self.url) and not Path(self.url).exists():
+        plain(tag, "tag")
+        if local(self.url) and not Path(self.url).exists():
             return None
-        with _scratch() as git:
+        with scratch() as git:
             return _read(git, tag) if git.fetch(self.url, f"refs/tags/{tag}") else None
 
     def fetch(self, version: Version, target: Path) -> Path:
@@ -255,7 +223,7 @@ class DataRegistry:
                 do="see that it is reachable, writable and has room; nothing was committed",
             ) from error
 
-    def _files(self, git: _Scratch, path: str, md5: str, size: int, *, first: bool) -> dict[str, str]:
+    def _files(self, git: Scratch, path: str, md5: str, size: int, *, first: bool) -> dict[str, str]:
         parents = [f"{parent}.dvc" for parent in PurePosixPath(path).parents if parent.name]
         if not first and (clash := git.listed(*parents, f"{path}/")):
             raise InvalidName(f"{path} lies above or below {clash[0]}, which is data", do="choose another path")
@@ -268,105 +236,19 @@ class DataRegistry:
 
     def _create(self) -> None:
         home = Path(self.url)
-        if not _local(self.url) or home.exists():
+        if not local(self.url) or home.exists():
             return
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=home.parent, prefix=".registry-") as folder:
-                _Scratch(Path(folder)).run("init", "--quiet", "--bare", "--initial-branch=main", "new")
+                Scratch(Path(folder)).run("init", "--quiet", "--bare", "--initial-branch=main", "new")
                 Path(folder, "new").rename(home)
         except OSError as error:
             if not (home / "HEAD").exists():  # else another publisher made it in between
                 raise RegistryUnavailable(f"{home} cannot be made: {error}", do="give this user the folder") from error
 
 
-def code_version(root: Path) -> str:
-    """The commit that `root` is at, with `-dirty` when tracked files differ from it.
-
-    Code that lies in no git repository has no version; that is said, since a laptop may well run it so.
-    """
-    try:
-        done = subprocess.run(
-            [*_GIT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=root, capture_output=True, timeout=60, text=True,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"unknown: {error}"[:200]
-    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
-
-
-@contextmanager
-def _scratch() -> Iterator[_Scratch]:
-    with tempfile.TemporaryDirectory(prefix="retrain-registry-") as folder:
-        git = _Scratch(Path(folder))
-        git.run("init", "--quiet", "--bare", "--template=", "--initial-branch=scratch")
-        yield git
-
-
-@dataclass
-class _Scratch:
-    """A throw-away bare repository with the newest commit of what was fetched, and nothing checked out."""
-
-    folder: Path
-    refusal: str = ""
-
-    def call(self, *args: str, stdin: bytes | None = None, detached: bool = False) -> tuple[int, str, str]:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT}
-        env |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-        try:
-            done = subprocess.run(
-                [*_GIT, *args], cwd=self.folder, env=env, input=stdin, capture_output=True, timeout=600,
-                start_new_session=detached,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RegistryUnavailable(f"git {args[0]}: {error}", do="install git, or mend the connection") from error
-        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-
-    def run(self, *args: str, stdin: bytes | None = None) -> str:
-        code, out, err = self.call(*args, stdin=stdin)
-        if code:
-            raise _unavailable(args[0], err)
-        return out
-
-    def fetch(self, url: str, *refs: str) -> dict[str, str]:
-        """The newest commits of those of `refs` that exist, by ref."""
-        rows = (line.split("\t") for line in self.run("ls-remote", "--quiet", url, *refs).splitlines())
-        there = {ref: commit for commit, ref in rows if ref in refs}
-        if there:
-            self.run("fetch", "--quiet", "--depth=1", "--no-tags", url, *(f"+{ref}:{ref}" for ref in there))
-        # Asked again, because a ref may have moved between the two calls.
-        return {ref: self.run("rev-parse", "--verify", f"{ref}^{{commit}}").strip() for ref in there}
-
-    def listed(self, *paths: str) -> list[str]:
-        return [name for name in self.run("ls-tree", "-z", "--name-only", _MAIN, "--", *paths).split("\0") if name]
-
-    def commit(self, files: Mapping[str, str], message: str, *, onto: str | None) -> str:
-        """One commit with `files` on top of `onto`; fast-import needs neither a working tree nor an index."""
-        who = f"Retrain <retrain@localhost> {int(time.time())} +0000"
-        lines = ["commit refs/heads/new", f"committer {who}", _data(message), *([f"from {onto}"] if onto else [])]
-        lines += [f"M 100644 inline {path}\n{_data(text)}" for path, text in files.items()]
-        self.run("fast-import", "--quiet", "--done", "--date-format=raw", stdin="\n".join([*lines, "done\n"]).encode())
-        return self.run("rev-parse", "refs/heads/new").strip()
-
-    def push(self, url: str, commit: str, tag: str) -> bool:
-        """Both refs or neither; False if somebody else was faster.
-
-        Detached, because a scheduler that kills this process's group must not hit git while it holds the
-        registry's own locks.
-        """
-        targets = (f"{commit}:{_MAIN}", f"{commit}:refs/tags/{tag}")
-        code, out, err = self.call("push", "--porcelain", "--atomic", url, *targets, detached=True)
-        self.refusal = _short(err + out)
-        if code and (_HOPELESS.search(err + out) or not _RACE.search(err + out)):
-            raise _unavailable("push", err + out)
-        return not code
-
-
-def _data(text: str) -> str:
-    return f"data {len(text.encode())}\n{text}"
-
-
-def _read(git: _Scratch, tag: str) -> Version:
+def _read(git: Scratch, tag: str) -> Version:
     commit, _, message = git.run("log", "-1", "--format=%H%n%B", f"refs/tags/{tag}").partition("\n")
     path = message.rpartition("\nData: ")[2].strip()
     _, text, problem = git.call("show", f"{commit}:{path}.dvc")
@@ -377,7 +259,7 @@ def _read(git: _Scratch, tag: str) -> Version:
         return Version(path=path, md5=str(out["md5"]), bytes=int(out["size"]), commit=commit, tag=tag)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise SnapshotCorrupt(
-            f"{path}.dvc at tag {tag}, commit {commit[:12]}, cannot be read: {_short(problem or str(error))}",
+            f"{path}.dvc at tag {tag}, commit {commit[:12]}, cannot be read: {short(problem or str(error))}",
             do="restore that file and the tag in the data registry; the data in the remote is untouched",
         ) from error
 
@@ -398,45 +280,10 @@ def _altered(path: str, md5: str, found: str) -> SnapshotCorrupt:
     )
 
 
-def _unavailable(command: str, said: str) -> RegistryUnavailable:
-    return RegistryUnavailable(
-        f"git {command} failed: {_short(said)}",
-        do="see that the data registry is reachable, writable and has room; what was published before is untouched",
-    )
-
-
 def _said(error: Exception) -> str:
-    return _short(f"{type(error).__name__}: {error}")
-
-
-def _short(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("hint:")]
-    return re.sub(r"//[^/@\s]*@", "//", " | ".join(lines))[:400]
+    return short(f"{type(error).__name__}: {error}")
 
 
 def _md5(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _local(address: str) -> bool:
-    return "://" not in address and not re.match(r"[^/]{2,}:", address)
-
-
-def _password(address: str) -> bool:
-    if "://" not in address:
-        return False
-    parts = urlsplit(address)
-    # Over http a name alone is as a rule a token.
-    return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
-
-
-def _plain(name: str, kind: str = "path") -> str:
-    """A name that is safe as a file, a git ref and a line of a commit message alike."""
-    parts = inside(name).split("/")
-    if not all(_PART.fullmatch(part) and not part.endswith((".dvc", ".lock", ".")) for part in parts):
-        raise InvalidName(
-            f"{name!r} is not a plain {kind} for the data registry",
-            do="use letters, digits, dots, dashes and underscores; begin with a letter or digit",
-        )
-    return name

@@ -1,0 +1,152 @@
+"""One MLflow server: reached by a client of its own, each failure of it named, and what is looked up there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+
+from retrain.errors import ArtifactMissing, InvalidName, InvalidSpec, OutOfBandChange, RegistryDown
+from retrain.results import inside
+from retrain.tools.registry.files import brief
+
+KEY = "retrain.key"
+ARTIFACT = "model"
+
+LATER = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+class Server:
+    """What a registry stands on; every call is made inside `_asking`, which bounds and names its failures."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        parts = urlsplit(self._uri)
+        self._http = parts.scheme in ("http", "https")
+        self._shown = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+        self._root: Path | None = None
+        with self._asking():
+            if not self._http:
+                self._knock()
+            self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    def _knock(self) -> None:
+        """Connect once: MLflow itself tries a database that is down for minutes."""
+        try:
+            url = sqlalchemy.engine.make_url(self._uri)
+            if url.get_backend_name() == "sqlite" and url.database:
+                self._root = Path(url.database).resolve().parent / "mlartifacts"
+                self._root.parent.mkdir(parents=True, exist_ok=True)
+            engine = sqlalchemy.create_engine(url)
+        except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+            raise InvalidSpec(
+                "not an address of an MLflow registry", do="give sqlite:///…, a database URL or http://host:port"
+            ) from error
+        engine.connect().close()
+        engine.dispose()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, requests.RequestException, sqlalchemy.exc.OperationalError) as error:
+            if isinstance(error, MlflowException) and error.error_code not in LATER:
+                raise
+            # Not chained: the message of a client may hold the address with its password.
+            raise RegistryDown(
+                f"MLflow at {self._shown} did not answer: {brief(error).replace(self._uri, self._shown)}",
+                do="see whether it runs and whether its database is locked; the task tries again",
+            ) from None
+
+    @contextmanager
+    def _failing(self, run_id: str) -> Iterator[None]:
+        """A run reads RUNNING while it is filled, and FAILED if that ends in an error."""
+        self._client.update_run(run_id, status="RUNNING")
+        try:
+            yield
+        except Exception:
+            with suppress(MlflowException):
+                self._client.set_terminated(run_id, status="FAILED")
+            raise
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            location = str(self._root / inside(name)) if self._root else None
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            return self._experiment(name)
+        if found.lifecycle_stage != "active":
+            raise OutOfBandChange(f"the experiment {name} was deleted by hand", do="restore it in MLflow")
+        return str(found.experiment_id)
+
+    def _run(self, experiment_id: str, key: str, name: str, tags: Mapping[str, str]) -> Run:
+        def first() -> Run | None:
+            found = self._client.search_runs(
+                [experiment_id], f"tags.`{KEY}` = {quoted(key)}", order_by=["attributes.start_time ASC"], max_results=1
+            )
+            return found[0] if found else None
+
+        if (run := first()) is None:
+            cut = {tag: cut_to(text, MAX_TAG_VAL_LENGTH) for tag, text in tags.items()}
+            made = self._client.create_run(experiment_id, tags={**cut, KEY: key}, run_name=name)
+            run = first() or made
+            if run.info.run_id != made.info.run_id:
+                # A second attempt of the same task came in between; both go on with the older run.
+                self._client.delete_run(made.info.run_id)
+        return run
+
+    def _version(self, model: str, run_id: str) -> ModelVersion | None:
+        found = self._client.search_model_versions(f"name = {quoted(model)} and run_id = {quoted(run_id)}")
+        return min(found, key=lambda version: int(version.version), default=None)
+
+    def _download(self, run_id: str, into: Path, what: str) -> Path:
+        try:
+            if any(entry.path == f"{ARTIFACT}/MLmodel" for entry in self._client.list_artifacts(run_id, ARTIFACT)):
+                return Path(self._client.download_artifacts(run_id, ARTIFACT, str(into)))
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+        raise ArtifactMissing(
+            f"the files of {what} are gone", do="restore the artifact store, or roll back to an earlier version"
+        )
+
+    def _get(self, model: str, version: int) -> ModelVersion | None:
+        try:
+            return self._client.get_model_version(model, str(version))
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
+
+    def _existing(self, model: str, version: int) -> ModelVersion:
+        if (found := self._get(model, version)) is None:
+            raise ArtifactMissing(
+                f"version {version} of {model} is not in the registry", do="choose a version that MLflow lists"
+            )
+        return found
+
+
+def cut_to(text: str, limit: int) -> str:
+    note = " … (whole in long_values.json)"
+    return text if len(text) <= limit else text[: limit - len(note)] + note
+
+
+def quoted(text: str) -> str:
+    if re.search(r"['\"\\`\0]", text):
+        raise InvalidName(f"{text[:100]!r} holds a quote", do="use letters, digits, dots and dashes")
+    return f"'{text}'"

@@ -1,0 +1,124 @@
+"""git: the scratch repository that every call of the data registry works in, and the version of the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrain.errors import RegistryUnavailable
+
+MAIN = "refs/heads/main"
+_RACE = re.compile(
+    r"\[rejected\]|cannot lock ref|failed to update ref|atomic transaction failed|File exists|incorrect old value"
+)
+_HOPELESS = re.compile(
+    r"Permission denied|No space left|Read-only file system|Disk quota|cannot create|non-empty directory"
+)
+# Hooks, signing and repacking belong to whoever owns the machine's git settings, not to a scratch repository.
+_GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "push.gpgSign=false", "-c", "gc.auto=0")
+_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
+
+
+def code_version(root: Path) -> str:
+    """The commit that `root` is at, with `-dirty` when tracked files differ from it.
+
+    Code that lies in no git repository has no version; that is said, since a laptop may well run it so.
+    """
+    try:
+        done = subprocess.run(
+            [*_GIT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=root, capture_output=True, timeout=60, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown: {error}"[:200]
+    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
+
+
+@contextmanager
+def scratch() -> Iterator[Scratch]:
+    with tempfile.TemporaryDirectory(prefix="retrain-registry-") as folder:
+        git = Scratch(Path(folder))
+        git.run("init", "--quiet", "--bare", "--template=", "--initial-branch=scratch")
+        yield git
+
+
+@dataclass
+class Scratch:
+    """A throw-away bare repository with the newest commit of what was fetched, and nothing checked out."""
+
+    folder: Path
+    refusal: str = ""
+
+    def call(self, *args: str, stdin: bytes | None = None, detached: bool = False) -> tuple[int, str, str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT}
+        env |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        try:
+            done = subprocess.run(
+                [*_GIT, *args], cwd=self.folder, env=env, input=stdin, capture_output=True, timeout=600,
+                start_new_session=detached,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RegistryUnavailable(f"git {args[0]}: {error}", do="install git, or mend the connection") from error
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+    def run(self, *args: str, stdin: bytes | None = None) -> str:
+        code, out, err = self.call(*args, stdin=stdin)
+        if code:
+            raise _unavailable(args[0], err)
+        return out
+
+    def fetch(self, url: str, *refs: str) -> dict[str, str]:
+        """The newest commits of those of `refs` that exist, by ref."""
+        rows = (line.split("\t") for line in self.run("ls-remote", "--quiet", url, *refs).splitlines())
+        there = {ref: commit for commit, ref in rows if ref in refs}
+        if there:
+            self.run("fetch", "--quiet", "--depth=1", "--no-tags", url, *(f"+{ref}:{ref}" for ref in there))
+        # Asked again, because a ref may have moved between the two calls.
+        return {ref: self.run("rev-parse", "--verify", f"{ref}^{{commit}}").strip() for ref in there}
+
+    def listed(self, *paths: str) -> list[str]:
+        return [name for name in self.run("ls-tree", "-z", "--name-only", MAIN, "--", *paths).split("\0") if name]
+
+    def commit(self, files: Mapping[str, str], message: str, *, onto: str | None) -> str:
+        """One commit with `files` on top of `onto`; fast-import needs neither a working tree nor an index."""
+        who = f"Retrain <retrain@localhost> {int(time.time())} +0000"
+        lines = ["commit refs/heads/new", f"committer {who}", _data(message), *([f"from {onto}"] if onto else [])]
+        lines += [f"M 100644 inline {path}\n{_data(text)}" for path, text in files.items()]
+        self.run("fast-import", "--quiet", "--done", "--date-format=raw", stdin="\n".join([*lines, "done\n"]).encode())
+        return self.run("rev-parse", "refs/heads/new").strip()
+
+    def push(self, url: str, commit: str, tag: str) -> bool:
+        """Both refs or neither; False if somebody else was faster.
+
+        Detached, because a scheduler that kills this process's group must not hit git while it holds the
+        registry's own locks.
+        """
+        targets = (f"{commit}:{MAIN}", f"{commit}:refs/tags/{tag}")
+        code, out, err = self.call("push", "--porcelain", "--atomic", url, *targets, detached=True)
+        self.refusal = short(err + out)
+        if code and (_HOPELESS.search(err + out) or not _RACE.search(err + out)):
+            raise _unavailable("push", err + out)
+        return not code
+
+
+def _data(text: str) -> str:
+    return f"data {len(text.encode())}\n{text}"
+
+
+def _unavailable(command: str, said: str) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"git {command} failed: {short(said)}",
+        do="see that the data registry is reachable, writable and has room; what was published before is untouched",
+    )
+
+
+def short(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("hint:")]
+    return re.sub(r"//[^/@\s]*@", "//", " | ".join(lines))[:400]

@@ -1,0 +1,55 @@
+"""What may stand for data: a version, a path, a tag, an address."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from retrain.errors import InvalidName, SnapshotCorrupt
+from retrain.results import inside
+
+_PART = re.compile(r"\w(?:\w|[.=+-](?![.]))*")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """Data as it was published: `md5` brings back the bytes, `commit` says when and why they came."""
+
+    path: str
+    md5: str
+    bytes: int
+    commit: str
+    tag: str
+
+    def __post_init__(self) -> None:
+        plain(self.path)
+        if not _MD5.fullmatch(self.md5) or self.bytes < 0:
+            raise SnapshotCorrupt(
+                f"{self.path}.dvc does not name an MD5 and a size: {self.md5[:60]!r}, {self.bytes}",
+                do="restore that file in the data registry from its git history",
+            )
+
+
+def local(address: str) -> bool:
+    return "://" not in address and not re.match(r"[^/]{2,}:", address)
+
+
+def has_password(address: str) -> bool:
+    if "://" not in address:
+        return False
+    parts = urlsplit(address)
+    # Over http a name alone is as a rule a token.
+    return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
+
+
+def plain(name: str, kind: str = "path") -> str:
+    """A name that is safe as a file, a git ref and a line of a commit message alike."""
+    parts = inside(name).split("/")
+    if not all(_PART.fullmatch(part) and not part.endswith((".dvc", ".lock", ".")) for part in parts):
+        raise InvalidName(
+            f"{name!r} is not a plain {kind} for the data registry",
+            do="use letters, digits, dots, dashes and underscores; begin with a letter or digit",
+        )
+    return name
