@@ -121,8 +121,15 @@ class Pair:
 
 
 def champion(home: Home, model: str) -> dict[str, Any]:
-    """The champion as the script takes it."""
-    head = Ledger(home.ledger).records(model, "promotion")[-1].body["champion"]
+    """The champion as the script takes it.
+
+    Raises:
+        RuntimeError: the months so far have brought none.
+    """
+    promotions = Ledger(home.ledger).records(model, "promotion")
+    if not promotions:
+        raise RuntimeError("no champion after the unmeasured months: nothing to compare a cycle with")
+    head = promotions[-1].body["champion"]
     reference = Store(home.store).url(f"{head['reference']}/reference.parquet")
     return {
         "model": model,
@@ -147,7 +154,17 @@ def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any]
     """One cycle of the script in a fresh `work` folder; the months before are laid there first, unmeasured."""
     work.mkdir(parents=True)
     (work / "champion.json").write_text(json.dumps(told))
-    given = ["benchmarks/bare.py", "--spec", spec, "--interval", interval, "--root", root, "--work", work]
+    given: list[str | Path] = [
+        "benchmarks/bare.py",
+        "--spec",
+        spec,
+        "--interval",
+        interval,
+        "--root",
+        root,
+        "--work",
+        work,
+    ]
     measure.run([*given, "--prepare"])
     ended = measure.run([*given, "--champion", work / "champion.json"], MLFLOW_TRACKING_URI=mlflow)
     said = json.loads(ended.said.splitlines()[-1])

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,14 +42,15 @@ WRITING = {
         *("Registry.point", "Registry.clear"),
     ),
 }
-spent: Counter[str] = Counter()
+spent: defaultdict[str, float] = defaultdict(float)
 _depth = 0
 
 
 def _timed(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def door(*args: Any, **kwargs: Any) -> Any:
         global _depth
-        _depth, began = _depth + 1, time.perf_counter()
+        _depth += 1
+        began = time.perf_counter()
         try:
             return call(*args, **kwargs)
         finally:

@@ -70,7 +70,7 @@ def read(specs: int, *, task: bool = False, repeats: int = 3) -> Reading:
             RETRAIN_HOME=Path(folder) / "home",
             **({ONE: f"model_{specs - 1}_retrain"} if task else {}),
         )
-        command = ["-c", READ, measure.ROOT / "dags" / "retrain_models.py"]
+        command = ["-c", READ, str(measure.ROOT / "dags" / "retrain_models.py")]
         found = [json.loads(measure.run(command, **env).said.splitlines()[-1]) for _ in range(repeats)]
     first, again = (statistics.median(one[name] for one in found) for name in ("first", "again"))
     return Reading(

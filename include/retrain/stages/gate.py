@@ -252,7 +252,8 @@ def _enough(name: str, model: str, found: int, floor: int, what: str) -> GateChe
 
 
 def _shown(pair: Paired) -> str:
-    return f"{pair.metric} gain {pair.gain:+.4g}, {1 - 2 * pair.level:.0%} interval {pair.low:+.4g} to {pair.high:+.4g}"
+    gain, low, high = (value + 0.0 for value in (pair.gain, pair.low, pair.high))  # no negative zero
+    return f"{pair.metric} gain {gain:+.4g}, {1 - 2 * pair.level:.0%} interval {low:+.4g} to {high:+.4g}"
 
 
 def _to_settle(pair: Paired, bound: float, found: int) -> str:
