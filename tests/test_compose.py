@@ -228,7 +228,9 @@ def test_the_message_tells_all_at_once_and_shows_nothing() -> None:
     assert not any(value in answer.stderr for value in bad.values())
 
 
-@pytest.mark.parametrize("key", ["x7" * 22, GOOD["FERNET_KEY"][:-5], "ä" + GOOD["FERNET_KEY"][1:]])
+@pytest.mark.parametrize(
+    "key", ["x7" * 22, GOOD["FERNET_KEY"][:-5], "ä" + GOOD["FERNET_KEY"][1:]], ids=["pattern", "short", "not ascii"]
+)
 def test_a_fernet_key_is_one(key: str) -> None:
     (why,) = cluster.refusals({**GOOD, "FERNET_KEY": key})
     assert why.startswith("FERNET_KEY")
