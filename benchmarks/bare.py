@@ -647,9 +647,12 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
             mlflow.log_artifacts(str(out), "reports")
             if verdict == "promote":
                 example = data[0][spec.inputs].head(100)
+                # Written, not given to MLflow: it would load the model again to try it, which the loop does not do.
+                example.to_json(out / "input_example.json", orient="split")
+                mlflow.log_artifact(str(out / "input_example.json"))
                 info = mlflow.sklearn.log_model(
                     fitted, name="model", signature=infer_signature(example, fitted.predict(example)),
-                    input_example=example, serialization_format="skops", skops_trusted_types=types,
+                    serialization_format="skops", skops_trusted_types=types,
                     pip_requirements=[f"{one.__name__}=={one.__version__}" for one in (pd, np, xgboost)],
                     registered_model_name=f"{spec.model}_bare",
                 )  # fmt: skip

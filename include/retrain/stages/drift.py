@@ -33,8 +33,8 @@ def drift(run: Run) -> DriftReport:
     reference, facts = _reference(run, context.champion)
     current = _current(run, batch, mature=batch.mature_at <= context.effective_at)
     scored = rows.sample(current, run.spec.drift.sample, run.spec.training.seed)
-    predictions = pd.DataFrame(_predictions(run, context.champion, scored))
-    current = current.join(predictions.set_index(scored.index))
+    for name, answers in _predictions(run, context.champion, scored).items():
+        current[name] = pd.Series(answers, index=scored.index)
 
     kinds, roles = _columns(run.spec, reference, current)
     decision, columns, share, page = judge.compare(
@@ -73,7 +73,7 @@ def _reference(run: Run, champion: Champion) -> tuple[pd.DataFrame, dict[str, se
 
 
 def _current(run: Run, batch: Accepted, *, mature: bool) -> pd.DataFrame:
-    frame = rows.read(run, [batch], [*run.spec.inputs, run.spec.target.column])
+    frame = rows.read(run, [batch], [*run.spec.inputs, run.spec.target.column], ordered=False)
     frame["target"] = rows.outcome(run.spec, frame) if mature else np.nan
     return frame
 
