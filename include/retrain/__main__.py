@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,9 @@ from retrain.ledger import Ledger
 from retrain.results import StageReport, Trigger
 from retrain.run import Run, run_key
 from retrain.workspace import Home
+
+# Before a library starts its threads: those that wait must not take the core from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
