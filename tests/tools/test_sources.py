@@ -374,7 +374,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     handler = lambda *args: _Server(*args, directory=str(tmp_path))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
