@@ -121,12 +121,20 @@ class IntervalConflict(RetrainError):
     """Other bytes for an interval that has been accepted."""
 
 
+class ContradictoryLabels(RetrainError):
+    """Too many keys of a delivery come with different labels."""
+
+
 class Quarantined(RetrainError):
     """The batch broke its contract; nothing downstream runs."""
 
 
 class EmptySuite(RetrainError):
     """No expectation was evaluated, so nothing is known about the batch."""
+
+
+class AmbiguousKeys(RetrainError):
+    """A key that stands for more than one row where one is needed."""
 
 
 class SnapshotCorrupt(RetrainError):
@@ -162,6 +170,10 @@ class NonFiniteMetric(RetrainError):
 
 class ScoringFailed(RetrainError):
     """A model that cannot score the rows it is given."""
+
+
+class RowsRejected(RetrainError):
+    """Rows that break their columns' contract, where the spec says stop, or all of them; nothing is scored."""
 
 
 class FeatureCodeRefused(RetrainError):

@@ -79,6 +79,10 @@ class StageReport(Result):
         """The few figures that go to the ledger, for tables."""
         return {}
 
+    def signs(self) -> tuple[tuple[str, Interval, str, str], ...]:
+        """What policies read of it: question, interval, verdict and reason of each `Signal`."""
+        return ()
+
 
 # --- data ------------------------------------------------------------------------------------------
 
@@ -135,6 +139,43 @@ class SnapshotReport(StageReport):
     tag: str
 
 
+class LabelBatch(Result):
+    """The labels of one interval's rows that came apart from them: key columns and target, one row a key."""
+
+    sha256: str
+    rows: int
+    key: str = Field(description="where the file lies, relative to the store")
+
+
+class IntervalLabels(Result):
+    """What came of the labels of one interval's rows; `labels` is empty while it waits for them."""
+
+    interval: Interval
+    labels: LabelBatch | None = None
+    rows: int = Field(description="rows of the interval's batch")
+    labelled: int = Field(default=0, description="rows that have a label")
+    empty: int = Field(default=0, description="delivered without a label: missing, and never a no")
+    unknown: int = Field(default=0, description="labels that are no class of the target, or not finite; no labels")
+    duplicates: int = Field(default=0, description="delivered again with the same label; one is kept")
+    contradictory: int = Field(default=0, description="keys that came with different labels; they get none")
+    strangers: int = Field(default=0, description="labels without a row; left out")
+    reason: str = Field(default="", description="why it waits")
+
+    @property
+    def coverage(self) -> float:
+        return self.labelled / self.rows if self.rows else 0.0
+
+
+class LabelsReport(StageReport):
+    decision: Decision = Field(description="same, joined, or waiting for some")
+    matured: int = Field(default=0, description="intervals whose labels should be there by now")
+    joined: int = Field(default=0, description="and are, with enough of their rows")
+    intervals: tuple[IntervalLabels, ...] = Field(default=(), description="those that this run looked at")
+
+    def facts(self) -> dict[str, Any]:
+        return {"matured": self.matured, "joined": self.joined}
+
+
 class Accepted(Result):
     """A batch that training may read."""
 
@@ -142,6 +183,7 @@ class Accepted(Result):
     md5: str
     commit: str
     mature_at: Utc = Field(description="when all of its labels are there, on the data's clock")
+    labels: LabelBatch | None = Field(default=None, description="where labels come apart from the rows")
 
 
 class Configuration(Result):
@@ -150,10 +192,13 @@ class Configuration(Result):
     estimator: str
     parameters: dict[str, Any]
     window: int | None = Field(default=None, description="how many of the newest intervals; None is all")
+    since: Utc | None = Field(default=None, description="start of the rows, where the world changed then")
     pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
 
     @property
     def label(self) -> str:
+        if self.since:
+            return f"{self.estimator}, since {self.since:%Y-%m-%d}"
         return f"{self.estimator}, {'all' if self.window is None else f'last {self.window}'}"
 
 
@@ -167,6 +212,8 @@ class Champion(Result):
     training: str = Field(description="digest of the training rows")
     reference: str = Field(description="folder of the reference rows, relative to the store")
     trained_until: Utc = Field(description="end of the newest interval it was fitted on")
+    rows: int = Field(default=0, description="labelled rows it was fitted on")
+    promised: float | None = Field(default=None, description="the primary metric on the sealed rows it was gated on")
     effective_at: Utc = Field(description="the as-of time of the run that promoted it")
 
 
@@ -181,6 +228,27 @@ class Trigger(Result):
     reason: str = ""
 
 
+class Signal(Result):
+    """What one question of the monitor answered about one interval: the facts that policies read."""
+
+    question: Literal["drift", "estimated", "realised", "kind"]
+    interval: Interval
+    champion: int = Field(description="the version that it is about")
+    verdict: str = Field(description="alarm, calm or undetermined; of kind: broken, suspect, changed or sound")
+    reason: str
+    effective_at: Utc
+
+
+class Alert(Result):
+    """What asks for a retraining: a decision of the monitor, or somebody outside."""
+
+    id: str
+    origin: Literal["monitor", "outside"]
+    verdict: str = Field(description="what the monitor decided; of an alert from outside: retrain")
+    reason: str
+    effective_at: Utc
+
+
 class Context(StageReport):
     """All that a run needs to know of the world, fixed before it decides: one file, `context.json`."""
 
@@ -188,9 +256,13 @@ class Context(StageReport):
     trigger: Trigger
     accepted: tuple[Accepted, ...] = Field(description="every accepted batch up to this interval, oldest first")
     quarantined: tuple[str, ...] = ()
+    held: tuple[str, ...] = Field(default=(), description="accepted, then found broken or suspect; until released")
     champion: Champion | None = None
     last_training_at: Utc | None = Field(default=None, description="as-of time of the newest training of this model")
     newest_promotion_at: Utc | None = Field(default=None, description="as-of time of the newest promotion")
+    trainings: tuple[Utc, ...] = Field(default=(), description="as-of times of all trainings, oldest first")
+    signals: tuple[Signal, ...] = Field(default=(), description="what the monitor said of the champion, oldest first")
+    alert: Alert | None = Field(default=None, description="what started this run, where it was one")
 
 
 # --- drift and the decision ------------------------------------------------------------------------
@@ -204,22 +276,113 @@ class ColumnDrift(Result):
     test: str = Field(description="the statistic's name, or missing / new categories / constant")
     verdict: Literal["drift", "stable", "undetermined"]
     statistic: float | None = None
-    threshold: float | None = None
+    threshold: float | None = Field(default=None, description="from where on the statistic is drift")
+    p_value: float | None = Field(default=None, description="chance of such a statistic where nothing changed")
+    weight: float | None = Field(default=None, description="the feature's part of all importance; None if unknown")
     reason: str
 
 
 class DriftReport(StageReport):
-    decision: Decision = Field(description="drift, stable or undetermined")
-    columns: tuple[ColumnDrift, ...] = ()
-    share: float | None = Field(default=None, description="drifted features among the determined ones")
+    decision: Decision = Field(description="drift, stable, undetermined, or broken: data that nobody should train on")
+    columns: tuple[ColumnDrift, ...] = Field(default=(), description="against the champion's reference")
+    recent: tuple[ColumnDrift, ...] = Field(default=(), description="features against the previous interval's batch")
+    broken: tuple[str, ...] = Field(default=(), description="columns that look broken, not changed, and the evidence")
+    share: float | None = Field(default=None, description="importance of the drifted among the determined features")
     reference_rows: int = 0
     current_rows: int = 0
     html: str | None = None
+    recent_html: str | None = None
+
+    def signs(self) -> tuple[tuple[str, Interval, str, str], ...]:
+        said, reason = self.decision.verdict, self.decision.reasons[0]
+        alarm = {"drift": "alarm", "stable": "calm"}.get(said, "undetermined")
+        broken = (("kind", self.interval, "broken", reason),) if said == "broken" else ()
+        return (("drift", self.interval, alarm, reason), *broken)
+
+
+class EstimateReport(StageReport):
+    """Performance without labels: the metric on these rows, if outcomes follow the features as before."""
+
+    decision: Decision = Field(description="alarm, calm or undetermined")
+    metric: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    promised: float | None = Field(default=None, description="on the sealed rows that the champion was gated on")
+    version: int | None = None
+    rows: int = 0
+    reliable: bool | None = Field(default=None, description="whether earlier estimates held; None: too few to tell")
+    html: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        told = {"estimated": self.value, "low": self.low, "high": self.high}
+        return {"metric": self.metric, "version": self.version, **told}
+
+    def signs(self) -> tuple[tuple[str, Interval, str, str], ...]:
+        return (("estimated", self.interval, self.decision.verdict, self.decision.reasons[0]),)
+
+
+class SliceFall(Result):
+    """One value of a slice's column, realised against expected there."""
+
+    column: str
+    value: str
+    rows: int
+    realised: float | None
+    expected: float | None
+    fell: bool = False
+
+
+class Realised(Result):
+    """One interval, once its labels are there."""
+
+    interval: Interval
+    version: int
+    verdict: Literal["alarm", "calm", "undetermined"]
+    reason: str
+    rows: int = 0
+    coverage: float = 0.0
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    promised: float | None = None
+    expected: float | None = Field(default=None, description="on these very rows, if outcomes followed as promised")
+    excess: float | None = Field(default=None, description="realised above expected loss, as a share of the expected")
+    excess_low: float | None = None
+    suspect: str = Field(default="", description="why the labels look wrong")
+    slices: tuple[SliceFall, ...] = ()
+
+
+class MeasureReport(StageReport):
+    """Realised performance of the champion on the intervals whose labels have matured."""
+
+    decision: Decision = Field(description="alarm, calm or undetermined")
+    metric: str = ""
+    realised: tuple[Realised, ...] = Field(default=(), description="oldest first; the newest decides")
+    html: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"metric": self.metric, "realised": {one.interval.name: one.value for one in self.realised}}
+
+    def signs(self) -> tuple[tuple[str, Interval, str, str], ...]:
+        return tuple(("realised", one.interval, one.verdict, one.reason) for one in self.realised)
+
+
+class DiagnoseReport(StageReport):
+    """Which kind it is: broken data or wrong labels (stop), a changed world (retrain), or nothing."""
+
+    decision: Decision = Field(description="broken, suspect, changed or sound")
+    of: tuple[tuple[Interval, str], ...] = Field(default=(), description="each interval that it says something of")
+    html: str | None = None
+
+    def signs(self) -> tuple[tuple[str, Interval, str, str], ...]:
+        return tuple(("kind", interval, kind, self.decision.reasons[0]) for interval, kind in self.of)
 
 
 class DecideReport(StageReport):
     decision: Decision = Field(description="retrain or skip")
-    policy: str = Field(default="", description="the rule that said yes")
+    policy: str = Field(default="", description="the rule that decided")
+    evidence: dict[str, str] = Field(default={}, description="each rule that was asked, and what it said")
 
 
 # --- models ----------------------------------------------------------------------------------------
@@ -228,7 +391,7 @@ class DecideReport(StageReport):
 class Fitted(Result):
     """A fitted pipeline in the run's workspace."""
 
-    name: str = Field(description="refresh, new, naive or simple")
+    name: str = Field(description="refresh, new, changed, naive or simple")
     kind: Literal["refresh", "new", "baseline"]
     configuration: Configuration
     training: str = Field(description="digest of the training rows")
@@ -242,6 +405,9 @@ class Fitted(Result):
 class TrainReport(StageReport):
     fitted: tuple[Fitted, ...]
     sealed: tuple[Interval, ...]
+    judged_from: Utc | None = Field(
+        default=None, description="start of the sealed rows that judge, where a candidate was fitted on those before"
+    )
     search: tuple[dict[str, Any], ...] = Field(default=(), description="every configuration tried, with its scores")
     unlabelled: int = Field(default=0, description="rows without a label, left out")
     seed: int
@@ -339,6 +505,110 @@ class PromoteReport(StageReport):
 
     def facts(self) -> dict[str, Any]:
         return {"version": self.version, "previous": self.previous}
+
+
+# --- scores ----------------------------------------------------------------------------------------
+
+
+class Apart(Result):
+    """A row on which two models differ."""
+
+    key: tuple[str, ...]
+    champion: float
+    shadow: float
+
+
+class Disagreement(Result):
+    """How the challenger's scores of the same rows differ from the champion's.
+
+    Of a multiclass model the score is the probability of the class that the champion names.
+    """
+
+    version: int = Field(description="of the challenger")
+    rows: int
+    mean_champion: float
+    mean_shadow: float
+    mean_absolute: float = Field(description="mean of |challenger - champion|")
+    correlation: float | None = Field(description="Spearman; None where one of the two is constant")
+    decided_otherwise: float | None = Field(
+        description="share of rows with another answer: on the other side of 0.5, or another class; None for numbers"
+    )
+    quantiles: dict[str, float] = Field(description="of challenger - champion")
+    furthest: tuple[Apart, ...] = Field(default=(), description="the rows that differ most")
+
+
+class ScoreReport(StageReport):
+    decision: Decision = Field(description="scored, found (scored before), or skipped")
+    version: int | None = Field(default=None, description="of the champion of that time")
+    rows: int = 0
+    scored: int = 0
+    rejected: dict[str, int] = Field(default={}, description="breach → rows; a row may break two rules")
+    unknown_categories: dict[str, int] = Field(default={}, description="rows with a category that training had not")
+    outside: float | None = Field(
+        default=None, description="regression: share of scores outside the range of the target in training"
+    )
+    key: str | None = Field(default=None, description="where the scores lie, relative to the store")
+    sha256: str | None = None
+    data: str | None = Field(default=None, description="SHA-256 of the batch that was scored")
+    quarantined: str | None = Field(default=None, description="where the rows lie that were set aside")
+    shadow: Disagreement | None = None
+    html: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"rows": self.rows, "scored": self.scored, "version": self.version}
+
+
+class Coverage(Result):
+    """How far scores and labels of an interval meet. What is missing is counted, and is never a no."""
+
+    predictions: int = Field(description="rows with a score")
+    labels: int = Field(description="rows with a label")
+    both: int
+    unlabelled: int = Field(description="scores without a label (yet)")
+    unpredicted: int = Field(description="labels of rows without a score: set aside, abstained, or of a later revision")
+    gone: int = Field(default=0, description="scores whose row is not in the batch any more; among the unlabelled")
+
+    @property
+    def share(self) -> float:
+        """Labelled share of the scores."""
+        return self.both / self.predictions if self.predictions else 0.0
+
+
+# --- replay
+
+
+class Step(Result):
+    """One interval under one policy."""
+
+    interval: str
+    score: float | None = None
+    version: int | None = None
+    decision: str
+    reason: str
+    trained: bool = False
+    promoted: bool = False
+
+
+class Outcome(Result):
+    """A history under one policy.
+
+    Attributes:
+        mean: of the scores of all intervals that had a champion.
+        trainings: after the first model.
+        promotions: after the first model.
+        wrong: promotions after which the predecessor would have scored better, by more than the gate's margin, on the
+            rows that the successor served.
+        seconds: spent in stages.
+    """
+
+    policy: str
+    metric: str
+    steps: tuple[Step, ...]
+    mean: float | None
+    trainings: int
+    promotions: int
+    wrong: int
+    seconds: float
 
 
 def inside(path: str) -> str:

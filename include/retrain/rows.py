@@ -6,21 +6,31 @@ asked for are read, and a declared type becomes one pandas type.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrain.results import Accepted, Context, Interval
+from retrain.results import Accepted, Context, Interval, LabelBatch
 from retrain.run import Run
-from retrain.spec import Spec
+from retrain.spec import Column, Spec
 from retrain.workspace import digest_of
 
 
 def arrow_schema(spec: Spec) -> pa.Schema:
     """The schema in which batches are published."""
+    return _schema(spec.delivered)
+
+
+def labels_schema(spec: Spec) -> pa.Schema:
+    """The schema in which labels that come apart are published: the key, then the target."""
+    return _schema({name: spec.columns[name] for name in (*spec.source.key, spec.target.column)})
+
+
+def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     types = {
         "integer": pa.int64(),
         "number": pa.float64(),
@@ -29,7 +39,7 @@ def arrow_schema(spec: Spec) -> pa.Schema:
         "boolean": pa.bool_(),
         "datetime": pa.timestamp("us", tz="UTC"),
     }
-    return pa.schema([(name, types[column.type]) for name, column in spec.columns.items()])
+    return pa.schema([(name, types[column.type]) for name, column in columns.items()])
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -53,7 +63,9 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 def read(
     run: Run, accepted: Sequence[Accepted], columns: Iterable[str] | None = None, *, ordered: bool = True
 ) -> pd.DataFrame:
-    """The rows of these batches, ordered by time and key.
+    """The rows of these batches, ordered by time and key; labels that came apart are joined by key.
+
+    A label that has not come is null, and so is every label of a batch whose labels have not been taken yet.
 
     Args:
         ordered: else they come as they lie in the files, without the key: sorting texts costs more than reading.
@@ -65,20 +77,24 @@ def read(
     spec = run.spec
     order = [spec.source.time, *spec.source.key] if ordered else []
     wanted = list(dict.fromkeys([*(columns if columns is not None else spec.columns), *order]))
-    schema = arrow_schema(spec)
+    schema, target = _schema(spec.columns), spec.target.column
     tables = []
     for one in accepted:
+        apart = target in wanted and (spec.labels.source != "same" or one.labels is not None)
+        asked = {*wanted} - {target} | {*spec.source.key} if apart else {*wanted}
         with run.store.verified(one.batch.key, one.batch.sha256) as path:
-            present = set(pq.read_schema(path).names)
-            here = [name for name in wanted if name in present]
+            here = [name for name in pq.read_schema(path).names if name in asked]
             # Named, or pyarrow spells every category out before it encodes it again: four times the work.
             encoded = [name for name in here if pa.types.is_dictionary(schema.field(name).type)]
             table = pq.read_table(path, columns=here, read_dictionary=encoded)
+        found = {name: table[name] for name in here}
+        if apart and one.labels is not None:
+            found[target] = _labels(run, one.labels, table)
         # A column that the spec gained later is missing in older batches: it is empty there.
         tables.append(
             pa.table(
                 {
-                    name: table[name] if name in present else pa.nulls(table.num_rows, schema.field(name).type)
+                    name: found[name] if name in found else pa.nulls(table.num_rows, schema.field(name).type)
                     for name in wanted
                 }
             )
@@ -87,6 +103,55 @@ def read(
         return to_frame(schema.empty_table().select(wanted))
     frame = to_frame(pa.concat_tables(tables, promote_options="permissive"))
     return frame.sort_values(order, kind="stable", ignore_index=True) if ordered else frame
+
+
+def _labels(run: Run, labels: LabelBatch, table: pa.Table) -> pa.ChunkedArray:
+    """The label of each row of a batch, null where there is none."""
+    key, target = run.spec.source.key, run.spec.target.column
+    with run.store.verified(labels.key, labels.sha256) as path:
+        known = pq.read_table(path, columns=[*key, target])
+    places = match(table, known, key)
+    return known.unify_dictionaries()[target].take(pa.array(places, mask=places < 0))
+
+
+def identify(table: pa.Table, key: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A number for each row, the same for the same key; -1 where a part of the key is missing.
+
+    >>> identify(pa.table({"a": ["x", "y", "x", None], "b": [1, 1, 1, 1]}), ["a", "b"]).tolist()
+    [0, 1, 0, -1]
+    """
+    numbers = np.zeros(len(table), dtype=np.int64)
+    missing = np.zeros(len(table), dtype=bool)
+    for name in key:
+        column = table[name].combine_chunks()
+        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        missing |= codes < 0
+        # Numbered anew after each column, so that no product of many columns can overflow.
+        numbers = pd.factorize(numbers * (len(column.dictionary) + 1) + codes)[0]
+    return np.where(missing, -1, numbers).astype(np.int64)
+
+
+def match(table: pa.Table, labels: pa.Table, key: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each row of `table` the place of its key in `labels`, or -1; a missing key matches nothing.
+
+    Args:
+        labels: no key twice.
+
+    >>> match(pa.table({"id": ["a", "b", None]}), pa.table({"id": [None, "b"]}), ["id"]).tolist()
+    [-1, 1, -1]
+    """
+    kinds = [(name, _plain(table.schema.field(name).type)) for name in key]
+    both = pa.concat_tables([one.select(list(key)).cast(pa.schema(kinds)) for one in (labels, table)])
+    numbers = identify(both, key)
+    places = np.full(len(both) + 1, -1, dtype=np.int64)
+    there = np.flatnonzero(numbers[: len(labels)] >= 0)
+    places[numbers[there]] = there
+    return places[numbers[len(labels) :]]
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def outcome(spec: Spec, frame: pd.DataFrame) -> pd.Series[float]:
@@ -107,19 +172,31 @@ def outcome(spec: Spec, frame: pd.DataFrame) -> pd.Series[float]:
     return values.map(codes).astype(float)
 
 
+def mature(context: Context, spec: Spec) -> tuple[Accepted, ...]:
+    """The batches whose labels are there, oldest first; where labels come apart, not before they have been taken."""
+    apart = spec.labels.source != "same"
+    return tuple(
+        one
+        for one in context.accepted
+        if one.mature_at <= context.effective_at and (one.labels is not None or not apart)
+    )
+
+
 def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Accepted, ...]]:
     """The batches whose labels are there, oldest first: those to train on, and the newest ones, sealed to judge.
 
     With too few batches the training part is empty; the stages say so.
     """
-    mature = tuple(one for one in context.accepted if one.mature_at <= context.effective_at)
-    cut = max(len(mature) - spec.evaluation.sealed, 0)
-    return mature[:cut], mature[cut:]
+    there = mature(context, spec)
+    cut = max(len(there) - spec.evaluation.sealed, 0)
+    return there[:cut], there[cut:]
 
 
 def training_digest(accepted: Iterable[Accepted]) -> str:
-    """The digest of a set of training batches, by content."""
-    return digest_of([one.batch.sha256 for one in accepted])
+    """The digest of a set of training batches, by content; labels that came apart are part of it."""
+    return digest_of(
+        [[one.batch.sha256, one.labels.sha256] if one.labels is not None else one.batch.sha256 for one in accepted]
+    )
 
 
 def intervals(accepted: Iterable[Accepted]) -> tuple[Interval, ...]:

@@ -81,6 +81,16 @@ METRICS: dict[str, dict[str, bool]] = {
 """Primary metrics per task, and whether greater is better. Accuracy is not one: it hides the rare class."""
 
 
+CRON = {
+    "hour": "0 * * * *",
+    "day": "0 0 * * *",
+    "week": "0 0 * * 1",
+    "month": "0 0 1 * *",
+    "quarter": "0 0 1 1,4,7,10 *",
+    "year": "0 0 1 1 *",
+}
+
+
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -90,6 +100,9 @@ class Owner(Part):
 
     name: str = Field(min_length=1, description="a person or a team")
     contact: str = Field(min_length=1, description="where to reach them: mail, channel, pager")
+    notify: tuple[Name, ...] = Field(
+        default=(), description="Airflow connections that notices go to: smtp mails `contact`, others get a JSON POST"
+    )
 
 
 class Every(Part):
@@ -150,11 +163,37 @@ class Target(Part):
     classes: tuple[str | int | bool, ...] | None = Field(default=None, description="in order; the last is the positive")
 
 
+class LabelSource(Part):
+    """Labels that are delivered apart from the rows, one delivery per interval of the rows."""
+
+    path: str | None = Field(default=None, description="file, glob or template with {start} and {end} of the rows")
+    format: Literal["csv", "jsonl", "parquet"] | None = Field(default=None, description="by default from the suffix")
+    sql: str | None = Field(default=None, description="a query with the bound values :start and :end")
+    url: str | None = Field(default=None, description="SQLAlchemy URL; ${NAME} is read from the environment")
+    connection: str | None = Field(default=None, description="Airflow connection id, instead of url")
+    contradictory: Share = Field(
+        default=0.01, description="share of the keys that may come with different labels; they are left unlabelled"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> LabelSource:
+        if (self.path is None) == (self.sql is None):
+            raise ValueError("give either path or sql")
+        if self.sql is not None and (self.url is None) == (self.connection is None):
+            raise ValueError("sql needs either url or connection")
+        return self
+
+
 class Labels(Part):
     """Where labels come from and when they are there, on the data's clock."""
 
-    source: Literal["same"] = Field(default="same", description="they come with the rows")
+    source: Literal["same"] | LabelSource = Field(
+        default="same", description="same: they come with the rows; or another file or table, joined by key"
+    )
     mature_after: Duration = Field(default=timedelta(0), description="after the interval's end")
+    min_coverage: Share = Field(
+        default=0.0, description="labelled share of an interval's rows below which it waits, and then is not judged"
+    )
 
 
 class Expect(Part):
@@ -182,20 +221,78 @@ class Drift(Part):
 
     min_rows: int = Field(default=200, ge=20, description="below: undetermined")
     sample: int = Field(default=5_000, ge=200, le=100_000, description="rows per side for the statistic")
-    share: Share = Field(default=0.3, description="drifted features that make the batch drifted")
+    false_alarms: Annotated[float, Field(gt=0, le=0.2)] = Field(
+        default=0.01, description="chance that a batch in which nothing changed is called drifted"
+    )
+    effect: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="smaller distances are no drift, however sure they are"
+    )
+    block: Literal["row", "hour", "day", "week", "interval"] | None = Field(
+        default=None, description="rows of one block depend; by default the group, or evaluation.block"
+    )
+    share: Share = Field(default=0.1, description="importance of the drifted features that makes the batch drifted")
     missing: Share = Field(default=0.1, description="absolute change of the missing share that is drift")
     thresholds: dict[ColumnName, float] = Field(default={}, description="per column, instead of the default")
     ignore: tuple[ColumnName, ...] = Field(default=(), description="columns that are not compared")
 
 
-class Policy(Part):
-    """When to retrain. Any rule that says yes is enough; cooldown and no new data say no."""
+class Budget(Part):
+    """How many trainings a period may hold."""
 
+    trainings: int = Field(ge=1, description="as many trainings at most")
+    per: Duration = Field(description="in a span of this length, on the data's clock")
+
+
+class Policy(Part):
+    """When to retrain. What says no comes first: broken data, no new data, cooldown, budget."""
+
+    combine: Literal["any", "all"] = Field(default="any", description="whether one rule is enough, or all must say yes")
     schedule: int = Field(default=1, ge=0, description="every so many intervals; 0 is never")
-    drift: bool = Field(default=True, description="when the batch drifted")
+    drift: bool = Field(default=True, description="when the data drifted")
+    performance: bool = Field(default=False, description="when matured labels show that the champion fell")
+    estimated: bool = Field(default=False, description="when the performance estimated without labels fell")
     max_age: Duration | None = Field(default=None, description="of the champion's newest training row")
+    new_rows: float | None = Field(
+        default=None, gt=0, description="mature rows it has not seen, as a share of those it was trained on"
+    )
+    alarms: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=100)]] = Field(
+        default=(1, 1), description="hysteresis: [k, n], a signal counts when k of its last n are alarms"
+    )
     cooldown: Duration = Field(default=timedelta(0), description="no training sooner after the last one")
+    budget: Budget | None = Field(default=None, description="more trainings have to wait, or be forced")
     min_new_rows: int = Field(default=1, ge=1, description="mature rows that the champion has not seen")
+
+    @model_validator(mode="after")
+    def _counts(self) -> Policy:
+        if self.alarms[0] > self.alarms[1]:
+            raise ValueError(f"alarms: {self.alarms[0]} of the last {self.alarms[1]} can never be")
+        return self
+
+
+class Scoring(Part):
+    """How each interval's rows are scored by the champion of their time."""
+
+    rejected: Literal["stop", "quarantine", "abstain"] = Field(
+        default="quarantine",
+        description="a row that breaks its columns' contract: stop scores nothing, quarantine sets the row aside,"
+        " abstain keeps it without a score; counted either way",
+    )
+    shadow: bool = Field(default=True, description="the challenger scores beside the champion where there is one")
+
+
+class Monitor(Part):
+    """How the champion is watched between trainings."""
+
+    every: Literal["hour", "day", "week", "month", "quarter", "year"] | None = Field(
+        default=None, description="schedule of the monitor; by default each interval"
+    )
+    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.05, description="how much worse than promised counts, as a share of the promised score"
+    )
+    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.01, description="chance that a look at matured labels calls a champion fallen that did not"
+    )
+    min_rows: int = Field(default=200, ge=20, description="labelled rows below which nothing is said")
 
 
 class Candidate(Part):
@@ -233,8 +330,11 @@ class Training(Part):
     """Which models compete, and on which rows."""
 
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="they compete, and two baselines")
-    windows: tuple[Literal["all"] | Annotated[int, Field(ge=1)], ...] = Field(
-        default=("all",), min_length=1, description="training rows that compete: all intervals, or the newest so many"
+    windows: tuple[Literal["all", "change"] | Annotated[int, Field(ge=1)], ...] = Field(
+        default=("all",),
+        min_length=1,
+        description="training rows that compete: all intervals, the newest so many, or, once labels show that the"
+        " champion fell, those since the change",
     )
     first_after: int = Field(default=2, ge=2, description="mature intervals that the first model needs")
     min_rows: int = Field(default=1000, ge=20, description="labelled training rows")
@@ -296,6 +396,8 @@ class Spec(Part):
     quality: Quality
     drift: Drift = Drift()
     policy: Policy = Policy()
+    scoring: Scoring = Scoring()
+    monitor: Monitor = Monitor()
     training: Training
     evaluation: Evaluation = Evaluation()
     gate: Gate = Field(default=None)  # type: ignore[assignment]
@@ -342,6 +444,7 @@ class Spec(Part):
         if self.training.search.split == "group" and not self.training.group:
             raise ValueError("training.search.split: group needs training.group")
         self._sense_target()
+        self._sense_windows()
         if added & set(self.columns):
             twice = sorted(added & set(self.columns))
             raise ValueError(f"training.features adds {twice}, which columns already declares")
@@ -351,6 +454,10 @@ class Spec(Part):
             start = f"{self.interval.start:%Y-%m-%d %H:%M}"
             raise ValueError(f"interval.start {start} is not the start of a {self.interval.every}")
         return self
+
+    def _sense_windows(self) -> None:
+        if set(self.training.windows) == {"change"}:
+            raise ValueError("training.windows needs another one beside change, for when nothing has changed")
 
     def _sense_target(self) -> None:
         kind, target = self.columns[self.target.column].type, self.target
@@ -368,6 +475,12 @@ class Spec(Part):
             raise ValueError(f"target.classes has {len(target.classes)} classes, which is not {self.task}")
 
     # --- what follows from it
+
+    @property
+    def delivered(self) -> dict[str, Column]:
+        """The columns of a batch as it arrives: without the target where labels come apart."""
+        apart = self.target.column if self.labels.source != "same" else ""
+        return {name: column for name, column in self.columns.items() if name != apart}
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -451,14 +564,13 @@ class Spec(Part):
 
     @property
     def cron(self) -> str:
-        return {
-            "hour": "0 * * * *",
-            "day": "0 0 * * *",
-            "week": "0 0 * * 1",
-            "month": "0 0 1 * *",
-            "quarter": "0 0 1 1,4,7,10 *",
-            "year": "0 0 1 1 *",
-        }[self.interval.every]
+        """When an interval ends."""
+        return CRON[self.interval.every]
+
+    @property
+    def monitor_cron(self) -> str:
+        """When the monitor looks."""
+        return CRON[self.monitor.every or self.interval.every]
 
 
 # --- reading ---------------------------------------------------------------------------------------

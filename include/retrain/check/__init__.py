@@ -107,8 +107,12 @@ def _wrong_expectations(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
             yield where, problem
         listed = one.args.get("column_list") or ()
         for name in [one.args.get(key) for key in ("column", "column_A", "column_B")] + list(listed):
-            if name is not None and name not in spec.columns:
-                yield where, f"{one.expect}: no column {name!r} is declared{near(name, spec.columns)}"
+            if name is not None and name not in spec.delivered:
+                declared = name in spec.columns
+                why = (
+                    "comes with a batch: labels come apart" if declared else f"is declared{near(name, spec.delivered)}"
+                )
+                yield where, f"{one.expect}: no column {name!r} {why}"
 
 
 def _wrong_candidates(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -153,3 +157,8 @@ def _warnings(spec: Spec, home: Home) -> Iterator[tuple[tuple[Any, ...], str]]:
         else:
             if not found:
                 yield where, f"nothing lies at {address} yet, where the first interval's batch is looked for"
+    if spec.labels.source != "same" and spec.labels.source.path is not None:
+        try:
+            scheme_of(render(spec.labels.source.path, spec.at(spec.interval.start)))
+        except RetrainError as error:
+            yield ("labels", "source", "path"), f"{error.found}; {error.do}"

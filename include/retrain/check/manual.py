@@ -57,7 +57,7 @@ def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[Key]:
             continue
         inner, step = _inside(field.annotation)
         about = field.description or " ".join((inner.__doc__ or "").split()) if inner else field.description or ""
-        kind_of = "mapping" if inner and step != "[]." else _type(field.annotation, _limits(field))
+        kind_of = "mapping" if step == ".NAME." else _type(field.annotation, _limits(field))
         yield Key(prefix + name, kind_of, _default(prefix + name, field), about)
         if inner:
             yield from keys(inner, prefix + name + step)

@@ -24,12 +24,10 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     ended = sum(1 for _ in spec.intervals_until(datetime.now(UTC)))
     yield "intervals", f"every {spec.interval.every} from {spec.interval.start:%Y-%m-%d}{until}: {ended:,} have ended"
     yield "source", _source(spec)
-    yield "columns", f"{len(spec.columns)}, of them {_features(spec)}"
+    yield "columns", f"{len(spec.delivered)}, of them {_features(spec)}"
     named = len(spec.quality.expectations)
     yield "quality", f"at least {spec.quality.min_rows:,} rows, each column's own contract, {named} more expectation(s)"
-    mature = spec.labels.mature_after
-    when = f"{span(mature)} after the interval's end" if mature else "at the interval's end"
-    yield "labels", f"in {spec.target.column}, with the rows; mature {when}; a missing label is no answer, not a no"
+    yield "labels", _labels(spec)
     yield "candidates", f"{', '.join(one.estimator for one in training.candidates)}; {_search(spec)}"
     windows = ["all" if one == "all" else f"newest {one}" for one in training.windows]
     yield "windows", f"{' or '.join(windows)} intervals to train on"
@@ -54,6 +52,16 @@ def _source(spec: Spec) -> str:
     where = source.path or f"SQL through {f'the connection {source.connection}' if source.connection else 'source.url'}"
     wait = f"; waited for {span(source.wait)}" if source.wait else ""
     return f"{where}; placed in time by {source.time}, identified by {' and '.join(source.key)}{wait}"
+
+
+def _labels(spec: Spec) -> str:
+    labels, come = spec.labels, "with the rows"
+    if labels.source != "same":
+        sql = f"SQL through {f'the connection {labels.source.connection}' if labels.source.connection else 'its url'}"
+        enough = f", from {_share(labels.min_coverage)} of the rows on" if labels.min_coverage else ""
+        come = f"apart from {labels.source.path or sql}, by {' and '.join(spec.source.key)}{enough}"
+    when = f"{span(labels.mature_after)} after the interval's end" if labels.mature_after else "at the interval's end"
+    return f"in {spec.target.column}, {come}; mature {when}; a missing label is no answer, not a no"
 
 
 def _features(spec: Spec) -> str:

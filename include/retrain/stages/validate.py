@@ -147,7 +147,7 @@ def contract(spec: Spec, batch: Batch) -> Iterator[Expectation]:
         InvalidSpec: a rule that its column's type cannot have.
     """
     quality, source = spec.quality, spec.source
-    yield Expectation("expect_table_columns_to_match_set", {"column_set": list(spec.columns), "exact_match": True})
+    yield Expectation("expect_table_columns_to_match_set", {"column_set": list(spec.delivered), "exact_match": True})
     rows = {"min_value": quality.min_rows} | ({"max_value": quality.max_rows} if quality.max_rows is not None else {})
     yield Expectation("expect_table_row_count_to_be_between", rows)
     if quality.freshness is not None:
@@ -155,7 +155,7 @@ def contract(spec: Spec, batch: Batch) -> Iterator[Expectation]:
         yield Expectation("expect_column_max_to_be_between", {"column": source.time, "min_value": oldest})
     if len(source.key) > 1:
         yield Expectation("expect_compound_columns_to_be_unique", {"column_list": list(source.key)})
-    for name, column in spec.columns.items():
+    for name, column in spec.delivered.items():
         key = name in source.key
         yield from _of_column(
             name, column, needed=key or name == source.time, unique=column.unique or source.key == (name,), key=key

@@ -1,4 +1,4 @@
-"""Where batches come from: files and databases, as one typed Parquet file.
+"""Where batches and labels come from: files and databases, as one typed Parquet file.
 
 Rows are read in pieces, so that ten million fit beside everything else; every value has its declared type or
 the delivery is refused with the place where it has not. What is asked of a batch beyond that is `validate`'s.
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from retrain.errors import BatchMissing, BatchTooLarge, EmptyBatch, OutOfInterval, SourceUnavailable
 from retrain.results import Interval
-from retrain.spec import Source
+from retrain.spec import LabelSource, Source
 from retrain.tools.sources import files, formats, sql
 from retrain.tools.sources.address import render, shown
 from retrain.tools.sources.files import Found
@@ -98,13 +98,54 @@ def deliver(
     assert found is not None
     pieces = chain.from_iterable(formats.read(file, source, schema) for file in found.files)
     rows = _write(_within(pieces, source, interval, selects=found.selects), schema, target, source)
-    if not found.unchanged():
-        raise SourceUnavailable(f"{found.address} changed while it was read", do="move finished files into place")
+    _unchanged(found)
     if not rows:
         if found.selects:
             raise _missing(f"{found.address} has no rows of {interval}", source, interval)
         raise EmptyBatch(f"{found.address} has no rows", do="deliver the batch again")
     return Delivered(target, rows, found.digest, found.address)
+
+
+def deliver_labels(
+    labels: LabelSource, source: Source, interval: Interval, root: Path, schema: pa.Schema, folder: Path
+) -> Delivered:
+    """Read the labels of an interval's rows into one Parquet file in `folder`, as they were delivered.
+
+    Columns that `schema` does not have are ignored: label systems export more than the outcome. Which rows the
+    labels belong to is the caller's question; there may be none.
+
+    Args:
+        source: the rows' own, for the limits on rows and bytes.
+        schema: key and target; they are written without dictionaries.
+
+    Raises:
+        BatchMissing: no file has been delivered yet.
+        BatchTooLarge, RaggedRow, SchemaChanged, DtypeChanged, SourceRefused, SourceUnavailable: as for `deliver`.
+    """
+    source = source.model_copy(update={name: getattr(labels, name) for name in _ADDRESS})
+    target = folder / "labels.parquet"
+    written = pa.schema([(field.name, plain(field.type)) for field in schema])
+    if source.sql is not None:
+        url = sql.address(source, root)
+        seen = _RowDigest()
+        rows = _write(seen.over(sql.read(source, url, interval, schema, exact=False)), written, target, source)
+        return Delivered(target, rows, seen.hexdigest(), sql.shown(url))
+    found = files.find(source, interval, root, folder)
+    if found is None:
+        where = shown(render(source.path or "", interval))
+        raise BatchMissing(f"nothing lies at {where} yet", do=f"deliver the labels of {interval}")
+    pieces = chain.from_iterable(formats.read(file, source, schema, exact=False) for file in found.files)
+    rows = _write(pieces, written, target, source)
+    _unchanged(found)
+    return Delivered(target, rows, found.digest, found.address)
+
+
+_ADDRESS = ("path", "format", "sql", "url", "connection")
+
+
+def _unchanged(found: Found) -> None:
+    if not found.unchanged():
+        raise SourceUnavailable(f"{found.address} changed while it was read", do="move finished files into place")
 
 
 def _missing(what: str, source: Source, interval: Interval) -> BatchMissing:
@@ -145,7 +186,7 @@ def _write(pieces: Iterator[pa.Table], schema: pa.Schema, target: Path, source: 
             nonlocal waiting
             while (count := sum(map(len, waiting))) >= least and count:
                 table = pa.concat_tables(waiting)
-                writer.write_table(_encoded(table.slice(0, GROUP_ROWS), schema), row_group_size=GROUP_ROWS)
+                writer.write_table(encoded(table.slice(0, GROUP_ROWS), schema), row_group_size=GROUP_ROWS)
                 waiting = [table.slice(GROUP_ROWS)]
 
         for piece in pieces:
@@ -160,8 +201,8 @@ def _write(pieces: Iterator[pa.Table], schema: pa.Schema, target: Path, source: 
     return rows
 
 
-def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    # One chunk a column, so that equal rows give equal bytes however they were read.
+def encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Plain columns with the types of `schema`, in one chunk each: equal rows give equal bytes however they came."""
     columns = []
     for field in schema:
         column = table.column(field.name)

@@ -32,8 +32,11 @@ FREE_BYTES = 64 << 20
 _FORMATS = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 
 
-def read(file: Path, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+def read(file: Path, source: Source, schema: pa.Schema, *, exact: bool = True) -> Iterator[pa.Table]:
     """The rows of one file in pieces, in their order, with the types of `schema` before encoding.
+
+    Args:
+        exact: whether a column that `schema` does not have refuses the file; else it is ignored.
 
     Raises:
         RaggedRow, SchemaChanged, DtypeChanged, BatchTooLarge, SourceRefused: with the file's name.
@@ -45,9 +48,9 @@ def read(file: Path, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
         raise InvalidSpec(f"the format of {file.name} cannot be told from its name", do="give source.format")
     try:
         if kind == "parquet":
-            yield from _parquet(file, source, schema)
+            yield from _parquet(file, source, schema, exact)
         else:
-            yield from (_csv if kind == "csv" else _jsonl)(file, zipped, source, schema)
+            yield from (_csv if kind == "csv" else _jsonl)(file, zipped, source, schema, exact)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceRefused(f"{file.name} is cut off or not gzip: {error}", do="deliver the file again") from None
     except pa.ArrowException as error:
@@ -88,17 +91,23 @@ def _open(file: Path, zipped: bool, source: Source) -> BinaryIO:
 # --- CSV -------------------------------------------------------------------------------------------
 
 
-def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
     with _open(file, zipped, source) as stream:
         done = 0
         try:
+            blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES)
+            lines = pa.csv.ParseOptions(newlines_in_values=True)
+            if not exact:
+                with _open(file, zipped, source) as head:
+                    same_columns(pa.csv.open_csv(head, blocks, lines).schema.names, schema, file.name, exact=False)
             # Everything is read as text: only so can a value that breaks its type be named with its line.
             reader = pa.csv.open_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                read_options=blocks,
+                parse_options=lines,
                 convert_options=pa.csv.ConvertOptions(
                     column_types={name: pa.string() for name in schema.names},
+                    include_columns=[] if exact else schema.names,
                     null_values=[""],
                     strings_can_be_null=True,
                 ),
@@ -150,8 +159,8 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, names=schema.names)
 
 
-def same_columns(found: list[str], schema: pa.Schema, where: str) -> None:
-    """Refuse columns that are missing, new or doubled, all of them at once.
+def same_columns(found: list[str], schema: pa.Schema, where: str, *, exact: bool = True) -> None:
+    """Refuse columns that are missing, new or doubled, all of them at once; new ones only where it is `exact`.
 
     Raises:
         SchemaChanged: there are such columns.
@@ -161,6 +170,8 @@ def same_columns(found: list[str], schema: pa.Schema, where: str) -> None:
         "not declared": [name for name in dict.fromkeys(found) if name not in schema.names],
         "doubled": [name for name in dict.fromkeys(found) if found.count(name) > 1],
     }
+    if not exact:
+        groups = {what: [name for name in names if name in schema.names] for what, names in groups.items()}
     if said := [f"{what}: {_some(names)}" for what, names in groups.items() if names]:
         raise SchemaChanged(f"{where}: {'; '.join(said)}", do="correct the delivery, or the spec's columns")
 
@@ -200,9 +211,9 @@ def _ragged(file: Path, zipped: bool, source: Source) -> tuple[int, int, int] | 
 # --- JSON lines ------------------------------------------------------------------------------------
 
 
-def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
     raw = pa.schema([(f.name, pa.string() if plain(f.type) == UTC_MICROSECONDS else plain(f.type)) for f in schema])
-    options = pa.json.ParseOptions(explicit_schema=raw, unexpected_field_behavior="error")
+    options = pa.json.ParseOptions(explicit_schema=raw, unexpected_field_behavior="error" if exact else "ignore")
     with _open(file, zipped, source) as stream:
         done, seen = 0, set[str]()
         try:
@@ -224,7 +235,7 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Itera
         except pa.ArrowInvalid as error:
             if "Empty JSON" in str(error):
                 return
-            _explain(file, zipped, source, schema)
+            _explain(file, zipped, source, schema, exact)
             raise SourceRefused(f"{file.name} is not JSON lines: {masked(str(error))}", do="deliver it again") from None
         # Arrow cannot tell a column that nobody sent from one that is empty in every row.
         if done and len(seen) < len(schema):
@@ -233,7 +244,7 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Itera
             same_columns([name for name in schema.names if name in seen or name in first], schema, file.name)
 
 
-def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> None:
+def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> None:
     """Raise what is wrong with the first bad line; Arrow's own message names neither the line nor the value."""
     takes = {"integer": (int,), "number": (int, float), "boolean": (bool,)}
     with _open(file, zipped, source) as stream:
@@ -248,8 +259,11 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Non
             if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
                 raise SourceRefused(f"{where} is not a JSON object", do="deliver one object a line")
             names = [name for name, _ in pairs]
-            same_columns([*names, *(name for name in schema.names if name not in names)], schema, where)
+            absent = [name for name in schema.names if name not in names]
+            same_columns([*names, *absent], schema, where, exact=exact)
             for name, value in pairs:
+                if name not in schema.names:
+                    continue
                 kind = schema.field(name).type
                 wanted = takes.get(spoken(kind), (str,))
                 fits = isinstance(value, wanted) and (isinstance(value, bool) is (wanted == (bool,)))
@@ -260,9 +274,9 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema) -> Non
 # --- Parquet ---------------------------------------------------------------------------------------
 
 
-def _parquet(file: Path, source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
     found = pq.read_schema(file)
-    same_columns(found.names, schema, file.name)
+    same_columns(found.names, schema, file.name, exact=exact)
     for field in schema:
         if not _takes(plain(found.field(field.name).type), plain(field.type)):
             raise DtypeChanged(

@@ -1,4 +1,4 @@
-"""Batches from a database: a query with bound interval values, streamed."""
+"""Rows from a database: a query with bound interval values, streamed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def address(source: Source, root: Path) -> sa.URL:
         # Airflow percent-encodes the path; SQLite itself would make a missing file.
         file = root / unquote(url.database)
         if not file.is_file():
-            raise SourceRefused(f"{file.name} is not a SQLite file", do="correct source.url")
+            raise SourceRefused(f"{file.name} is not a SQLite file", do="correct its url in the spec")
         return url.set(database=str(file))
     return url
 
@@ -87,8 +87,10 @@ def shown(url: sa.URL) -> str:
     return sa.URL.create(url.drivername, host=url.host, port=url.port, database=database).render_as_string()
 
 
-def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of the query in pieces, typed.
+def read(
+    source: Source, url: sa.URL, interval: Interval, schema: pa.Schema, *, exact: bool = True
+) -> Iterator[pa.Table]:
+    """The rows of the query in pieces, typed; other columns than those of `schema` are ignored unless it is `exact`.
 
     Raises:
         SchemaChanged, DtypeChanged: with the row.
@@ -112,7 +114,7 @@ def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> 
             options = {"stream_results": True, "yield_per": BATCH_ROWS}
             result = connection.execute(sa.text(source.sql), wanted, execution_options=options)
             names = list(result.keys())
-            same_columns(names, schema, shown(url))
+            same_columns(names, schema, shown(url), exact=exact)
             done = 0
             for rows in result.partitions():
                 yield _table(names, [tuple(row) for row in rows], schema, done, shown(url))
@@ -128,7 +130,7 @@ def read(source: Source, url: sa.URL, interval: Interval, schema: pa.Schema) -> 
 
 
 def _refused(url: sa.URL, error: Exception) -> SourceRefused:
-    return SourceRefused(f"{shown(url)}: {_masked(url, error)}", do="correct source.sql or the address")
+    return SourceRefused(f"{shown(url)}: {_masked(url, error)}", do="correct the query or the address")
 
 
 def _masked(url: sa.URL, error: Exception) -> str:

@@ -15,6 +15,7 @@ cache has gone. DVC itself is imported in the function that needs it, so that th
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import tempfile
 import time
@@ -39,8 +40,12 @@ from retrain.errors import (
 )
 from retrain.tools.versions.git import MAIN, Scratch, code_version, scratch, short
 from retrain.tools.versions.names import Version, has_password, local, plain
+from retrain.workspace import Home
 
-__all__ = ["DataRegistry", "Version", "code_version"]
+__all__ = ["DataRegistry", "Version", "code_version", "registry_of"]
+
+OPTION = "RETRAIN_REMOTE_"
+"""`RETRAIN_REMOTE_<OPTION>` is an option of the DVC remote: `RETRAIN_REMOTE_ENDPOINTURL` is `endpointurl`."""
 
 _CONFIG = """\
 [core]
@@ -246,6 +251,16 @@ class DataRegistry:
         except OSError as error:
             if not (home / "HEAD").exists():  # else another publisher made it in between
                 raise RegistryUnavailable(f"{home} cannot be made: {error}", do="give this user the folder") from error
+
+
+def registry_of(home: Home) -> DataRegistry:
+    """The data registry of an installation, its remote's options from the environment."""
+    options = {
+        name.removeprefix(OPTION).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(OPTION) and value
+    }
+    return DataRegistry(home.registry, home.remote, options)
 
 
 def _read(git: Scratch, tag: str) -> Version:
