@@ -16,7 +16,7 @@ read, and `recorded_at`, the wall's, which auditors read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from retrain.errors import LedgerBusy, PromotionConflict
+from retrain.results import Champion
 
 BUSY_SECONDS = 30
 
@@ -158,3 +159,16 @@ class Ledger:
                 f"the ledger did not answer within {BUSY_SECONDS} s ({error.orig})",
                 do="see what holds its database, then retry",
             ) from None
+
+
+def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | None:
+    """The champion as of a moment of the data's clock; None before the first.
+
+    An interval that begins at `moment` is scored by it: it was promoted by then, so it was fitted on no row of the
+    interval, however late the scores are made.
+
+    Args:
+        promotions: the ledger's promotions and rollbacks, in the order they were written.
+    """
+    made = [record for record in promotions if record.effective_at <= moment]
+    return Champion.model_validate(made[-1].body["champion"]) if made else None

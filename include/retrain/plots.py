@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from retrain.metrics import Array, calibration
-from retrain.results import EvaluateReport, Paired
+from retrain.results import EvaluateReport, Outcome, Paired
 from retrain.spec import Spec
 
 POINTS = 200
@@ -193,6 +193,32 @@ def gains(pairs: Sequence[Paired]) -> bytes:
     return _png(figure)
 
 
+@mpl.rc_context(_STYLE)
+def scores(values: Mapping[str, Array], label: str) -> bytes:
+    """The distribution of each model's scores: name → (n,)."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    bins = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=40)
+    for model, of in values.items():
+        axes.hist(of, bins=bins.tolist(), histtype="step", linewidth=1.4, label=model, color=COLOURS.get(model))
+    axes.set(xlabel=label, ylabel="rows")
+    axes.legend()
+    return _png(figure)
+
+
+@mpl.rc_context(_STYLE)
+def agreement(champion: Array, challenger: Array, label: str) -> bytes:
+    """The challenger's scores (n,) against the champion's (n,): on the diagonal they agree."""
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    step = max(1, len(champion) // 3_000)
+    axes.scatter(champion[::step], challenger[::step], s=6, alpha=0.4, color=COLOURS["new"], linewidths=0)
+    span = [min(champion.min(), challenger.min()), max(champion.max(), challenger.max())]
+    axes.plot(span, span, color="#cccccc", linewidth=1, linestyle=":")
+    axes.set(xlabel=f"champion: {label}", ylabel=f"challenger: {label}")
+    return _png(figure)
+
+
 def _lines(axes: Axes, table: pd.DataFrame, x: str, y: str, marker: str = "") -> None:
     for model, part in table.groupby("model", sort=False):
         axes.plot(
@@ -213,3 +239,48 @@ def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+# --- over time
+
+
+@mpl.rc_context(_STYLE)
+def over_time(
+    metric: str, table: pd.DataFrame, promised: float | None, names: tuple[str, str] = ("estimated", "realised")
+) -> bytes:
+    """A metric per interval with its bounds, a second one beside it, and the promised level.
+
+    Args:
+        table: columns interval, low, high, and one of each of `names`; gaps are left open.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes, at = figure.subplots(), np.arange(len(table))
+    first, second, low, high = (table[name].to_numpy(dtype=float) for name in (*names, "low", "high"))
+    axes.errorbar(at, first, np.abs([first - low, high - first]), fmt="o-", capsize=3, color="#1f6f8b", label=names[0])
+    axes.plot(at, second, "s--", color="#e07a1f", label=names[1])
+    if promised is not None:
+        axes.axhline(promised, color="#3a3a3a", linestyle=":", label="promised")
+    axes.set_xticks(at, list(table["interval"]), rotation=45, ha="right")
+    axes.set_ylabel(metric)
+    axes.legend()
+    return _png(figure)
+
+
+@mpl.rc_context(_STYLE)
+def replayed(outcomes: Sequence[Outcome]) -> bytes:
+    """The score of each interval under each policy; a dot where it trained, hollow where nothing was promoted."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for outcome in outcomes:
+        scores = np.array([np.nan if step.score is None else step.score for step in outcome.steps])
+        (line,) = axes.plot(scores, label=f"{outcome.policy}: {outcome.trainings}", linewidth=1)
+        for promoted in (True, False):
+            at = [n for n, step in enumerate(outcome.steps) if step.trained and step.promoted is promoted]
+            face = line.get_color() if promoted else "white"
+            axes.plot(at, scores[at], "o", color=line.get_color(), markerfacecolor=face, markersize=4)
+    names = [step.interval for step in outcomes[0].steps]
+    every = max(len(names) // 12, 1)
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=45, ha="right")
+    axes.set_ylabel(outcomes[0].metric)
+    axes.legend(title="policy: trainings after the first", fontsize=7)
+    return _png(figure)

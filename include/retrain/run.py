@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from retrain.errors import MissingInput
 from retrain.ledger import Ledger
@@ -28,6 +28,9 @@ class Run:
     Attributes:
         key: the run's folder; made of the Airflow run id, or given with `--run`.
         trigger: why it runs, and the parameters of a manual start.
+        loop: what the run is for: a turn of the retraining loop, the scores of an interval, or a look at the champion.
+        known_at: as of when, where that is later than the interval's end: a monitor that looks in between.
+        pages: whether figures and pages are drawn; a replay of hundreds of runs has no reader for them.
     """
 
     home: Home
@@ -35,6 +38,9 @@ class Run:
     interval: Interval
     key: str
     trigger: Trigger = field(default_factory=Trigger)
+    loop: Literal["retrain", "score", "monitor"] = "retrain"
+    known_at: datetime | None = None
+    pages: bool = True
 
     @cached_property
     def store(self) -> Store:
@@ -51,7 +57,7 @@ class Run:
     @property
     def as_of(self) -> datetime:
         """The data's clock: nothing later is known to this run."""
-        return self.interval.end
+        return self.known_at or self.interval.end
 
     @property
     def folder(self) -> str:

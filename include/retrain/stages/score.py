@@ -1,0 +1,414 @@
+"""Score the interval's rows with the champion of their time: once, on record, by the pipeline that was fitted.
+
+The model is the one that served when the interval began, so it has seen none of the rows. The scores of a batch are
+one file under its content hash and one record in the ledger, the files first: a killed run is completed by its retry,
+and whoever comes second finds the first scores, whatever serves by then. Other bytes of the interval are another
+batch with a record of its own. A challenger scores the same rows in shadow; it can neither change the scores nor stop
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.pipeline import Pipeline
+
+from retrain import contract, estimators, pages, plots, rows, scores, serving
+from retrain.errors import DanglingChampion, NonFiniteMetric, RegistryDown, RetrainError, RowsRejected, ScoringFailed
+from retrain.estimators import Array
+from retrain.ledger import Record, champion_at
+from retrain.results import Accepted, Apart, Batch, Champion, Decision, Disagreement, IngestReport, ScoreReport
+from retrain.run import Run
+from retrain.scores import Answers
+from retrain.tools.registry import Registry, load_model
+
+log = logging.getLogger(__name__)
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PAGE = "score.html"
+SHOWN = 8
+"""How many breaches a message names."""
+
+
+def score(run: Run) -> ScoreReport:
+    """Score the batch that this run ingested, or find the scores that it was given before.
+
+    Raises:
+        RowsRejected: rows break their columns' contract where the spec says stop, or all of them do.
+        ScoringFailed: the champion cannot score the rows.
+        NonFiniteMetric: it answers with NaN.
+        ArtifactMissing, DigestMismatch: its files are gone, or are others.
+        RegistryDown: the registry does not answer, and this machine has no copy of the model.
+        SnapshotCorrupt, MissingInput: the batch, or its earlier scores, are not the ones on record, or gone.
+    """
+    batch = run.read(IngestReport, "ingest").batch
+    if record := scores.found(run, run.interval, batch.sha256):
+        return _again(run, record)
+    history = run.ledger.records(run.model, "promotion")
+    champion = champion_at(history, run.interval.start)
+    if champion is None:
+        why = f"no champion yet: none was promoted by {run.interval.start:%Y-%m-%d %H:%M}"
+        return _report(run, Decision(verdict="skipped", reasons=(why,)))
+    model = serving.load(run, champion)
+    given = _read(run, batch, model)
+    answers = Answers(_predict(run, model, champion.version, given.frame), champion.version)
+    # A replay has a ledger and no registry.
+    challenger, said = _aliases(run, champion, history[-1]) if run.home.mlflow else (None, ())
+    shadow, failed = _shadow(run, challenger, given.frame) if challenger else (None, ())
+    return _publish(run, batch, champion, given, answers, shadow, (*failed, *said))
+
+
+def _report(run: Run, decision: Decision, **more: Any) -> ScoreReport:
+    return ScoreReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, **more)
+
+
+# --- the rows and their contract
+
+
+@dataclass(frozen=True)
+class Given:
+    """A batch, parted by the contract.
+
+    Attributes:
+        lead: (n) key and time of every row, as delivered.
+        frame: the sound rows, as models read them.
+        sound: (n,) which rows those are.
+        reason: (n,) what a rejected row breaks; None of a sound one.
+        breaches: rule → rows that break it.
+    """
+
+    lead: pa.Table
+    frame: pd.DataFrame
+    sound: Array
+    reason: Array
+    breaches: Mapping[str, int]
+
+
+def _read(run: Run, batch: Batch, model: Pipeline) -> Given:
+    spec = run.spec
+    # A champion from before a change of the spec may read a column that is no input any more.
+    reads = [name for name in model[0].columns if name in spec.delivered]
+    taken = Accepted(batch=batch, md5="", commit="", mature_at=batch.interval.end)
+    own = list(dict.fromkeys([*spec.source.key, spec.source.time]))
+    with run.store.verified(batch.key, batch.sha256) as path:
+        lead = pq.read_table(path, columns=own)
+    frame = rows.read(run, [taken], dict.fromkeys([*reads, *spec.inputs]), ordered=False)
+    broken = contract.breaches(spec, lead, frame[reads])
+    reason = np.full(len(frame), None, dtype=object)
+    for rule, mask in broken.items():
+        reason[mask] = [rule if known is None else f"{known}; {rule}" for known in reason[mask]]
+    sound = pd.isna(reason)
+    breaches = {rule: int(mask.sum()) for rule, mask in broken.items()}
+    bad = int((~sound).sum())
+    if bad and (bad == len(frame) or spec.scoring.rejected == "stop"):
+        first = int(np.flatnonzero(~sound)[0])
+        example = ", ".join(f"{name} {lead[name][first]}" for name in spec.source.key)
+        raise RowsRejected(
+            f"{'all' if bad == len(frame) else f'{bad:,} of'} {len(frame):,} rows of {run.interval} break the contract"
+            f" of their columns: {_counted(breaches)}; the first is {example}: {reason[first]}",
+            do="deliver the batch again"
+            + ("" if bad == len(frame) else ", or set scoring.rejected to quarantine or abstain"),
+        )
+    return Given(lead, frame if not bad else frame.loc[sound].reset_index(drop=True), sound, reason, breaches)
+
+
+def _counted(breaches: Mapping[str, int]) -> str:
+    most = sorted(breaches.items(), key=lambda pair: (-pair[1], pair[0]))
+    more = f", and {len(most) - SHOWN} more rules" if len(most) > SHOWN else ""
+    return ", ".join(f"{rule} ({count:,})" for rule, count in most[:SHOWN]) + more
+
+
+# --- the champion and the challenger
+
+
+def _predict(run: Run, model: Pipeline, version: int, frame: pd.DataFrame) -> Array:
+    do = "see what changed since that version was trained; roll back, or train anew"
+    classes = tuple(str(name) for name in run.spec.classes)
+    if tuple(model[0].outcomes) != classes:
+        raise ScoringFailed(
+            f"version {version} knows the classes {tuple(model[0].outcomes)}, the spec now has {classes}", do=do
+        )
+    try:
+        return estimators.predict(model, run.spec.task, frame)
+    except NonFiniteMetric as error:
+        raise NonFiniteMetric(f"version {version}: {error.found}", do=error.do) from error
+    except Exception as error:
+        what = error.found if isinstance(error, RetrainError) else str(error)[:300]
+        raise ScoringFailed(
+            f"version {version} failed on the rows of {run.interval}: {type(error).__name__}: {what}", do=do
+        ) from error
+
+
+def _aliases(run: Run, champion: Champion, head: Record) -> tuple[int | None, tuple[str, ...]]:
+    """The challenger's version if it is to score too, and what there is to say of the champion's alias."""
+    said, serves = [], head.body["version"]
+    if serves != champion.version:
+        said.append(f"version {champion.version} was the champion of that time, version {serves} is today's")
+    try:
+        registry = Registry(run.home.mlflow)
+        if serves == champion.version:
+            found = _alias(run, registry, CHAMPION, said)
+            if found != champion.version:
+                said.append(
+                    f"the champion alias points at version {found or 'none'}, the ledger says {champion.version}:"
+                    f" version {champion.version} scored"
+                )
+        challenger = _alias(run, registry, CHALLENGER, said) if run.spec.scoring.shadow else None
+    except RegistryDown as error:
+        said.append(
+            f"{error.found}: version {champion.version} scored from this machine's copy, its alias and the challenger"
+            " were not looked at"
+        )
+        challenger = None
+    return (None if challenger == champion.version else challenger), tuple(said)
+
+
+def _alias(run: Run, registry: Registry, name: str, said: list[str]) -> int | None:
+    try:
+        return registry.alias(run.model, name)
+    except DanglingChampion as error:
+        said.append(error.found)
+        return None
+
+
+def _shadow(run: Run, version: int, frame: pd.DataFrame) -> tuple[Answers | None, tuple[str, ...]]:
+    """The challenger's answers to the rows; whatever goes wrong with it is said and stops nothing."""
+    try:
+        registry = Registry(run.home.mlflow)
+        tags = registry.describe(run.model, version)
+        since = datetime.fromisoformat(tags["effective_at"])
+        if since > run.interval.start:
+            why = f"it is as of {since:%Y-%m-%d %H:%M} and may have been fitted on these rows"
+            return None, (f"challenger version {version} did not score in shadow: {why}",)
+        digest = tags["digest"]
+        files = registry.fetch(run.model, version, digest, run.home.state / "models" / digest)
+        return Answers(_predict(run, load_model(files, digest), version, frame), version), ()
+    except Exception as error:
+        what = error.found if isinstance(error, RetrainError) else str(error)[:300]
+        log.warning("the challenger failed in shadow", exc_info=True)
+        return None, (f"challenger version {version} did not score in shadow: {type(error).__name__}: {what}",)
+
+
+# --- what training knew
+
+
+def _reference(run: Run, champion: Champion) -> dict[str, Any]:
+    """Facts per column of the rows that the champion was fitted on; empty where there are none."""
+    key = f"{champion.reference}/reference.json"
+    return dict(json.loads(run.store.read(key))["columns"]) if run.store.exists(key) else {}
+
+
+def _unknown(frame: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, int]:
+    """Rows per column with a category that training had not; where it had too many to list, nothing is said."""
+    counted = {}
+    for name, of in sorted(facts.items()):
+        if name in frame and "categories" in of and not of["capped"]:
+            known = of["categories"]
+            counted[name] = int((~contract.each_text(frame[name], known.__contains__)).sum())
+    return {name: count for name, count in counted.items() if count}
+
+
+def _outside(values: Array, target: Mapping[str, Any]) -> float | None:
+    if "min" not in target:
+        return None
+    return float(((values < target["min"]) | (values > target["max"])).mean())
+
+
+# --- what is written
+
+
+def _publish(
+    run: Run,
+    batch: Batch,
+    champion: Champion,
+    given: Given,
+    answers: Answers,
+    shadow: Answers | None,
+    said: tuple[str, ...],
+) -> ScoreReport:
+    """Write the scores, what was set aside, the page and the report; then the record."""
+    spec, facts = run.spec, _reference(run, champion)
+    rejected = int((~given.sound).sum())
+    abstains = spec.scoring.rejected == "abstain"
+    kept = np.ones(len(given.sound), dtype=bool) if abstains else given.sound
+    data = scores.table(
+        spec,
+        given.lead.filter(pa.array(kept)),
+        _spread(answers, given.sound[kept]),
+        shadow and _spread(shadow, given.sound[kept]),
+        data=batch.sha256,
+        reason=given.reason[kept].tolist(),
+    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    folder = f"{run.model}/scores/{run.interval.name}"
+    base = f"{folder}/{sha256}"
+    run.store.write(f"{base}.parquet", data)
+    quarantined = _set_aside(run, batch, given, folder) if rejected and not abstains else None
+
+    apart = scores.disagreement(spec, given.lead.filter(pa.array(given.sound)), answers, shadow) if shadow else None
+    outside = _outside(answers.values, facts.get("target", {})) if spec.task == "regression" else None
+    reasons = [f"{len(given.frame):,} of {len(given.sound):,} rows scored by version {champion.version}"]
+    if rejected:
+        what = "without a score" if abstains else "set aside"
+        reasons.append(f"{rejected:,} rows {what}: {_counted(given.breaches)}")
+    if outside:
+        low, high = facts["target"]["min"], facts["target"]["max"]
+        reasons.append(
+            f"warning: {outside:.1%} of the scores lie outside the target's range in training, {low:g} to {high:g}"
+        )
+    if apart:
+        reasons.append(_told(apart))
+    if not facts:
+        reasons.append(f"version {champion.version} has no reference in the store: unknown categories were not counted")
+    report = _report(
+        run,
+        Decision(verdict="scored", reasons=(*reasons, *said)),
+        version=champion.version,
+        rows=len(given.sound),
+        scored=len(given.frame),
+        rejected=dict(given.breaches),
+        unknown_categories=_unknown(given.frame, facts),
+        outside=outside,
+        key=f"{base}.parquet",
+        sha256=sha256,
+        data=batch.sha256,
+        quarantined=quarantined,
+        shadow=apart,
+    )
+    run.store.write(f"{base}.html", _page(run, report, answers, shadow))
+    run.store.write(f"{base}.json", report.to_json().encode())
+    record = _record(run, batch, report)
+    if record.body["sha256"] != sha256:
+        return _again(run, record)
+    return _bring(run, report)
+
+
+def _spread(answers: Answers, sound: Array) -> Answers:
+    """The answers at the places of the sound rows, NaN at the others."""
+    if sound.all():
+        return answers
+    values = np.full((len(sound), *answers.values.shape[1:]), np.nan)
+    values[sound] = answers.values
+    return Answers(values, answers.version)
+
+
+def _set_aside(run: Run, batch: Batch, given: Given, folder: str) -> str:
+    """The rejected rows as they were delivered, with their `reason`."""
+    with run.store.verified(batch.key, batch.sha256) as path:
+        table = pq.read_table(path)
+    table = table.filter(pa.array(~given.sound))
+    if "reason" in table.column_names:
+        table = table.rename_columns([f"{name}_" if name == "reason" else name for name in table.column_names])
+    table = table.append_column("reason", pa.array(given.reason[~given.sound].tolist(), pa.string()))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    data = buffer.getvalue()
+    key = f"{folder}/rejected-{hashlib.sha256(data).hexdigest()}.parquet"
+    run.store.write(key, data)
+    return key
+
+
+def _record(run: Run, batch: Batch, report: ScoreReport) -> Record:
+    """The ledger's record of these scores, or the one that somebody else wrote of this batch first."""
+    body = {
+        "interval": run.interval.name,
+        "version": report.version,
+        "key": report.key,
+        "sha256": report.sha256,
+        "data": batch.sha256,
+        "rows": report.rows,
+        "scored": report.scored,
+        "rejected": report.rejected,
+        "mode": run.spec.scoring.rejected,
+        "quarantined": report.quarantined,
+        "shadow": report.shadow.version if report.shadow else None,
+    }
+
+    def append(key: str) -> Record:
+        return run.ledger.append(run.model, scores.KIND, key, body, effective_at=run.as_of, run=run.key)
+
+    record = append(run.interval.name)
+    return record if record.body["data"] == batch.sha256 else append(f"{run.interval.name}/{batch.sha256[:12]}")
+
+
+def _again(run: Run, record: Record) -> ScoreReport:
+    """The report of scores that are on record, once their file has shown to be there."""
+    key = record.body["key"]
+    with run.store.verified(key, record.body["sha256"]):
+        report = ScoreReport.from_json(run.store.read(f"{key.removesuffix('.parquet')}.json"))
+    found = f"scored before by version {record.body['version']}, in run {record.run}"
+    decision = Decision(verdict="found", reasons=(found, *report.decision.reasons))
+    return _bring(run, report.model_copy(update={"decision": decision}))
+
+
+def _bring(run: Run, report: ScoreReport) -> ScoreReport:
+    """The report with its page in this run's folder."""
+    page = run.path("score", PAGE)
+    run.store.write(page, run.store.read(f"{(report.key or '').removesuffix('.parquet')}.html"))
+    return report.model_copy(update={"html": page})
+
+
+# --- for people
+
+
+def _told(apart: Disagreement) -> str:
+    otherwise = (
+        "" if apart.decided_otherwise is None else f", {apart.decided_otherwise:.1%} of the rows answered otherwise"
+    )
+    return f"challenger version {apart.version} scored in shadow: {apart.mean_absolute:.3g} apart on average{otherwise}"
+
+
+def _page(run: Run, report: ScoreReport, answers: Answers, shadow: Answers | None) -> bytes:
+    spec = run.spec
+    labels = {
+        "binary": f"probability of {spec.target.column} {spec.classes[-1] if spec.classes else ''}",
+        "multiclass": "probability of the class named",
+        "regression": spec.target.column,
+    }
+    shown = {"champion": scores.one_number(answers.values, answers.values)}
+    if shadow:
+        shown["challenger"] = scores.one_number(answers.values, shadow.values)
+    figures = {"Scores": plots.scores(shown, labels[spec.task])}
+    summary = pd.DataFrame({name: pd.Series(values).describe() for name, values in shown.items()})
+    tables = {
+        "Scores": summary.rename_axis("of the scores").reset_index(),
+        "Rejected": _pairs(report.rejected, "breach", "rows"),
+        "Categories that training had not": _pairs(report.unknown_categories, "column", "rows"),
+    }
+    if apart := report.shadow:
+        figures["Champion and challenger"] = plots.agreement(shown["champion"], shown["challenger"], labels[spec.task])
+        facts = {
+            "mean of the champion": apart.mean_champion,
+            "mean of the challenger": apart.mean_shadow,
+            "mean absolute difference": apart.mean_absolute,
+            "rank correlation (Spearman)": apart.correlation,
+            "share answered otherwise": apart.decided_otherwise,
+            **{f"difference, quantile {q}": value for q, value in apart.quantiles.items()},
+        }
+        tables[f"Challenger version {apart.version} against champion version {report.version}"] = _pairs(
+            facts, "of challenger - champion", "value"
+        )
+        tables["Rows that differ most"] = _furthest(spec.source.key, apart.furthest)
+    return pages.page(f"{run.model} · {run.interval.name} · scores", report.decision, tables, figures)
+
+
+def _pairs(facts: Mapping[str, Any], name: str, value: str) -> pd.DataFrame:
+    return pd.DataFrame(list(facts.items()), columns=[name, value])
+
+
+def _furthest(key: Sequence[str], furthest: Sequence[Apart]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(*one.key, one.champion, one.shadow, one.shadow - one.champion) for one in furthest],
+        columns=[*key, "champion", "challenger", "difference"],
+    )

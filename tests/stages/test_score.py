@@ -1,0 +1,735 @@
+"""Scores: whose, of which rows, once; and how they meet the labels that come later."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+from sklearn.pipeline import Pipeline
+
+from retrain import estimators, rows, scores
+from retrain.errors import (
+    AmbiguousKeys,
+    ArtifactMissing,
+    NonFiniteMetric,
+    RegistryDown,
+    RowsRejected,
+    ScoringFailed,
+    SnapshotCorrupt,
+)
+from retrain.ledger import Ledger
+from retrain.results import Accepted, Champion, Configuration, IngestReport, ScoreReport
+from retrain.run import Run
+from retrain.stages.ingest import ingest
+from retrain.stages.score import score
+from retrain.tools.registry import Registry, save_model
+from retrain.workspace import Home
+from tests.conftest import Model, churn_rows, churn_spec
+
+JANUARY, FEBRUARY, MARCH, APRIL = "2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"
+LINEAR = Configuration(estimator="linear", parameters={}, pipeline="p")
+STEEP = Configuration(estimator="linear", parameters={"C": 0.001}, pipeline="p")
+STIFF = Configuration(estimator="linear", parameters={"alpha": 1e4}, pipeline="p")
+FIRST, OTHER = 1, 2
+"""Versions that lie in every bench's registry."""
+TASKS: dict[str, dict[str, Any]] = {
+    "binary": {},
+    "multiclass": {"target": {"column": "plan", "classes": ["basic", "plus", "pro"]}},
+    "regression": {"target": {"column": "spend"}},
+}
+
+
+def spec_of(task: str = "binary", **more: Any) -> dict[str, Any]:
+    return {**churn_spec(), "task": task, **TASKS[task], **more}
+
+
+def same(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+class Bench:
+    """The churn model with deliveries, fitted versions in its registry, and promotions on record.
+
+    Args:
+        laid: a registry with versions in it, to copy: registering one takes a second.
+        change: what is done to every delivery.
+    """
+
+    def __init__(
+        self, home: Home, spec: dict[str, Any], laid: Bench | Path, change: Callable[[Any], Any] = same
+    ) -> None:
+        self.model, self.change = Model(home), change
+        self.model.write_spec(spec)
+        self.home, self.spec = home, home.spec("churn")
+        file = home.mlflow.removeprefix("sqlite:///")
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(laid if isinstance(laid, Path) else laid.home.mlflow.removeprefix("sqlite:///"), file)
+        self.registry = Registry(home.mlflow)
+        self.models: dict[int, Pipeline] = {} if isinstance(laid, Path) else dict(laid.models)
+        self.digests: dict[int, str] = {} if isinstance(laid, Path) else dict(laid.digests)
+
+    def begin(self, start: str, frame: pd.DataFrame | None = None, *, key: str = "") -> Run:
+        """A run whose batch is ingested."""
+        self.model.deliver(start, self.change(churn_rows(start) if frame is None else frame))
+        run = dataclasses.replace(self.model.run(start, key=key), loop="score")
+        run.write(ingest(run), "ingest")
+        return run
+
+    def score(self, start: str = FEBRUARY, frame: pd.DataFrame | None = None, *, key: str = "") -> ScoreReport:
+        report = score(self.begin(start, frame, key=key))
+        assert ScoreReport.from_json(report.to_json()) == report
+        return report
+
+    def accept(self, run: Run) -> Accepted:
+        batch = run.read(IngestReport, "ingest").batch
+        return Accepted(batch=batch, md5="", commit="", mature_at=batch.interval.end)
+
+    def fit(self, configuration: Configuration = LINEAR) -> Pipeline:
+        """A model fitted on January."""
+        run = self.begin(JANUARY, key="training")
+        frame = rows.read(run, [self.accept(run)])
+        y = rows.outcome(self.spec, frame).to_numpy()
+        return estimators.fit(self.spec, configuration, frame[np.isfinite(y)], y[np.isfinite(y)])
+
+    def register(self, model: Pipeline, *, as_of: str = FEBRUARY) -> int:
+        """A version in the registry, as the stages register it; returns its number."""
+        number = len(self.models) + 1
+        run = self.begin(JANUARY, key="training")
+        example = rows.read(run, [self.accept(run)])[list(model[0].columns)]
+        folder = self.home.root / "made" / str(number)
+        digest = save_model(model, folder, example=example, requirements=["scikit-learn"])
+        run_id = self.registry.record(
+            experiment="churn", key=str(number), name="n", description="", params={}, metrics={}, tags={}, files={}
+        )
+        tags = {"effective_at": self.spec.at(as_of).start.isoformat()}
+        version = self.registry.register(
+            model="churn", run_id=run_id, folder=folder, digest=digest, tags=tags, description=""
+        )
+        self.models[version], self.digests[version] = model, digest
+        return version
+
+    def promote(self, version: int = FIRST, *, as_of: str = FEBRUARY, reference: str = "nowhere") -> None:
+        ledger, when = Ledger(self.home.ledger), self.spec.at(as_of).start
+        history = ledger.records("churn", "promotion")
+        champion = Champion(
+            version=version,
+            run_id="r",
+            digest=self.digests[version],
+            configuration=LINEAR,
+            training="t",
+            reference=reference,
+            trained_until=when,
+            effective_at=when,
+        )
+        body = {"version": version, "previous": None, "champion": champion.model_dump(mode="json")}
+        ledger.append(
+            "churn", "promotion", f"promotion-{len(history)}", body, effective_at=when, sequence=len(history) + 1
+        )
+        self.registry.point("churn", "champion", version)
+
+    def challenge(self, version: int = OTHER) -> None:
+        self.registry.point("churn", "challenger", version)
+
+    @property
+    def store(self) -> Any:
+        return self.model.run().store
+
+    def records(self, start: str = FEBRUARY) -> list[Any]:
+        return scores.records(self.model.run(start), self.spec.at(start))
+
+    def table(self, report: ScoreReport) -> pd.DataFrame:
+        assert report.key
+        return pd.read_parquet(io.BytesIO(self.store.read(report.key)))
+
+    def predicted(self, version: int, run: Run) -> Any:
+        frame = rows.read(run, [self.accept(run)], ordered=False)
+        return estimators.predict(self.models[version], self.spec.task, frame)
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Callable[[str], Bench]:
+    """Per task a registry with two versions that were fitted on January."""
+
+    @lru_cache
+    def of(task: str) -> Bench:
+        root = tmp_path_factory.mktemp(task)
+        state = root / "state"
+        (root / "models").mkdir()
+        home = Home(
+            root=root,
+            models=root / "models",
+            state=state,
+            store=str(state / "store"),
+            ledger=f"sqlite:///{state / 'ledger.db'}",
+            registry=str(state / "registry.git"),
+            remote=str(state / "remote"),
+            mlflow=f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
+        )
+        bench = Bench(home, spec_of(task), empty_mlflow)
+        assert bench.register(bench.fit()) == FIRST
+        assert bench.register(bench.fit(STIFF if task == "regression" else STEEP)) == OTHER
+        return bench
+
+    return of
+
+
+Lay = Callable[..., Bench]
+
+
+@pytest.fixture
+def lay(home: Home, laid: Callable[[str], Bench]) -> Lay:
+    """A fresh bench of a task, its spec changed as asked; nobody is champion yet."""
+
+    def made(task: str = "binary", *, change: Callable[[Any], Any] = same, **more: Any) -> Bench:
+        return Bench(home, spec_of(task, **more), laid(task), change)
+
+    return made
+
+
+@pytest.fixture
+def bench(lay: Lay) -> Bench:
+    """The first version is champion since February."""
+    made = lay()
+    made.promote()
+    return made
+
+
+def spoilt(**cells: tuple[int, Any]) -> pd.DataFrame:
+    """February's rows with single cells changed: column → (row, value)."""
+    frame = churn_rows(FEBRUARY)
+    for name, (row, value) in cells.items():
+        frame.loc[row, name] = value
+    return frame
+
+
+BROKEN = {"visits": (3, -5), "spend": (7, -1.0), "plan": (7, "gold")}
+
+
+# --- what is written
+
+
+def test_scores_are_the_fitted_pipelines_own_answers(bench: Bench) -> None:
+    run = bench.begin(FEBRUARY)
+    report = score(run)
+    table = bench.table(report)
+
+    assert report.decision.verdict == "scored"
+    assert report.facts() == {"rows": 200, "scored": 200, "version": 1}
+    assert table["score"].tolist() == bench.predicted(1, run).tolist()
+    assert list(table) == ["id", "signup", "score", "version", "data", "reason"]
+    assert table["id"].tolist() == churn_rows(FEBRUARY)["id"].tolist()
+    assert set(table["version"]) == {1}
+    assert set(table["data"]) == {run.read(IngestReport, "ingest").batch.sha256} == {report.data}
+    assert table["reason"].isna().all()
+    (record,) = bench.records()
+    assert record.key == FEBRUARY
+    assert record.effective_at == run.interval.end
+    assert record.body == {
+        "interval": FEBRUARY,
+        "version": 1,
+        "key": f"churn/scores/{FEBRUARY}/{report.sha256}.parquet",
+        "sha256": report.sha256,
+        "data": report.data,
+        "rows": 200,
+        "scored": 200,
+        "rejected": {},
+        "mode": "quarantine",
+        "quarantined": None,
+        "shadow": None,
+    }
+    assert report.html == run.path("score", "score.html")
+    assert b"200 of 200 rows scored by version 1" in run.store.read(report.html)
+
+
+def test_the_batch_needs_no_labels(lay: Lay) -> None:
+    bench = lay()
+    bench.promote()
+    assert bench.score(FEBRUARY, churn_rows(FEBRUARY).assign(churned=None)).scored == 200
+
+
+# --- an interval scored twice
+
+
+def test_the_same_batch_is_scored_once_whoever_serves_by_then(bench: Bench) -> None:
+    first = bench.score()
+    assert first.key
+    data = bench.store.read(first.key)
+    bench.promote(OTHER)
+    for key in ("", "another run"):
+        again = bench.score(key=key)
+        assert again.decision.verdict == "found"
+        assert again.decision.reasons[0].startswith("scored before by version 1, in run test-2024-02-01")
+        assert again.decision.reasons[1:] == first.decision.reasons
+        same = {"decision": first.decision, "html": first.html}
+        assert again.model_copy(update=same) == first
+        assert again.html
+        assert bench.store.exists(again.html)
+    assert len(bench.records()) == 1
+    assert bench.store.read(first.key) == data
+    assert [name for name in bench.store.keys(f"churn/scores/{FEBRUARY}") if name.endswith(".parquet")] == [first.key]
+
+
+def test_a_revised_batch_is_a_record_of_its_own_and_the_old_one_stays(bench: Bench) -> None:
+    first = bench.score()
+    revised = bench.score(FEBRUARY, spoilt(visits=(0, 59)), key="revised")
+    assert revised.decision.verdict == "scored"
+    assert [one.key for one in bench.records()] == [FEBRUARY, f"{FEBRUARY}/{revised.data[:12]}"]  # type: ignore[index]
+    old, new = (scores.read(bench.model.run(FEBRUARY), one) for one in bench.records())
+    assert old["score"][0] != new["score"][0]
+    assert old["score"][1:].tolist() == new["score"][1:].tolist()
+    back = bench.score(key="back")
+    assert (back.decision.verdict, back.sha256) == ("found", first.sha256)
+    assert len(bench.records()) == 2
+
+
+def test_a_kill_between_file_and_record_is_completed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bench.begin(FEBRUARY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score(run)
+    assert bench.records() == []
+    files = bench.store.keys(f"churn/scores/{FEBRUARY}")
+    report = score(run)
+    assert report.decision.verdict == "scored"
+    assert [one.body["sha256"] for one in bench.records()] == [report.sha256]
+    assert bench.store.keys(f"churn/scores/{FEBRUARY}") == files
+
+
+def test_of_two_at_the_same_time_the_record_decides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bench.score()
+    bench.promote(OTHER)
+    monkeypatch.setattr(scores, "found", lambda *_: None)  # as a process sees it that looked a moment earlier
+    second = bench.score(key="second")
+    assert (second.decision.verdict, second.version, second.sha256) == ("found", 1, first.sha256)
+    assert len(bench.records()) == 1
+
+
+def test_scores_that_were_changed_afterwards_are_not_found(bench: Bench) -> None:
+    report = bench.score()
+    bench.store.write(report.key, b"other")
+    with pytest.raises(SnapshotCorrupt):
+        bench.score()
+    with pytest.raises(SnapshotCorrupt):
+        scores.read(bench.model.run(FEBRUARY), bench.records()[0])
+
+
+# --- rejected rows
+
+
+def test_stop_scores_nothing(lay: Lay) -> None:
+    bench = lay(scoring={"rejected": "stop"})
+    bench.promote()
+    with pytest.raises(RowsRejected) as caught:
+        bench.score(FEBRUARY, spoilt(**BROKEN))
+    assert caught.value.found == (
+        "2 of 200 rows of [2024-02-01 00:00, 2024-03-01 00:00) break the contract of their columns:"
+        " plan: not one of its values (1), spend: below 0 (1), visits: below 0 (1);"
+        " the first is id 202402-00003: visits: below 0"
+    )
+    assert bench.records() == []
+    assert bench.store.keys("churn/scores") == []
+
+
+def test_quarantine_sets_rows_aside(bench: Bench) -> None:
+    run = bench.begin(FEBRUARY, spoilt(**BROKEN))
+    report = score(run)
+    assert (report.rows, report.scored) == (200, 198)
+    assert report.rejected == {"plan: not one of its values": 1, "visits: below 0": 1, "spend: below 0": 1}
+    assert report.decision.reasons[1].startswith("2 rows set aside: ")
+    sound = churn_rows(FEBRUARY).drop(index=[3, 7])
+    table = bench.table(report)
+    assert table["id"].tolist() == sound["id"].tolist()
+    assert table["score"].tolist() == np.delete(bench.predicted(1, run), [3, 7]).tolist()
+    aside = pd.read_parquet(io.BytesIO(bench.store.read(report.quarantined)))
+    assert list(aside) == [*bench.spec.columns, "reason"]
+    assert aside["visits"].tolist() == [-5, churn_rows(FEBRUARY)["visits"][7]]
+    assert aside["reason"].tolist() == ["visits: below 0", "plan: not one of its values; spend: below 0"]
+    assert bench.records()[0].body["quarantined"] == report.quarantined
+
+
+def test_abstain_keeps_rows_without_a_score(lay: Lay) -> None:
+    bench = lay(scoring={"rejected": "abstain"})
+    bench.promote()
+    report = bench.score(FEBRUARY, spoilt(**BROKEN))
+    table = bench.table(report)
+    assert (report.rows, report.scored, len(table)) == (200, 198, 200)
+    assert np.flatnonzero(table["score"].isna()).tolist() == [3, 7] == np.flatnonzero(table["reason"].notna()).tolist()
+    assert table["reason"][7] == "plan: not one of its values; spend: below 0"
+    assert report.quarantined is None
+    assert report.decision.reasons[1].startswith("2 rows without a score: ")
+
+
+@pytest.mark.parametrize("mode", ["stop", "quarantine", "abstain"])
+def test_a_batch_of_rejected_rows_is_refused_whatever_the_mode(lay: Lay, mode: str) -> None:
+    bench = lay(scoring={"rejected": mode})
+    bench.promote()
+    with pytest.raises(RowsRejected, match=r"all 200 rows .* visits: below 0 \(200\)"):
+        bench.score(FEBRUARY, churn_rows(FEBRUARY).assign(visits=-1))
+    assert bench.records() == []
+
+
+def test_an_infinite_value_costs_its_row_and_no_other(bench: Bench) -> None:
+    assert bench.score(FEBRUARY, spoilt(spend=(5, np.inf))).rejected == {"spend: not finite": 1}
+
+
+def test_an_unseen_category_is_scored_and_counted(lay: Lay) -> None:
+    bench = lay(columns={**spec_of()["columns"], "plan": {"type": "category"}})
+    facts = {"columns": {"plan": {"missing": 0, "categories": {"basic": 1, "plus": 1, "pro": 1}, "capped": False}}}
+    bench.store.write("ref/reference.json", json.dumps(facts).encode())
+    bench.promote(reference="ref")
+    frame = spoilt(plan=(4, "gold"))
+    frame.loc[9, "plan"] = "lead"
+    report = bench.score(FEBRUARY, frame)
+    assert (report.scored, report.rejected, report.unknown_categories) == (200, {}, {"plan": 2})
+    assert not any("no reference" in reason for reason in report.decision.reasons)
+
+
+def test_a_key_that_is_not_one_rows_own_is_set_aside(bench: Bench) -> None:
+    report = bench.score(FEBRUARY, spoilt(id=(1, "202402-00000")))
+    assert report.rejected == {"id: repeated": 2}
+    assert report.scored == 198
+
+
+def test_large_whole_numbers_as_keys_stay_what_they_are(lay: Lay) -> None:
+    ids = 2**60 + np.arange(200)
+    columns = {**spec_of()["columns"], "id": {"type": "integer", "unique": True}}
+    bench = lay(columns=columns, change=lambda frame: frame.assign(id=ids))
+    bench.promote()
+    run = bench.begin(FEBRUARY)
+    assert bench.table(score(run))["id"].tolist() == ids.tolist()
+    assert scores.joined(run, bench.records()[0], bench.accept(run)).counts.both == 200
+
+
+# --- whose scores
+
+
+def test_without_a_champion_nothing_is_scored(lay: Lay) -> None:
+    bench = lay()
+    report = bench.score()
+    assert report.decision.verdict == "skipped"
+    assert report.decision.reasons == ("no champion yet: none was promoted by 2024-02-01 00:00",)
+    assert bench.records() == []
+    assert bench.store.keys("churn/scores") == []
+    bench.promote(as_of=MARCH)
+    assert bench.score().decision.verdict == "skipped", "it has seen February's rows"
+    assert bench.score(MARCH).decision.verdict == "scored"
+
+
+def test_the_champion_of_the_time_scores_not_todays(bench: Bench) -> None:
+    bench.promote(OTHER, as_of=APRIL)
+    run = bench.begin(MARCH)
+    report = score(run)
+    assert report.version == 1
+    assert bench.table(report)["score"].tolist() == bench.predicted(1, run).tolist()
+    assert "version 1 was the champion of that time, version 2 is today's" in report.decision.reasons
+    assert bench.score(APRIL).version == 2
+
+
+def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
+    bench.registry.point("churn", "champion", OTHER)
+    report = bench.score()
+    assert report.version == 1
+    said = "the champion alias points at version 2, the ledger says 1: version 1 scored"
+    assert report.decision.reasons[-1] == said
+
+
+def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
+    bench.registry.point("churn", "champion", OTHER)
+    bench.registry._client.delete_model_version("churn", str(OTHER))
+    report = bench.score()
+    assert report.version == 1
+    assert any("no longer in the registry" in reason for reason in report.decision.reasons)
+
+
+def test_a_copy_of_the_model_scores_while_the_registry_is_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.challenge()
+    bench.score(FEBRUARY)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    bench.model = Model(dataclasses.replace(bench.home, mlflow="http://127.0.0.1:9"))
+    run = bench.begin(MARCH)
+    report = score(run)
+    assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
+    assert "did not answer" in report.decision.reasons[-1]
+    assert "scored from this machine's copy" in report.decision.reasons[-1]
+    assert bench.table(report)["score"].tolist() == bench.predicted(1, run).tolist()
+
+    shutil.rmtree(bench.home.state / "models")
+    bench.model = Model(dataclasses.replace(bench.home, mlflow="http://127.0.0.1:11"))
+    with pytest.raises(RegistryDown):
+        bench.score(APRIL)
+    assert bench.records(APRIL) == []
+
+
+# --- a model that cannot score
+
+
+def test_a_champion_that_reads_another_column_is_an_error(bench: Bench) -> None:
+    spec = spec_of()
+    spec["columns"]["visits"]["type"] = "category"
+    for rule in ("min", "max"):
+        del spec["columns"]["visits"][rule]
+    spec["columns"]["visits"]["values"] = ["a"]
+    bench.model.write_spec(spec)
+    with pytest.raises(ScoringFailed, match=r"version 1 failed on the rows of .*: DtypeChanged: column 'visits'"):
+        bench.score(FEBRUARY, churn_rows(FEBRUARY).assign(visits="a"))
+
+
+def test_a_champion_of_other_classes_is_an_error(lay: Lay) -> None:
+    bench = lay("multiclass")
+    bench.promote()
+    bench.model.write_spec(spec_of("multiclass", target={"column": "plan", "classes": ["pro", "plus", "basic"]}))
+    with pytest.raises(ScoringFailed, match="version 1 knows the classes"):
+        bench.score()
+
+
+def test_an_answer_that_is_not_finite_is_an_error(lay: Lay) -> None:
+    bench = lay("regression")
+    model = bench.fit()
+    model[-1].coef_[:] = np.nan
+    bench.promote(bench.register(model))
+    with pytest.raises(NonFiniteMetric, match="version 3: 200 of 200 predictions"):
+        bench.score()
+    assert bench.records() == []
+
+
+def test_a_champion_whose_files_are_gone_is_an_error(bench: Bench) -> None:
+    bench.digests[99] = "0" * 64
+    ledger = Ledger(bench.home.ledger)
+    body = dict(ledger.records("churn", "promotion")[0].body)
+    body["champion"] = {**body["champion"], "version": 99, "digest": "0" * 64}
+    ledger.append("churn", "promotion", "lost", body, effective_at=bench.spec.at(FEBRUARY).start, sequence=2)
+    with pytest.raises(ArtifactMissing):
+        bench.score()
+
+
+# --- the challenger
+
+
+def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
+    bench.challenge()
+    run = bench.begin(FEBRUARY, spoilt(**BROKEN))
+    report = score(run)
+    table, shadow = bench.table(report), report.shadow
+    ours, theirs = (np.delete(bench.predicted(version, run), [3, 7]) for version in (1, 2))
+
+    assert list(table)[-2:] == ["shadow_score", "shadow_version"]
+    assert table["score"].tolist() == ours.tolist()
+    assert table["shadow_score"].tolist() == theirs.tolist()
+    assert shadow
+    assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["shadow"], report.scored)
+    assert shadow.mean_champion == pytest.approx(ours.mean())
+    assert shadow.mean_shadow == pytest.approx(theirs.mean())
+    assert shadow.mean_absolute == pytest.approx(np.abs(theirs - ours).mean()) != 0
+    assert shadow.correlation == pytest.approx(spearmanr(ours, theirs).statistic)
+    assert shadow.decided_otherwise == pytest.approx(((ours > 0.5) != (theirs > 0.5)).mean()) != 0
+    assert shadow.quantiles["0.5"] == pytest.approx(np.median(theirs - ours))
+    assert len(shadow.furthest) == 20
+    worst = int(np.abs(theirs - ours).argmax())
+    assert shadow.furthest[0].key == (table["id"][worst],)
+    assert shadow.furthest[0].shadow == theirs[worst]
+    page = run.store.read(report.html)  # type: ignore[arg-type]
+    assert page.count(b"data:image/png;base64,") == 2
+    assert table["id"][worst].encode() in page
+
+
+def no_version(bench: Bench) -> None:
+    """The challenger is the champion itself."""
+    bench.challenge(1)
+
+
+def fitted_on_the_rows(bench: Bench) -> None:
+    bench.registry.tag("churn", OTHER, "effective_at", "2024-03-01T00:00:00+00:00")
+    bench.challenge()
+
+
+def gone(bench: Bench) -> None:
+    number = bench.register(bench.fit(STEEP))
+    run = bench.registry._client.get_run(bench.registry.describe("churn", number)["run_id"])
+    shutil.rmtree(Path(run.info.artifact_uri) / "model")
+    bench.challenge(number)
+
+
+def of_nan(bench: Bench) -> None:
+    model = bench.fit(STEEP)
+    model[-1].coef_[:] = np.nan
+    bench.challenge(bench.register(model))
+
+
+def dated_by_nobody(bench: Bench) -> None:
+    bench.registry._client.delete_model_version_tag("churn", str(OTHER), "effective_at")
+    bench.challenge()
+
+
+@pytest.mark.parametrize(
+    ("arrange", "said"),
+    [
+        (no_version, None),
+        (fitted_on_the_rows, "it is as of 2024-03-01 00:00 and may have been fitted on these rows"),
+        (gone, "ArtifactMissing: the files of version 3 of churn are gone"),
+        (of_nan, "NonFiniteMetric: version 3: 200 of 200 predictions are not finite"),
+        (dated_by_nobody, "KeyError: 'effective_at'"),
+    ],
+)
+def test_a_challenger_that_cannot_score_stops_nothing(
+    bench: Bench, arrange: Callable[[Bench], None], said: str | None
+) -> None:
+    arrange(bench)
+    report = bench.score()
+    assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
+    assert "shadow_score" not in bench.table(report)
+    found = [reason.split(" did not score in shadow: ")[1] for reason in report.decision.reasons if "shadow" in reason]
+    assert len(found) == (said is not None)
+    assert all(reason.startswith(said or "") for reason in found)
+
+
+def test_a_spec_may_want_no_shadow(lay: Lay) -> None:
+    bench = lay(scoring={"shadow": False})
+    bench.promote()
+    bench.challenge()
+    report = bench.score()
+    assert report.shadow is None
+    assert not any("shadow" in reason for reason in report.decision.reasons)
+
+
+# --- the other tasks
+
+
+def test_numbers(lay: Lay) -> None:
+    bench = lay("regression")
+    bench.promote(reference="ref")
+    bench.challenge(bench.register(bench.fit(Configuration(estimator="naive", parameters={}, pipeline="p"))))
+    run = bench.begin(FEBRUARY)
+    expected = bench.predicted(1, run)
+    low, high = np.quantile(expected, [0.1, 0.8])
+    facts = {"columns": {"target": {"missing": 0, "min": low, "max": high, "mean": 40.0}}}
+    bench.store.write("ref/reference.json", json.dumps(facts).encode())
+    report = score(run)
+    assert bench.table(report)["score"].tolist() == expected.tolist()
+    below, above = (expected < low).mean(), (expected > high).mean()
+    assert 0 < below < above
+    assert report.outside == pytest.approx(below + above)
+    warning = (
+        f"warning: {below + above:.1%} of the scores lie outside the target's range in training, {low:g} to {high:g}"
+    )
+    assert warning in report.decision.reasons
+    assert report.shadow
+    assert (report.shadow.decided_otherwise, report.shadow.correlation) == (None, None)
+
+
+def test_classes(lay: Lay) -> None:
+    bench = lay("multiclass", scoring={"rejected": "abstain"})
+    bench.promote()
+    bench.challenge()
+    run = bench.begin(FEBRUARY, spoilt(visits=(3, -5)))
+    report = score(run)
+    table, expected = bench.table(report), bench.predicted(1, run)
+    assert table.loc[3, ["score_0", "score_1", "score_2", "predicted", "shadow_predicted"]].isna().all()
+    expected[3] = np.nan
+    read = scores.read(run, bench.records()[0])
+    np.testing.assert_array_equal(scores.answers(bench.spec, read), expected)
+    shadow = bench.predicted(2, run)
+    shadow[3] = np.nan
+    np.testing.assert_array_equal(scores.answers(bench.spec, read, shadow=True), shadow)
+    keep = np.arange(200) != 3
+    names = np.asarray(["basic", "plus", "pro"])
+    assert table["predicted"][keep].tolist() == names[expected[keep].argmax(axis=1)].tolist()
+    otherwise = expected[keep].argmax(axis=1) != shadow[keep].argmax(axis=1)
+    assert report.shadow
+    assert report.shadow.decided_otherwise == pytest.approx(otherwise.mean())
+    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    assert joined.prediction.shape == (199, 3)
+
+
+# --- scores and the labels that come later
+
+
+def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
+    frame = spoilt(**BROKEN)
+    run = bench.begin(FEBRUARY, frame.assign(churned=None))
+    score(run)
+    (record,) = bench.records()
+    nothing = scores.joined(run, record, bench.accept(run)).labelled()
+    assert (len(nothing.frame), nothing.counts.unlabelled, nothing.counts.share) == (0, 198, 0)
+
+    # The revision: labels have come, but not all; in another order; one row is new, one is gone.
+    late = frame.assign(churned=frame["churned"].astype(object))
+    late.loc[[0, 1, 2], "churned"] = None
+    extra = late.iloc[[50]].assign(id="202402-99999")
+    late = pd.concat([late.drop(index=[10]), extra]).sample(frac=1, random_state=1)
+    after = bench.begin(FEBRUARY, late, key="after")
+    joined = scores.joined(after, record, bench.accept(after)).labelled()
+
+    assert joined.counts.model_dump() == {
+        "predictions": 198,
+        "labels": 197,  # 200, three not there yet, one gone, one new
+        "both": 194,
+        "unlabelled": 4,
+        "unpredicted": 3,  # two set aside, one new
+        "gone": 1,
+    }
+    assert joined.counts.share == pytest.approx(194 / 198)
+    told = scores.read(run, record).set_index("id")["score"]
+    assert joined.prediction.tolist() == told[joined.frame["id"]].tolist()
+    truth = frame.set_index("id")["churned"]
+    assert joined.outcome.tolist() == truth[joined.frame["id"]].astype(float).tolist()
+    assert {"plan", "visits", "spend", "member", "churned", "signup"} <= set(joined.frame)
+
+
+def test_abstentions_are_no_predictions(lay: Lay) -> None:
+    bench = lay(scoring={"rejected": "abstain"})
+    bench.promote()
+    run = bench.begin(FEBRUARY, spoilt(**BROKEN))
+    score(run)
+    counts = scores.joined(run, bench.records()[0], bench.accept(run)).counts
+    assert (counts.predictions, counts.both, counts.unpredicted) == (198, 198, 2)
+
+
+def test_labels_of_an_ambiguous_key_are_refused(bench: Bench) -> None:
+    run = bench.begin(FEBRUARY)
+    score(run)
+    twice = bench.begin(FEBRUARY, spoilt(id=(1, "202402-00000")), key="twice")
+    with pytest.raises(AmbiguousKeys, match=r"2 rows of the batch of .* share their key \(id\)"):
+        scores.joined(twice, bench.records()[0], bench.accept(twice)).labelled()
+
+
+def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
+    spec = spec_of()
+    bench = lay(
+        source={**spec["source"], "key": ["version", "id"]},
+        columns={"version": {"type": "integer"}, **spec["columns"], "score": {"type": "number"}},
+        change=lambda frame: frame.assign(version=7, score=0.5),
+    )
+    bench.promote()
+    run = bench.begin(FEBRUARY)
+    table = bench.table(score(run))
+    assert list(table)[:5] == ["version_", "id", "signup", "score", "version"]
+    assert (set(table["version_"]), set(table["version"])) == ({7}, {1})
+    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    assert joined.counts.both == 200
+    assert set(joined.frame["score"]) == {0.5}
+    assert joined.prediction.tolist() == table["score"].tolist()
+
+
+def test_the_same_scores_are_the_same_bytes(bench: Bench) -> None:
+    lead = pa.table({"id": pa.array(["b", "a"]).dictionary_encode(), "signup": [datetime(2024, 2, 1)] * 2})
+    told = scores.Answers(np.asarray([0.25, np.nan]), 3)
+    made = [scores.table(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"]) for _ in range(2)]
+    assert made[0] == made[1]
+    assert pq.read_table(io.BytesIO(made[0])).select(["id", "score", "reason"]).to_pylist() == [
+        {"id": "b", "score": 0.25, "reason": None},
+        {"id": "a", "score": None, "reason": "visits: below 0"},
+    ]
