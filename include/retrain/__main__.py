@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,6 +110,49 @@ def run(
             if span == this.interval:
                 raise
             typer.echo(str(error), err=True)
+
+
+@app.command()
+def monitor(model: Model, interval: When = "", history: History = False) -> None:
+    """Score the interval with the champion of its time and look how that champion does; nothing is started."""
+    this = make_run(model, interval, "", Trigger(kind="laptop"))
+    for span in pipeline.history(this) if history else [this.interval]:
+        for loop in ("score", "monitor"):
+            one = replace(this, interval=span, key=run_key(f"{loop}-laptop-{span.name}"), loop=loop)
+            try:
+                for name, report in pipeline.run_all(one):
+                    _say(report, name)
+            except (BatchMissing, Quarantined) as error:
+                if span == this.interval:
+                    raise
+                typer.echo(str(error), err=True)
+
+
+@app.command()
+def replay(
+    model: Model,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", help="a name of the table, or YAML like '{schedule: 2, drift: true}'; repeatable"),
+    ] = None,
+    out: Annotated[str, typer.Option("--out", help="folder of the plot and the table")] = "",
+) -> None:
+    """Show what other policies would have done with this model's history."""
+    from retrain import plots
+    from retrain.replay import choose, table
+    from retrain.replay import replay as walk
+
+    home = Home.from_environment()
+    spec = home.spec(model)
+    console = Console(stderr=True)
+    with console.status("") as shown:
+        outcomes = walk(home, spec, choose(spec, policy or []), lambda text: shown.update(text))
+    typer.echo(table(outcomes).to_string(index=False, float_format="{:.4f}".format))
+    folder = Path(out or home.state / "replay" / model)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "replay.png").write_bytes(plots.replayed(outcomes))
+    (folder / "replay.json").write_text("[" + ",".join(one.to_json() for one in outcomes) + "]")
+    typer.echo(f"{folder / 'replay.png'}, and every decision with its reason in {folder / 'replay.json'}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from inspect import isclass
@@ -387,6 +388,7 @@ def predict_last(last: Any, task: str, made: Any, k: int) -> Array:
 # --- what travels with a model
 
 
+@cache
 def requirements() -> tuple[str, ...]:
     """The pinned packages that a model needs, as they are installed."""
     return tuple(_pins())

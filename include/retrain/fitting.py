@@ -20,21 +20,21 @@ from retrain.tools.registry import save_model
 EXAMPLE_ROWS = 100
 
 
-def labelled(run: Run, accepted: tuple[Accepted, ...]) -> tuple[Rows, int]:
+def labelled(run: Run, accepted: tuple[Accepted, ...], least: int | None = None) -> tuple[Rows, int]:
     """The labelled rows of these batches, and how many have no label.
 
     Raises:
-        DegenerateTraining: fewer labelled rows than `training.min_rows`.
+        DegenerateTraining: fewer labelled rows than `least`, by default `training.min_rows`.
     """
     spec = run.spec
+    least = spec.training.min_rows if least is None else least
     group = (spec.training.group,) if spec.training.group else ()
     frame = rows.read(run, accepted, (*spec.inputs, spec.target.column, *group))
     y = rows.outcome(spec, frame).to_numpy()
     known = np.isfinite(y)
-    if known.sum() < spec.training.min_rows:
+    if known.sum() < least:
         raise DegenerateTraining(
-            f"{int(known.sum()):,} labelled rows in {len(accepted)} training intervals,"
-            f" training.min_rows is {spec.training.min_rows:,}",
+            f"{int(known.sum()):,} labelled rows in {len(accepted)} training intervals, training.min_rows is {least:,}",
             do="wait for more batches or labels, or lower training.min_rows",
         )
     starts = pd.DatetimeIndex([one.batch.interval.start for one in accepted])
@@ -45,6 +45,8 @@ def labelled(run: Run, accepted: tuple[Accepted, ...]) -> tuple[Rows, int]:
 
 def window(accepted: tuple[Accepted, ...], configuration: Configuration) -> tuple[Accepted, ...]:
     """The newest batches that the configuration trains on."""
+    if configuration.since:
+        return tuple(one for one in accepted if one.batch.interval.start >= configuration.since)
     return accepted[-configuration.window :] if configuration.window else accepted
 
 
@@ -60,6 +62,8 @@ def fit(
 ) -> tuple[Pipeline, Fitted]:
     """Fit a configuration on its window of these rows, and lay the model in the store under `key`."""
     part = known.window(configuration.window)
+    if configuration.since:
+        part = known.take(np.flatnonzero(known.frame[run.spec.source.time] >= configuration.since))
     model = estimators.fit(run.spec, configuration, part.frame, part.y)
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)

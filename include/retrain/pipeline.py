@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from retrain.errors import ConfigChanged, RetrainError
 from retrain.ledger import Ledger
-from retrain.results import Decision, Interval, PromoteReport, Result, StageReport, Trigger
+from retrain.results import Context, Decision, Interval, PromoteReport, Result, Signal, StageReport, Trigger
 from retrain.run import Run
 from retrain.spec import Spec
 from retrain.workspace import Home
@@ -35,6 +35,7 @@ STAGES = (
     Stage("ingest", "take the interval's batch as it came, typed, under its content hash"),
     Stage("validate", "hold the batch against its contract; a breach quarantines it"),
     Stage("snapshot", "version the accepted batch with DVC"),
+    Stage("labels", "take the labels that come late and apart from the rows, by key"),
     Stage("context", "write down what this run knows of the world"),
     Stage("drift", "compare the batch with the champion's reference"),
     Stage("decide", "retrain or not, and why"),
@@ -45,9 +46,22 @@ STAGES = (
     Stage("register", "record the run in MLflow, and the version if there is one", needs=("decide", "retrain")),
     Stage("promote", "move the champion alias once, on record", needs=("register", "registered")),
 )
+SCORING = (
+    STAGES[0],
+    Stage("score", "score the interval's rows with the champion of their time, the challenger beside it"),
+)
+MONITORING = (
+    Stage("labels", "take the labels that have come since"),
+    Stage("context", "write down what is known"),
+    Stage("drift", "data, prediction and label drift, against the champion's reference and the last interval"),
+    Stage("estimate", "performance without labels"),
+    Stage("measure", "realised performance on matured labels, per slice, against what was promised"),
+    Stage("diagnose", "broken data, wrong labels, or a changed world"),
+    Stage("decide", "start a retraining or not, and why"),
+)
 NAMES = tuple(stage.name for stage in STAGES)
-DATA_STAGES = NAMES[:3]
-BY_NAME = {stage.name: stage for stage in STAGES}
+DATA_STAGES = NAMES[:4]
+BY_NAME = {stage.name: stage for stage in (*SCORING, *MONITORING, *STAGES)}
 
 
 def idle(name: str, run: Run) -> str | None:
@@ -61,7 +75,7 @@ def idle(name: str, run: Run) -> str | None:
         return None
     if why := idle(needs[0], run):
         return why
-    decision = run.read(_Decided, needs[0]).decision
+    decision = run.read(Decided, needs[0]).decision
     return (
         None if decision.verdict == needs[1] else f"{needs[0]} said {decision.verdict}: {'; '.join(decision.reasons)}"
     )
@@ -86,7 +100,7 @@ class Skipped(StageReport):
     decision: Decision
 
 
-class _Decided(Result):
+class Decided(Result):
     """Any report, read for its decision only."""
 
     model_config = ConfigDict(extra="ignore")
@@ -116,6 +130,7 @@ def run_stage(name: str, run: Run) -> StageReport:
         stage = getattr(import_module(f"retrain.stages.{name}"), name)
         report = cast(StageReport, stage(run))
         run.write(report, name)
+        _signal(run, report)
         facts = report.facts()
         if decision := getattr(report, "decision", None):
             verdict, reasons = decision.verdict, list(decision.reasons)
@@ -129,6 +144,27 @@ def run_stage(name: str, run: Run) -> StageReport:
         raise
     finally:
         _note(name, run, verdict, reasons, facts, time.monotonic() - began)
+
+
+def _signal(run: Run, report: StageReport) -> None:
+    """Put what policies will read on record, once per question, interval, champion and moment."""
+    found = report.signs()
+    if not found or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
+        return
+    for question, interval, verdict, reason in found:
+        signal = Signal.model_validate(
+            {"question": question, "interval": interval, "champion": champion.version, "verdict": verdict}
+            | {"reason": reason, "effective_at": run.as_of}
+        )
+        body = {"question": question, "interval": interval.name, "champion": champion.version, "verdict": verdict}
+        run.ledger.append(
+            run.model,
+            "signal",
+            f"{question}/{interval.name}/v{champion.version}/{run.as_of:%Y-%m-%dT%H%M}",
+            {**body, "signal": signal.model_dump(mode="json")},
+            effective_at=run.as_of,
+            run=run.key,
+        )
 
 
 def _same_spec(run: Run) -> None:
@@ -146,7 +182,7 @@ def _same_spec(run: Run) -> None:
 def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float) -> None:
     run.ledger.append(
         run.model,
-        "stage",
+        "stage" if run.loop == "retrain" else f"{run.loop} stage",
         f"{run.key}/{name}/{time.time_ns()}",
         {
             "stage": name,
@@ -164,8 +200,9 @@ def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str
 
 
 def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
-    """Run the stages in this process, one after the other; those with nothing to do are left out."""
-    for name in NAMES:
+    """Run the stages of the run's loop in this process, one after the other; those with nothing to do are left out."""
+    chain = {"retrain": STAGES, "score": SCORING, "monitor": MONITORING}[run.loop]
+    for name in (stage.name for stage in chain):
         if idle(name, run) is None:
             yield name, run_stage(name, run)
 

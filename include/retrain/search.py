@@ -98,7 +98,11 @@ def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
     """
     digest = estimators.pipeline_digest(spec)
     made: dict[str, Configuration] = {}
-    reach = {window: intervals if window == "all" else min(window, intervals) for window in spec.training.windows}
+    reach = {
+        window: intervals if window == "all" else min(window, intervals)
+        for window in spec.training.windows
+        if window != "change"
+    }
     windows = [one for one in reach if one == min((w for w in reach if reach[w] == reach[one]), key=_widest)]
     for candidate in spec.training.candidates:
         base = {**estimators.DEFAULTS.get(candidate.estimator, {}), **candidate.parameters}
@@ -156,7 +160,7 @@ def folds(spec: Spec, rows: Rows) -> Iterator[Fold]:
     else:
         kind = KFold if spec.task == "regression" else StratifiedKFold
         splitter = kind(search.folds, shuffle=True, random_state=spec.training.seed)
-    counts = [window for window in spec.training.windows if window != "all"]
+    counts = [window for window in spec.training.windows if not isinstance(window, str)]
     newest = set(within(rows.interval, np.arange(n), min(counts, default=None)).tolist())
     try:
         for train, valid in splitter.split(np.zeros(n), y, groups):

@@ -5,13 +5,24 @@ from typing import Any
 
 import pytest
 
-from retrain.results import Accepted, Batch, Champion, Configuration, Context, Decision, DriftReport, Trigger
+from retrain.results import (
+    Accepted,
+    Alert,
+    Batch,
+    Champion,
+    Configuration,
+    Context,
+    Decision,
+    DriftReport,
+    Signal,
+    Trigger,
+)
 from retrain.spec import EXAMPLE, Spec, parse
 from retrain.stages.decide import judge
 
 
 def spec(**policy: Any) -> Spec:
-    words = ", ".join(f"{key}: {value}" for key, value in policy.items())
+    words = ", ".join(f"{key}: {value}" for key, value in policy.items()).replace("'", "")
     return parse(EXAMPLE + f"policy: {{{words}}}\n", "churn")
 
 
@@ -40,8 +51,8 @@ def context(months: int, champion: int | None = None, **more: Any) -> Context:
     )  # fmt: skip
 
 
-def drifted(verdict: str = "stable") -> DriftReport:
-    span = spec().at("2024-01-01")
+def drifted(verdict: str = "stable", month: int = 12) -> DriftReport:
+    span = spec().at(f"2024-{month:02d}-01")
     return DriftReport(
         model="churn", interval=span, effective_at=span.end, decision=Decision(verdict=verdict, reasons=("because",))
     )
@@ -63,14 +74,14 @@ def drifted(verdict: str = "stable") -> DriftReport:
         ({"schedule": 0, "max_age": "60d"}, context(4, 2), "stable", "age", "retrain"),
         ({"cooldown": "45d"}, context(3, 2), "drift", "cooldown", "skip"),
         ({"min_new_rows": 101}, context(3, 2), "drift", "no new data", "skip"),
-        ({}, context(3, 3), "drift", "no new data", "skip"),
+        ({}, context(3, 3), "drift", "answered", "skip"),
         ({"cooldown": "45d"}, context(3, 2, trigger=Trigger(kind="manual", force=True)), "stable", "forced", "retrain"),
         ({}, context(1, trigger=Trigger(force=True)), "stable", "waiting", "skip"),
-        ({"schedule": 0}, context(3, 2, trigger=Trigger(kind="alert", id="a1")), "stable", "alert", "retrain"),
     ],
 )  # fmt: skip
 def test_the_policy(policy: dict[str, Any], known: Context, drift: str, rule: str, verdict: str) -> None:
-    found, decision = judge(spec(**policy), known, drifted(drift))
+    found, decision, evidence = judge(spec(**policy), known, drifted(drift))
+    assert evidence or rule == "none"
     assert (found, decision.verdict) == (rule, verdict)
     assert all(decision.reasons)
 
@@ -94,3 +105,114 @@ def test_labels_that_are_not_mature_are_not_counted() -> None:
 def test_every_rule_that_said_yes_is_named() -> None:
     decision = judge(spec(schedule=1, max_age="1d"), context(4, 2), drifted("drift"))[1]
     assert [reason.split(":")[0] for reason in decision.reasons] == ["schedule", "drift", "age"]
+
+
+# --- signals, and what starts a run
+
+
+def signal(interval: str, verdict: str, question: str = "realised", after: int = 0) -> Signal:
+    """What the monitor said of version 1 about an interval, `after` days past the interval's end."""
+    span = spec().at(interval)
+    return Signal.model_validate(
+        {"question": question, "interval": span, "champion": 1, "verdict": verdict}
+        | {"reason": f"{question} {interval} {verdict}", "effective_at": span.end + timedelta(days=after)}
+    )
+
+
+OFF = {"schedule": 0, "drift": "false"}
+FELL = (signal("2024-03-01", "alarm"), signal("2024-04-01", "calm"), signal("2024-05-01", "alarm"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "rule", "verdict"),
+    [
+        ({**OFF, "performance": "true"}, {"signals": FELL}, "performance", "retrain"),
+        ({**OFF, "performance": "true"}, {"signals": FELL[:2]}, "none", "skip"),
+        ({**OFF, "estimated": "true"}, {"signals": FELL}, "none", "skip"),
+        ({**OFF, "performance": "true", "alarms": [2, 3]}, {"signals": FELL}, "performance", "retrain"),
+        ({**OFF, "performance": "true", "alarms": [2, 2]}, {"signals": FELL}, "none", "skip"),
+        # A training has answered what it could see.
+        ({**OFF, "performance": "true"}, {"signals": FELL[:1], "last": "2024-04-01"}, "none", "skip"),
+        ({**OFF, "performance": "true"}, {"signals": FELL, "last": "2024-04-01"}, "performance", "retrain"),
+        ({**OFF, "new_rows": 1.5}, {}, "new data", "retrain"),
+        ({**OFF, "new_rows": 1.6}, {}, "none", "skip"),
+        ({"schedule": 4, "performance": "true", "combine": "all"}, {"signals": FELL}, "none", "skip"),
+        ({"schedule": 3, "drift": "false", "performance": "true", "combine": "all"}, {"signals": FELL}, "schedule",
+         "retrain"),
+        ({"budget": {"trainings": 1, "per": "120d"}}, {"trainings": ["2024-03-01"]}, "budget", "skip"),
+        ({"budget": {"trainings": 2, "per": "120d"}}, {"trainings": ["2024-03-01"]}, "schedule", "retrain"),
+        ({}, {"last": "2024-06-01"}, "answered", "skip"),
+        ({}, {"signals": (signal("2024-05-01", "suspect", "kind"),)}, "suspect labels", "skip"),
+        ({}, {"quarantined": ("2024-05-01",)}, "quarantined", "skip"),
+    ],
+)  # fmt: skip
+def test_signals_hysteresis_and_budget(policy: dict[str, Any], more: dict[str, Any], rule: str, verdict: str) -> None:
+    known = context(5, 2)
+    more = dict(more)
+    if last := more.pop("last", None):
+        more["last_training_at"] = spec().at(last).start
+    more["trainings"] = tuple(spec().at(day).start for day in more.get("trainings", ()))
+    champion = known.champion and known.champion.model_copy(update={"rows": 200})
+    known = known.model_copy(update={**more, "champion": champion})
+    found, decision, evidence = judge(spec(**policy), known, drifted())
+    assert (found, decision.verdict) == (rule, verdict)
+    if rule == "none":
+        asked = {
+            "schedule": policy["schedule"],
+            "drift": policy.get("drift") != "false",
+            "new data": "new_rows" in policy,
+        }
+        asked |= {name: name in policy for name in ("performance", "estimated")}
+        assert set(evidence) == {name for name, wanted in asked.items() if wanted}
+
+
+def test_oscillating_drift_does_not_flap() -> None:
+    policy = spec(schedule=0, alarms=[2, 3])
+    verdicts, signals = [], []
+    for month in range(3, 11):
+        now = "drift" if month % 4 == 0 else "stable"
+        known = context(month, 2).model_copy(update={"signals": tuple(signals)})
+        verdicts.append(judge(policy, known, drifted(now, month))[1].verdict)
+        signals.append(signal(f"2024-{month:02d}-01", "alarm" if now == "drift" else "calm", "drift"))
+    assert set(verdicts) == {"skip"}
+    steady = context(5, 2).model_copy(update={"signals": (signal("2024-04-01", "alarm", "drift"),)})
+    assert judge(policy, steady, drifted("drift", 5))[0] == "drift"
+
+
+def test_broken_data_stop_whatever_the_policy_but_a_hand() -> None:
+    assert judge(spec(), context(5, 2), drifted("broken"))[0] == "broken data"
+    forced = context(5, 2, trigger=Trigger(kind="manual", force=True))
+    assert judge(spec(), forced, drifted("broken"))[0] == "forced"
+
+
+@pytest.mark.parametrize(
+    ("policy", "alert", "more", "rule"),
+    [
+        ({}, {"origin": "monitor"}, {}, "alert"),
+        ({}, {"origin": "outside"}, {}, "alert"),
+        ({}, {"origin": "monitor", "verdict": "skip"}, {}, "not confirmed"),
+        ({}, {"origin": "monitor"}, {"last_training_at": "2024-06-01"}, "answered"),
+        ({"cooldown": "200d"}, {"origin": "outside"}, {}, "cooldown"),
+        ({"budget": {"trainings": 1, "per": "120d"}}, {"origin": "monitor"}, {"trainings": ["2024-03-01"]}, "budget"),
+    ],
+)  # fmt: skip
+def test_an_alert_is_confirmed_and_only_the_bounds_are_checked_again(
+    policy: dict[str, Any], alert: dict[str, Any], more: dict[str, Any], rule: str
+) -> None:
+    known = context(5, 2)
+    whole = {"id": "a1", "verdict": "retrain", "reason": "it fell", "effective_at": known.effective_at, **alert}
+    if "last_training_at" in more:
+        more = {"last_training_at": spec().at(more["last_training_at"]).start}
+    if "trainings" in more:
+        more = {"trainings": tuple(spec().at(day).start for day in more["trainings"])}
+    known = known.model_copy(update={**more, "alert": Alert.model_validate(whole)})
+    assert judge(spec(**{**OFF, **policy}), known, drifted())[0] == rule
+
+
+def test_a_drift_alarm_says_what_it_waits_for() -> None:
+    known = context(4, 3)
+    late = known.accepted[-1].model_copy(update={"mature_at": known.effective_at + timedelta(days=14)})
+    known = known.model_copy(update={"accepted": (*known.accepted[:-1], late)})
+    rule, decision, _ = judge(spec(schedule=0), known, drifted("drift"))
+    assert rule == "no new data"
+    assert "the alarm stands until labels are mature: 100 rows of 2024-04-01 on 2024-05-15" in decision.reasons[0]

@@ -128,7 +128,9 @@ def test_the_reference_has_predictions_for_sealed_rows_only(gated: Callable[...,
     run = gated()
     refit(run)
     reference = pd.read_parquet(io.BytesIO(run.store.read(run.path("refit", "reference.parquet"))))
-    assert list(reference.columns) == [*run.spec.inputs, "target", "prediction"]
+    assert list(reference.columns) == [*run.spec.inputs, "target", "prediction", "__time", "__interval"]
+    assert reference["__interval"].value_counts().to_dict() == dict.fromkeys(pd.to_datetime(MONTHS, utc=True), 200)
+    assert (reference["__time"].dt.strftime("%Y-%m-01") == reference["__interval"].dt.strftime("%Y-%m-%d")).all()
     assert (len(reference), int(reference["prediction"].notna().sum())) == (600, 200)
     with run.store.local(candidate(run).key) as folder:
         old = load_model(folder, candidate(run).digest)

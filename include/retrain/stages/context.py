@@ -7,45 +7,122 @@ the past as it was.
 
 from __future__ import annotations
 
-from retrain.ledger import Record
-from retrain.results import Accepted, Champion, Context
+from collections.abc import Iterable
+from datetime import datetime
+
+from retrain.errors import MissingInput
+from retrain.ledger import Record, champion_at
+from retrain.results import Accepted, Alert, Champion, Context, LabelBatch, Signal
 from retrain.run import Run
+
+HELD = {"broken", "suspect"}
+SIGNALS = 500
+"""More than any policy reads."""
 
 
 def context(run: Run) -> Context:
-    """Gather the accepted batches, the champion and the earlier trainings from the ledger."""
-    ledger, model = run.ledger, run.model
+    """Gather the accepted batches, the champion, the earlier trainings and what the monitor said from the ledger.
 
-    accepted: dict[str, Accepted] = {}
-    for record in ledger.records(model, "snapshot"):
-        one = Accepted.model_validate(record.body["accepted"])
-        if one.batch.interval.end <= run.as_of:
-            accepted[one.batch.interval.name] = one  # a later revision of the interval wins
-    quarantined = sorted(
-        {
-            record.body["interval"]
-            for record in ledger.records(model, "batch")
-            if record.body["verdict"] == "quarantine" and record.effective_at <= run.as_of
-        }
-        - set(accepted)
-    )
+    Raises:
+        MissingInput: the run was started by a decision of the monitor that is not on record.
+    """
+    ledger, model = run.ledger, run.model
     # A retry of this very run must see what its first attempt saw.
     others = [record for record in ledger.records(model) if record.run != run.key]
-    trainings = [one.effective_at for one in others if one.kind == "training" and one.effective_at <= run.as_of]
+    every = {kind: ledger.records(model, kind) for kind in ("snapshot", "labels", "batch", "release")}
+    known = {kind: [one for one in records if one.effective_at <= run.as_of] for kind, records in every.items()}
+
+    accepted = _accepted(known["snapshot"], known["labels"], run)
+    held = _held(others, known["release"], accepted, run.as_of)
+    quarantined = {one.body["interval"] for one in known["batch"] if one.body["verdict"] == "quarantine"}
     promotions = [one for one in others if one.kind == "promotion"]
+    trainings = sorted(one.effective_at for one in others if _trains(one, run) and one.effective_at <= run.as_of)
+    # The monitor looks at who served by then; a retraining is up against who serves.
+    moment = run.as_of if run.loop == "monitor" else datetime.max.replace(tzinfo=run.as_of.tzinfo)
+    champion = champion_at(promotions, moment)
     return Context(
         model=model,
         interval=run.interval,
         effective_at=run.as_of,
         spec_digest=run.spec.digest,
         trigger=run.trigger,
-        accepted=tuple(sorted(accepted.values(), key=lambda one: one.batch.interval.start)),
-        quarantined=tuple(quarantined),
-        champion=_champion(promotions[-1]) if promotions else None,
-        last_training_at=max(trainings, default=None),
+        accepted=tuple(one for name, one in sorted(accepted.items()) if name not in held),
+        quarantined=tuple(sorted(quarantined - set(accepted))),
+        held=tuple(sorted(held)),
+        champion=champion,
+        last_training_at=trainings[-1] if trainings else None,
         newest_promotion_at=max((one.effective_at for one in promotions), default=None),
+        trainings=tuple(trainings),
+        signals=_signals(others, champion, run.as_of),
+        alert=_alert(run, others) if run.trigger.kind == "alert" else None,
     )
 
 
-def _champion(record: Record) -> Champion | None:
-    return Champion.model_validate(record.body["champion"])
+def _trains(record: Record, run: Run) -> bool:
+    """A training; or, to the monitor, one that the loop has decided on for this very moment and that is under way."""
+    if record.kind != "decision" or run.loop != "monitor":
+        return record.kind == "training"
+    return record.body["by"] == "retrain" and record.body["verdict"] == "retrain" and record.effective_at == run.as_of
+
+
+def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -> dict[str, Accepted]:
+    """Interval → its accepted batch, with its labels where they came apart; a later revision wins."""
+    found: dict[str, Accepted] = {}
+    for record in snapshots:
+        one = Accepted.model_validate(record.body["accepted"])
+        if one.batch.interval.end <= run.as_of:
+            found[one.batch.interval.name] = one
+    for record in labels:
+        batch = found.get(record.body["interval"])
+        if batch and record.body["batch"] == batch.batch.sha256:  # those of a revised batch are joined anew
+            joined = LabelBatch.model_validate(record.body["labels"])
+            found[record.body["interval"]] = batch.model_copy(update={"labels": joined})
+    return found
+
+
+def _held(
+    records: Iterable[Record], releases: Iterable[Record], accepted: dict[str, Accepted], moment: datetime
+) -> set[str]:
+    """Intervals whose data look broken, or whose labels look wrong, and that no person has released."""
+    released = {one.key for one in releases}
+    suspicious = {
+        one.body["interval"]
+        for one in records
+        if one.kind == "signal"
+        and one.body["question"] == "kind"
+        and one.body["verdict"] in HELD
+        and one.effective_at <= moment
+    }
+    return {name for name in suspicious & set(accepted) if f"{name}/{accepted[name].batch.sha256}" not in released}
+
+
+def _signals(records: Iterable[Record], champion: Champion | None, moment: datetime) -> tuple[Signal, ...]:
+    if champion is None:
+        return ()
+    mine = [
+        Signal.model_validate(one.body["signal"])
+        for one in records
+        if one.kind == "signal" and one.effective_at <= moment and one.body["champion"] == champion.version
+    ]
+    return tuple(sorted(mine, key=lambda one: (one.effective_at, one.question, one.interval.start))[-SIGNALS:])
+
+
+def _alert(run: Run, records: Iterable[Record]) -> Alert:
+    decided = [one for one in records if one.kind == "decision" and one.key == run.trigger.id]
+    if decided:
+        return Alert(
+            id=run.trigger.id,
+            origin="monitor",
+            verdict=decided[0].body["verdict"],
+            reason="; ".join(decided[0].body["reasons"]),
+            effective_at=decided[0].effective_at,
+        )
+    if run.trigger.id.startswith("monitor"):
+        raise MissingInput(
+            f"no decision {run.trigger.id!r} is on record",
+            do="an alert from outside takes an id that does not begin with 'monitor'",
+        )
+    reason = run.trigger.reason or "no reason given"
+    body = {"reason": reason, "interval": run.interval.name}
+    run.ledger.append(run.model, "alert", run.trigger.id, body, effective_at=run.as_of, run=run.key)
+    return Alert(id=run.trigger.id, origin="outside", verdict="retrain", reason=reason, effective_at=run.as_of)

@@ -2,79 +2,208 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
-from retrain.results import Context, DecideReport, Decision, DriftReport
+from retrain import rows
+from retrain.results import (
+    Champion,
+    Context,
+    DecideReport,
+    Decision,
+    DiagnoseReport,
+    DriftReport,
+    EstimateReport,
+    MeasureReport,
+    Signal,
+    StageReport,
+)
 from retrain.run import Run
 from retrain.spec import Spec
 
+RULES = {"drift": "drift", "performance": "realised", "estimated": "estimated"}
+"""Rules that read signals, and the question whose signals they read."""
+
 
 def decide(run: Run) -> DecideReport:
-    context = run.read(Context, "context")
-    policy, decision = judge(run.spec, context, run.read(DriftReport, "drift"))
+    """Judge, and put the decision on record with its evidence; a rehearsal leaves no record."""
+    context, drift = run.read(Context, "context"), run.read(DriftReport, "drift")
+    policy, decision, evidence = judge(run.spec, _told(context, _mine(run)), drift)
+    if not run.trigger.dry_run:
+        body = {
+            "interval": run.interval.name,
+            "by": run.loop,
+            "verdict": decision.verdict,
+            "policy": policy,
+            "reasons": list(decision.reasons),
+            "evidence": evidence,
+            "champion": context.champion and context.champion.version,
+            "alert": context.alert and context.alert.model_dump(mode="json"),
+        }
+        run.ledger.append(run.model, "decision", run.key, body, effective_at=run.as_of, run=run.key)
     return DecideReport(
-        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, policy=policy
+        model=run.model,
+        interval=run.interval,
+        effective_at=run.as_of,
+        decision=decision,
+        policy=policy,
+        evidence=evidence,
     )
 
 
-def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decision]:
-    """The rule that decided, and the decision: `retrain` or `skip`.
+def _mine(run: Run) -> Iterator[StageReport]:
+    """What this very run has measured, where it is the monitor's; the context holds what earlier runs found."""
+    for kind, stage in ((EstimateReport, "estimate"), (MeasureReport, "measure"), (DiagnoseReport, "diagnose")):
+        if run.store.exists(f"{run.folder}/{stage}.json"):
+            yield run.read(kind, stage)
 
-    All times are the data's clock, so that a year of history replays as it was. What says no comes first:
-    waiting for labels, an older run, no new data, cooldown; then any rule that says yes is enough.
+
+def _told(context: Context, reports: Iterable[StageReport]) -> Context:
+    """The context with the signals of these reports."""
+    if (champion := context.champion) is None:
+        return context
+    more = [
+        Signal.model_validate(
+            {"question": question, "interval": interval, "champion": champion.version, "verdict": verdict}
+            | {"reason": reason, "effective_at": context.effective_at}
+        )
+        for report in reports
+        for question, interval, verdict, reason in report.signs()
+    ]
+    return context.model_copy(update={"signals": (*context.signals, *more)})
+
+
+def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decision, dict[str, str]]:
+    """The rule that decided, the decision (`retrain` or `skip`), and what every rule that was asked said.
+
+    All times are the data's clock, so that a year of history replays as it was. What says no comes first: waiting for
+    labels, an older run, broken data, a training that has answered already, no new data, cooldown, budget; then an
+    alert, and then the rules of the policy, any or all of them.
     """
-    now, policy, champion = context.effective_at, spec.policy, context.champion
-    mature = [one for one in context.accepted if one.mature_at <= now]
+    context = _told(context, [drift])
+    now, policy, champion, alert = context.effective_at, spec.policy, context.champion, context.alert
+    mature = rows.mature(context, spec)
     needed = max(spec.training.first_after, spec.evaluation.sealed + 1)
 
+    def no(rule: str, reason: str) -> tuple[str, Decision, dict[str, str]]:
+        return rule, Decision(verdict="skip", reasons=(reason,)), {rule: reason}
+
+    def yes(said: dict[str, str]) -> tuple[str, Decision, dict[str, str]]:
+        return next(iter(said)), Decision(verdict="retrain", reasons=tuple(said.values())), said
+
     if len(mature) < needed:
-        return "waiting", _skip(
-            f"waiting: the first model needs {needed} intervals with mature labels, {len(mature)} so far"
+        return no(
+            "waiting", f"waiting: the first model needs {needed} intervals with mature labels, {len(mature)} so far"
         )
     if context.newest_promotion_at and context.newest_promotion_at > now and not context.trigger.dry_run:
-        return "stale", _skip(
+        return no(
+            "stale",
             f"this run is as of {now:%Y-%m-%d}, a model of {context.newest_promotion_at:%Y-%m-%d} has been promoted"
-            " since: an older run never replaces it (a dry run may look)"
+            " since: an older run never replaces it (a dry run may look)",
         )
     if context.trigger.force:
-        return "forced", _yes(f"forced by hand{': ' + context.trigger.reason if context.trigger.reason else ''}")
+        return yes({"forced": f"forced by hand{': ' + context.trigger.reason if context.trigger.reason else ''}"})
+    if drift.decision.verdict == "broken":
+        return no("broken data", f"broken data, the owner is asked to look: {drift.decision.reasons[0]}")
+    if wrong := [one for one in context.signals if one.verdict == "suspect" and one.effective_at == now]:
+        return no("suspect labels", f"labels look wrong, the owner is asked to look: {wrong[-1].reason}")
+    if context.interval.name in context.quarantined:
+        return no("quarantined", f"the batch of {context.interval.name} is quarantined: nothing new to learn from")
     if champion is None:
-        return "first model", _yes(f"first model: {len(mature)} intervals have mature labels")
+        return yes({"first model": f"first model: {len(mature)} intervals have mature labels"})
 
+    trained = context.last_training_at
+    if trained is not None and (trained >= now or (alert and trained >= alert.effective_at)):
+        return no("answered", f"answered already: the training as of {trained:%Y-%m-%d} has seen what there is")
+    if alert and alert.verdict != "retrain":
+        return no("not confirmed", f"the decision {alert.id} on record says {alert.verdict}: {alert.reason}")
     fresh = sum(one.batch.rows for one in mature if one.batch.interval.start >= champion.trained_until)
     if fresh < policy.min_new_rows:
-        return "no new data", _skip(
-            f"no new data: {fresh:,} mature rows since {champion.trained_until:%Y-%m-%d},"
-            f" {policy.min_new_rows:,} wanted"
+        wanted = f"{policy.min_new_rows:,} wanted"
+        return no(
+            "no new data",
+            f"no new data: {fresh:,} mature rows since {champion.trained_until:%Y-%m-%d}, {wanted}"
+            + _until_labels(context, drift),
         )
-    since = now - context.last_training_at if context.last_training_at else None
-    if since is not None and since < policy.cooldown:
-        return "cooldown", _skip(f"cooldown: last trained {_days(since)} ago, {_days(policy.cooldown)} wanted")
+    if trained is not None and now - trained < policy.cooldown:
+        wanted = f"{_days(policy.cooldown)} wanted"
+        return no("cooldown", f"cooldown: last trained {_days(now - trained)} ago, {wanted}")
+    if policy.budget:
+        spent = sum(one > now - policy.budget.per for one in context.trainings)
+        if spent >= policy.budget.trainings:
+            return no(
+                "budget", f"budget: {spent} trainings in {_days(policy.budget.per)}, {policy.budget.trainings} allowed"
+            )
 
-    yes: dict[str, str] = {}
-    if context.trigger.kind == "alert":
-        yes["alert"] = f"alert {context.trigger.id}: {context.trigger.reason or 'no reason given'}"
-    if policy.schedule and context.last_training_at:
-        passed = sum(1 for one in spec.intervals_until(now) if one.end > context.last_training_at)
-        if passed >= policy.schedule:
-            yes["schedule"] = f"schedule: {passed} interval(s) since the last training, every {policy.schedule}"
-    elif policy.schedule:
-        yes["schedule"] = "schedule: no training on record"
-    if policy.drift and drift.decision.verdict == "drift":
-        yes["drift"] = f"drift: {drift.decision.reasons[0]}"
-    if policy.max_age and now - champion.trained_until >= policy.max_age:
-        yes["age"] = f"age: newest training row is {_days(now - champion.trained_until)} old"
-    if yes:
-        return next(iter(yes)), _yes(*yes.values())
-    return "none", _skip(f"no rule of the policy says yes (drift: {drift.decision.verdict})")
+    if alert:
+        origin = "the monitor" if alert.origin == "monitor" else "outside"
+        return yes({"alert": f"alert {alert.id} from {origin}: {alert.reason}"})
+    asked = {rule: (said, why) for rule, said, why in _rules(spec, context, champion, fresh)}
+    evidence = {rule: why for rule, (_, why) in asked.items()}
+    agreed = {rule: why for rule, (said, why) in asked.items() if said}
+    enough = len(agreed) == len(asked) if policy.combine == "all" else bool(agreed)
+    if agreed and enough:
+        rule, decision, _ = yes(agreed)
+        return rule, decision, evidence
+    said = f"no rule of the policy says yes (drift: {drift.decision.verdict})"
+    if agreed:
+        said = f"not all rules say yes: {'; '.join(why for said, why in asked.values() if not said)}"
+    return "none", Decision(verdict="skip", reasons=(said,)), evidence
 
 
-def _yes(*reasons: str) -> Decision:
-    return Decision(verdict="retrain", reasons=reasons)
+def _rules(spec: Spec, context: Context, champion: Champion, fresh: int) -> Iterator[tuple[str, bool, str]]:
+    """Each rule that the policy has: its name, whether it says yes, and why."""
+    policy, now, trained = spec.policy, context.effective_at, context.last_training_at
+    if policy.schedule and trained is None:
+        yield "schedule", True, "schedule: no training on record"
+    elif policy.schedule and trained:
+        passed = sum(1 for one in spec.intervals_until(now) if one.end > trained)
+        said = f"schedule: {passed} interval(s) since the last training, every {policy.schedule}"
+        yield "schedule", passed >= policy.schedule, said
+    for rule, question in RULES.items():
+        if getattr(policy, rule):
+            yield rule, *_alarmed(spec, context, rule, question)
+    if policy.max_age:
+        age = now - champion.trained_until
+        yield "age", age >= policy.max_age, f"age: newest training row is {_days(age)} old"
+    if policy.new_rows:
+        share = fresh / max(champion.rows, 1)
+        said = f"new data: {fresh:,} mature rows, {share:.0%} of the {champion.rows:,} trained on"
+        yield "new data", share >= policy.new_rows, said
 
 
-def _skip(reason: str) -> Decision:
-    return Decision(verdict="skip", reasons=(reason,))
+def _alarmed(spec: Spec, context: Context, rule: str, question: str) -> tuple[bool, str]:
+    """Whether k of the last n signals are alarms; a training answers those that it could see.
+
+    A later look at the same interval replaces the earlier one; what could not be told counts as no alarm.
+    """
+    k, n = spec.policy.alarms
+    trained = context.last_training_at
+    told = {
+        one.interval.start: one
+        for one in context.signals
+        if one.question == question and (trained is None or one.effective_at > trained)
+    }
+    last = [told[start] for start in sorted(told)][-n:]
+    alarms = [one for one in last if one.verdict == "alarm"]
+    if not last:
+        return False, f"{rule}: nothing said since the last training"
+    if n == 1:
+        return bool(alarms), f"{rule}: {last[-1].reason}"
+    newest = f", the newest: {(alarms or last)[-1].reason}"
+    return len(alarms) >= k, f"{rule}: {len(alarms)} alarm(s) among the last {len(last)}, {k} of {n} wanted{newest}"
+
+
+def _until_labels(context: Context, drift: DriftReport) -> str:
+    """What a drift alarm waits for."""
+    waiting = [one for one in context.accepted if one.mature_at > context.effective_at]
+    if (drift.decision.verdict != "drift" and not context.alert) or not waiting:
+        return ""
+    first = min(waiting, key=lambda one: one.mature_at)
+    return (
+        f"; the alarm stands until labels are mature: {first.batch.rows:,} rows of {first.batch.interval.name}"
+        f" on {first.mature_at:%Y-%m-%d}"
+    )
 
 
 def _days(span: timedelta) -> str:

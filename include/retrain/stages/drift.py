@@ -1,55 +1,104 @@
-"""Does the batch look like what the champion was trained on?
+"""Does the batch look like what the champion was trained on, and like the interval before?
 
-Quality stops, drift decides: a batch that comes here is sound, so a difference is a reason to retrain, never
-to stop. The reference lies beside the champion's model: a sample of its training rows, with predictions where
-it had not seen the row. Without a champion, or with too few rows, the answer is undetermined, and said so.
+Drift against the champion's reference is a reason to retrain. The reference lies beside the champion's model: a
+sample of its training rows, with predictions where it had not seen the row. The interval before shows what is sudden:
+a column that is far from both, as no interval of the reference was, is not a changed world but broken data, and a
+reason to stop. Without a champion, or with too few rows, the answer is undetermined, and said so.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from retrain import estimators, rows
-from retrain.results import Accepted, Champion, Context, Decision, DriftReport
+from retrain import estimators, rows, serving
+from retrain.results import Accepted, Champion, ColumnDrift, Context, Decision, DriftReport
 from retrain.run import Run
 from retrain.spec import Spec
 from retrain.tools import drift as judge
-from retrain.tools.registry import Registry, load_model
 
 PREDICTION = "prediction"
+TIME, INTERVAL, GROUP = "__time", "__interval", "__group"
+"""Columns of the reference that are no features: from what blocks of rows are made."""
+RECENT_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The champion's reference rows, every category of all its training rows, and what each feature is worth."""
+
+    frame: pd.DataFrame
+    known: dict[str, set[str]]
+    weights: dict[str, float] | None
 
 
 def drift(run: Run) -> DriftReport:
-    """Compare the run's batch with the champion's reference: features, predictions, and the target once mature."""
+    """Compare the run's batch with the champion's reference (features, predictions, and the target once mature) and
+    its features with those of the newest sound batch before it."""
     context = run.read(Context, "context")
     batch = next((one for one in context.accepted if one.batch.interval == run.interval), None)
     if batch is None:
         return _report(run, Decision(verdict="undetermined", reasons=("this interval has no accepted batch",)))
     if context.champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet, so no reference",)))
-    reference, facts = _reference(run, context.champion)
-    current = _current(run, batch, mature=batch.mature_at <= context.effective_at)
+    reference = _reference(run, context.champion)
+    current = _current(run, batch, mature=batch in rows.mature(context, run.spec))
     scored = rows.sample(current, run.spec.drift.sample, run.spec.training.seed)
     for name, answers in _predictions(run, context.champion, scored).items():
         current[name] = pd.Series(answers, index=scored.index)
 
-    kinds, roles = _columns(run.spec, reference, current)
+    kinds, roles = _columns(run.spec, reference.frame, current)
+    limits, seed = _limits(run.spec, kinds), run.spec.training.seed
+    blocks, note = _blocks(run.spec, reference.frame, current)
     decision, columns, share, page = judge.compare(
-        reference, current, kinds, roles, _limits(run.spec, kinds), seed=run.spec.training.seed, known=facts
+        reference.frame,
+        current,
+        kinds,
+        roles,
+        limits,
+        seed=seed,
+        known=reference.known,
+        blocks=blocks,
+        weights=reference.weights,
+        html=run.pages,
     )
-    if page:
-        run.store.write(run.path("drift", "drift.html"), page)
+    features = {name: kind for name, kind in kinds.items() if name not in roles}
+    previous = _previous(run, context, features)
+    recent, recent_page = _recent(run, previous, current, features, limits)
+    suspects = {one.column for one in columns if one.verdict != "stable"}
+    found: tuple[str, ...] = ()
+    if len(current) >= limits.min_rows and len(reference.frame) >= limits.min_rows:
+        found = judge.broken(
+            reference.frame,
+            previous,
+            current,
+            {name: kind for name, kind in features.items() if name in suspects},
+            seed=seed,
+            sample=limits.sample,
+            intervals=_intervals(reference.frame),
+            known=reference.known,
+        )
+    reasons = (*(f"broken: {one}" for one in found), *decision.reasons, *([note] if note else []))
+    for name, text in (("drift.html", page), ("recent.html", recent_page)):
+        if text:
+            run.store.write(run.path("drift", name), text)
     return _report(
         run,
-        decision,
+        Decision(verdict="broken" if found else decision.verdict, reasons=reasons),
         columns=columns,
+        recent=recent,
+        broken=found,
         share=share,
-        reference_rows=len(reference),
+        reference_rows=len(reference.frame),
         current_rows=len(current),
         html=run.path("drift", "drift.html") if page else None,
+        recent_html=run.path("drift", "recent.html") if recent_page else None,
     )
 
 
@@ -59,8 +108,10 @@ def _report(run: Run, decision: Decision, **more: object) -> DriftReport:
     )
 
 
-def _reference(run: Run, champion: Champion) -> tuple[pd.DataFrame, dict[str, set[str]]]:
-    """The champion's reference rows, and every category that its training rows had."""
+# --- the three tables
+
+
+def _reference(run: Run, champion: Champion) -> Reference:
     with run.store.local(f"{champion.reference}/reference.parquet") as path:
         frame = pd.read_parquet(path)
     facts = json.loads(run.store.read(f"{champion.reference}/reference.json"))
@@ -69,20 +120,106 @@ def _reference(run: Run, champion: Champion) -> tuple[pd.DataFrame, dict[str, se
         for name, column in facts["columns"].items()
         if column.get("categories") is not None and not column.get("capped")
     }
-    return frame, known
+    return Reference(frame, known, facts.get("importance"))
 
 
 def _current(run: Run, batch: Accepted, *, mature: bool) -> pd.DataFrame:
-    frame = rows.read(run, [batch], [*run.spec.inputs, run.spec.target.column], ordered=False)
-    frame["target"] = rows.outcome(run.spec, frame) if mature else np.nan
+    spec = run.spec
+    target = [spec.target.column] if mature else []
+    group = [spec.training.group] if spec.training.group else []
+    frame = rows.read(run, [batch], [*spec.inputs, *target, spec.source.time, *group], ordered=False)
+    frame["target"] = rows.outcome(spec, frame) if mature else np.nan
     return frame
+
+
+def _previous(run: Run, context: Context, columns: dict[str, Any]) -> pd.DataFrame | None:
+    """A sample of the newest batch before this one that nobody found broken, read a piece at a time."""
+    spec, held = run.spec, set(context.held)
+    before = [one for one in context.accepted if one.batch.interval.start < run.interval.start]
+    before = [one for one in before if one.batch.interval.name not in held]
+    if not before:
+        return None
+    batch, schema = before[-1].batch, rows.arrow_schema(spec)
+    wanted = {*columns, spec.source.time, spec.training.group}
+    pieces, start = [], 0
+    with run.store.verified(batch.key, batch.sha256) as path:
+        names = [name for name in pq.read_schema(path).names if name in wanted]
+        encoded = [name for name in names if pa.types.is_dictionary(schema.field(name).type)]
+        with pq.ParquetFile(path, read_dictionary=encoded) as file:
+            count = file.metadata.num_rows
+            rng = np.random.default_rng(spec.training.seed)
+            drawn = np.sort(rng.choice(count, min(RECENT_ROWS, count), replace=False, shuffle=False))
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                inside = drawn[(drawn >= start) & (drawn < end)] - start
+                pieces.append(file.read_row_group(group, columns=names).take(pa.array(inside)))
+                start = end
+    return rows.to_frame(pa.concat_tables(pieces, promote_options="permissive")) if pieces else None
+
+
+def _recent(
+    run: Run, previous: pd.DataFrame | None, current: pd.DataFrame, kinds: dict[str, judge.Kind], limits: judge.Limits
+) -> tuple[tuple[ColumnDrift, ...], bytes | None]:
+    if previous is None:
+        return (), None
+    kept = {name: limit for name, limit in limits.per_column.items() if name in kinds}
+    _, columns, _, page = judge.compare(
+        previous,
+        current,
+        kinds,
+        {},
+        replace(limits, per_column=kept),
+        seed=run.spec.training.seed,
+        blocks=_blocks(run.spec, previous, current)[0],
+        html=run.pages,
+    )
+    return columns, page
+
+
+# --- what the comparison is told
+
+
+def _blocks(spec: Spec, reference: pd.DataFrame, current: pd.DataFrame) -> tuple[judge.Codes | None, str]:
+    """The blocks of both tables' rows, None where rows are independent; and what has to be said of it."""
+    group, time = spec.training.group, spec.source.time
+    block: str = spec.drift.block or ("group" if group else spec.evaluation.block)
+    if block == "row":
+        return None, ""
+    if block == "interval":
+        codes = _intervals(reference)
+        if codes is not None:
+            return (codes, np.zeros(len(current), dtype=np.int64)), ""
+    elif block == "group":
+        name = GROUP if GROUP in reference else group
+        if name in reference:
+            sides = [
+                pd.factorize(values, use_na_sentinel=False)[0] for values in (reference[name], current[str(group)])
+            ]
+            return (sides[0], sides[1]), ""
+    else:
+        name = TIME if TIME in reference else time
+        if name in reference:
+            return (_spans(reference[name], block), _spans(current[time], block)), ""
+    return None, f"the champion is older than blocks of drift: rows are taken as independent, not by {block}"
+
+
+def _spans(times: pd.Series, block: str) -> np.ndarray:
+    """The hour, day or week (from Monday) of each row as a number."""
+    width = {"hour": 3600, "day": 86_400, "week": 7 * 86_400}[block]
+    seconds = pd.DatetimeIndex(times).tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
+    return np.asarray((seconds - 4 * 86_400) // width)  # 1970-01-05 was a Monday
+
+
+def _intervals(reference: pd.DataFrame) -> np.ndarray | None:
+    """The interval of each reference row as integers in the order of time; None of an older champion."""
+    if INTERVAL not in reference:
+        return None
+    return np.asarray(pd.factorize(reference[INTERVAL], sort=True)[0])
 
 
 def _predictions(run: Run, champion: Champion, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The champion's own answers, by its own code; one column per class above two."""
-    cached = run.home.state / "models" / champion.digest
-    files = Registry(run.home.mlflow).fetch(run.model, champion.version, champion.digest, cached)
-    answers = estimators.predict(load_model(files, champion.digest), run.spec.task, frame)
+    answers = estimators.predict(serving.load(run, champion), run.spec.task, frame)
     if answers.ndim == 1:
         return {PREDICTION: answers}
     return {f"{PREDICTION}_{place}": answers[:, place] for place in range(answers.shape[1])}
@@ -110,7 +247,9 @@ def _limits(spec: Spec, kinds: dict[str, judge.Kind]) -> judge.Limits:
     return judge.Limits(
         min_rows=spec.drift.min_rows,
         sample=spec.drift.sample,
+        effect=spec.drift.effect,
         missing=spec.drift.missing,
         share=spec.drift.share,
+        false_alarms=spec.drift.false_alarms,
         per_column={name: limit for name, limit in spec.drift.thresholds.items() if name in kinds},
     )

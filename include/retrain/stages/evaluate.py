@@ -8,9 +8,8 @@ its own fitted pipeline; its score of the day it was promoted is never read.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,13 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, metrics, plots, resampling, rows
+from retrain import estimators, metrics, plots, resampling, rows, serving
 from retrain.errors import MissingInput, NonFiniteMetric, RetrainError, ScoringFailed
 from retrain.metrics import Array
 from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
 from retrain.run import Run
 from retrain.spec import METRICS, Spec
-from retrain.tools.registry import Registry, load_model
+from retrain.tools.registry import load_model
 
 CHAMPION = "champion"
 IMPORTANCE_ROWS, IMPORTANCE_CELLS, IMPORTANCE_REPEATS = 2_000, 200_000, 2
@@ -50,7 +49,7 @@ def evaluate(run: Run) -> EvaluateReport:
     if not fresh:
         return _inconclusive(run, f"no fresh labels: {_seen(context, sealed)}")
     models = _models(run, context, train)
-    frame, y, unlabelled = _labelled(run, fresh, models.get(CHAMPION))
+    frame, y, unlabelled = _labelled(run, fresh, models.get(CHAMPION), train.judged_from)
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
     predictions = {name: _predict(name, model, spec, frame) for name, model in models.items()}
@@ -93,7 +92,13 @@ def _fresh(context: Context, train: TrainReport, sealed: tuple[Accepted, ...]) -
     until = [interval.end for one in train.fitted for interval in one.intervals]
     if context.champion:
         until.append(context.champion.trained_until)
-    return tuple(one for one in sealed if all(one.batch.interval.start >= end for end in until))
+    return tuple(one for one in sealed if all(_begin(train, one) >= end for end in until))
+
+
+def _begin(train: TrainReport, one: Accepted) -> datetime:
+    """Where the rows of a sealed batch that judge begin."""
+    start = one.batch.interval.start
+    return max(start, train.judged_from) if train.judged_from and one.batch.interval in train.sealed[-1:] else start
 
 
 def _seen(context: Context, sealed: tuple[Accepted, ...]) -> str:
@@ -122,20 +127,21 @@ def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipelin
         with run.store.local(one.key) as folder:
             models[one.name] = load_model(folder, one.digest)
     if champion := context.champion:
-        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-            into = Path(folder) / "model"
-            files = Registry(run.home.mlflow).fetch(run.model, champion.version, champion.digest, into)
-            models[CHAMPION] = load_model(files, champion.digest)
+        models[CHAMPION] = serving.load(run, champion)
     return models
 
 
-def _labelled(run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None) -> tuple[pd.DataFrame, Array, int]:
-    """The rows with a label, their outcomes, and how many had none."""
+def _labelled(
+    run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None, since: datetime | None
+) -> tuple[pd.DataFrame, Array, int]:
+    """The rows that judge and have a label, their outcomes, and how many had none."""
     spec = run.spec
     # A champion from before a change of the spec may read a column that is no feature any more.
     others = [name for name in getattr(champion and champion[0], "columns", ()) if name in spec.columns]
     group = [spec.training.group] if spec.training.group else []
     frame = rows.read(run, fresh, [*spec.inputs, spec.target.column, *spec.evaluation.slices, *group, *others])
+    if since is not None:
+        frame = frame.loc[frame[spec.source.time] >= since].reset_index(drop=True)
     y = rows.outcome(spec, frame).to_numpy()
     there = np.isfinite(y)
     return frame[there].reset_index(drop=True), y[there], int((~there).sum())
@@ -295,7 +301,7 @@ def _publish(
         for metric, measured in of.items()
         if measured.value is not None
     }
-    files = plots.draw(report, run.spec, y, predictions)
+    files = plots.draw(report, run.spec, y, predictions) if run.pages else {}
     files["metrics.json"] = (json.dumps(flat, indent=2) + "\n").encode()
     for name, data in files.items():
         run.store.write(run.path("evaluate", name), data)

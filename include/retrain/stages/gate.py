@@ -80,10 +80,13 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
 
 
 def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted]:
-    """In the order in which they are asked; without a champion only the best by its inner score."""
+    """In the order in which they are asked, the rows since a change first; without a champion only the best by its
+    inner score."""
     sign = -1.0 if spec.greater_is_better else 1.0
 
     def inner(one: Fitted) -> float:
+        if one.name == "changed":
+            return -math.inf
         return math.inf if one.inner_score is None else sign * one.inner_score
 
     new = sorted((one for one in train.fitted if one.kind == "new"), key=inner)
@@ -202,29 +205,33 @@ class _Facts:
         """The refit reads the sealed rows too, so what counts is the set of rows that it would read."""
         training, sealed = rows.split(self.context, self.spec)
         mature = (*training, *sealed)
-        window = one.configuration.window
-        digest = rows.training_digest(mature if window is None else mature[-window:])
+        window, since = one.configuration.window, one.configuration.since
+        batches = [batch for batch in mature if since is None or batch.batch.interval.start >= since]
+        digest = rows.training_digest(batches if window is None else batches[-window:])
         same = digest == champion.training and one.configuration == champion.configuration
         again = "is the champion's configuration on the champion's rows: the same model again is no promotion"
         reason = again if same else "is another model than the champion"
         return GateCheck(name="another", model=one.name, passed=not same, reason=reason)
 
     def _refresh(self, one: Fitted) -> Iterator[GateCheck]:
-        """A new configuration must also be at least as good as the old one on the same newer rows."""
+        """A new configuration must also be at least as good as the old one on the same newer rows; one on the rows
+        since a change also as good as the new one on all of them."""
         sign = 1.0 if self.spec.greater_is_better else -1.0
         mine = self.score(one.name)
-        for refresh in self.train.fitted:
-            theirs = self.score(refresh.name)
-            if refresh.kind != "refresh" or mine is None or theirs is None:
+        shown = {"refresh": "the refreshed champion", "new": "the same on all rows"}
+        for other in self.train.fitted:
+            theirs = self.score(other.name)
+            asked = other.kind == "refresh" or (other.name, one.name) == ("new", "changed")
+            if not asked or mine is None or theirs is None:
                 continue
             gain = sign * (mine - theirs)
             yield GateCheck(
-                name="refresh",
+                name=other.name,
                 model=one.name,
                 passed=gain >= 0,
                 value=gain,
                 bound=0.0,
-                reason=f"scores {mine:.4g}, the refreshed champion {theirs:.4g}",
+                reason=f"scores {mine:.4g}, {shown[other.name]} {theirs:.4g}",
             )
 
     def _slice(self, one: Fitted, column: str, value: str, count: int, scores: dict[str, float | None]) -> GateCheck:

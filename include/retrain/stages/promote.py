@@ -63,7 +63,7 @@ def promote(run: Run) -> PromoteReport:
                 "kind": gate.kind,
                 "reasons": list(gate.decision.reasons),
                 "trigger": run.trigger.model_dump(mode="json"),
-                "champion": _champion(run, registered).model_dump(mode="json"),
+                "champion": champion(run, registered.version, registered.run_id).model_dump(mode="json"),
             },
             effective_at=run.as_of,
             run=run.key,
@@ -168,16 +168,19 @@ def _untouched(run: Run, registry: Registry, head: Record | None) -> None:
     )
 
 
-def _champion(run: Run, registered: RegisterReport) -> Champion:
+def champion(run: Run, version: int, run_id: str) -> Champion:
+    """What this run's refit is as a champion."""
     context, refit = run.read(Context, "context"), run.read(RefitReport, "refit")
     return Champion(
-        version=registered.version or 0,
-        run_id=registered.run_id,
+        version=version,
+        run_id=run_id,
         digest=refit.fitted.digest,
         configuration=refit.fitted.configuration,
         training=refit.fitted.training,
         reference=run.path("refit"),
         trained_until=refit.fitted.intervals[-1].end,
+        rows=refit.fitted.rows,
+        promised=run.read(GateReport, "gate").challenger_score,
         effective_at=context.effective_at,
     )
 

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from retrain import estimators, fitting, rows
 from retrain.errors import DegenerateTraining, MissingInput, NonFiniteMetric, SameModel
 from retrain.estimators import Array
-from retrain.results import Context, Decision, Fitted, GateCheck, GateReport, RefitReport, TrainReport
+from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, RefitReport, TrainReport
 from retrain.run import Run
 from retrain.search import Rows
 from retrain.tools.registry import load_model
@@ -47,7 +47,9 @@ def refit(run: Run) -> RefitReport:
     known, _ = fitting.labelled(run, batches)
     with run.store.local(gated.key) as folder:
         old = load_model(folder, gated.digest)
-    sealed_rows = known.frame[spec.source.time] >= sealed[0].batch.interval.start
+    # A candidate on the rows since a change has seen the older half of the sealed ones.
+    begin = run.read(TrainReport, "train").judged_from or sealed[0].batch.interval.start
+    sealed_rows = known.frame[spec.source.time] >= begin
     judged = known.frame.loc[sealed_rows]
     before = estimators.predict(old, spec.task, judged)
 
@@ -76,7 +78,9 @@ def refit(run: Run) -> RefitReport:
         )
 
     _write(run, path, {"rows": golden, "predictions": _answers(run, model, golden).tolist()})
-    _reference(run, known, before, np.flatnonzero(sealed_rows.to_numpy()))
+    starts = pd.DatetimeIndex([batch.batch.interval.start for batch in batches])
+    _reference(run, known, before, np.flatnonzero(sealed_rows.to_numpy()), starts, gated.name)
+    _sealed(run, judged, known.y[sealed_rows.to_numpy()], before)
     return RefitReport(
         model=run.model,
         interval=run.interval,
@@ -166,11 +170,12 @@ def _answers(run: Run, model: Pipeline, golden: Golden) -> Array:
 # --- the reference that drift compares later batches with
 
 
-def _reference(run: Run, known: Rows, before: Array, sealed: Array) -> None:
-    """A sample of the rows with target and prediction, and whole-table facts.
+def _reference(run: Run, known: Rows, before: Array, sealed: Array, starts: pd.DatetimeIndex, gated: str) -> None:
+    """A sample of the rows with target and prediction, whole-table facts, and what each feature is worth.
 
     Only sealed rows have a prediction, the gated candidate's: on rows that a model was fitted on its answers
-    are surer than on new ones, and every later batch would look drifted.
+    are surer than on new ones, and every later batch would look drifted. Time, interval and group tell which rows
+    depend on each other.
     """
     spec = run.spec
     frame = known.frame[list(spec.inputs)].assign(target=known.y)
@@ -178,11 +183,36 @@ def _reference(run: Run, known: Rows, before: Array, sealed: Array) -> None:
     for place in range(answers.shape[1]):
         name = "prediction" if before.ndim == 1 else f"prediction_{place}"
         frame[name] = pd.Series(answers[:, place], index=frame.index[sealed]).reindex(frame.index)
+    frame["__time"], frame["__interval"] = known.frame[spec.source.time], starts[known.interval]
+    if spec.training.group:
+        frame["__group"] = known.frame[spec.training.group]
     buffer = io.BytesIO()
     rows.sample(frame, REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
     run.store.write(run.path("refit", "reference.parquet"), buffer.getvalue())
-    facts = {name: _facts(frame[name]) for name in (*spec.inputs, "target")}
-    _write(run, run.path("refit", "reference.json"), {"rows": len(frame), "columns": facts})
+    facts: dict[str, Any] = {name: _facts(frame[name]) for name in (*spec.inputs, "target")}
+    worth = {"importance": found} if (found := _importance(run, gated)) else {}
+    _write(run, run.path("refit", "reference.json"), {"rows": len(frame), "columns": facts} | worth)
+
+
+def _importance(run: Run, gated: str) -> dict[str, float]:
+    """Feature → loss of the gated model without it, at least 0; empty where it was not measured."""
+    if not run.store.exists(f"{run.folder}/evaluate.json"):
+        return {}
+    measured = run.read(EvaluateReport, "evaluate").importance.get(gated, {})
+    return {name: max(loss, 0.0) for name, loss in measured.items()}
+
+
+def _sealed(run: Run, judged: pd.DataFrame, y: Array, before: Array) -> None:
+    """A sample of the sealed rows with their target and the gated candidate's answers: what the champion promised."""
+    spec = run.spec
+    group = [spec.training.group] if spec.training.group else []
+    frame = judged[list(dict.fromkeys([*spec.inputs, spec.source.time, *group]))].assign(target=y)
+    answers = before.reshape(len(before), -1)
+    for place in range(answers.shape[1]):
+        frame["prediction" if before.ndim == 1 else f"prediction_{place}"] = answers[:, place]
+    buffer = io.BytesIO()
+    rows.sample(frame.reset_index(drop=True), REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
+    run.store.write(run.path("refit", "sealed.parquet"), buffer.getvalue())
 
 
 def _facts(values: pd.Series[Any]) -> dict[str, Any]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from retrain.errors import MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import Accepted, Batch, IngestReport, SnapshotReport, ValidateReport
 from retrain.run import Run
-from retrain.tools.versions import DataRegistry, Version
+from retrain.tools.versions import DataRegistry, Version, registry_of
 
 log = logging.getLogger(__name__)
-
-OPTION = "RETRAIN_REMOTE_"
-"""`RETRAIN_REMOTE_<OPTION>` is an option of the DVC remote: `RETRAIN_REMOTE_ENDPOINTURL` is `endpointurl`."""
 
 
 def snapshot(run: Run) -> SnapshotReport:
@@ -32,7 +28,7 @@ def snapshot(run: Run) -> SnapshotReport:
             f"the batch {batch.sha256[:12]} of {run.interval} {found}",
             do=f"run it first: python -m retrain validate {run.model} --interval {run.interval.name}",
         )
-    registry = DataRegistry(run.home.registry, run.home.remote, _options())
+    registry = registry_of(run.home)
     records = [
         record for record in run.ledger.records(run.model, "snapshot") if record.body["interval"] == run.interval.name
     ]
@@ -88,14 +84,6 @@ def _publish(run: Run, registry: DataRegistry, batch: Batch) -> Version:
             message=f"{run.model} {run.interval.name}: {batch.rows:,} rows",
             tag=f"{run.model}/{run.interval.name}/{batch.sha256[:12]}",
         )
-
-
-def _options() -> dict[str, str]:
-    return {
-        name.removeprefix(OPTION).lower(): value
-        for name, value in os.environ.items()
-        if name.startswith(OPTION) and value
-    }
 
 
 def _report(run: Run, batch: Batch, version: Version) -> SnapshotReport:

@@ -1,21 +1,29 @@
 """Search, fit the candidates and the baselines; the sealed rows are not read here.
 
-Three kinds of model leave this stage: `refresh`, the champion's configuration (its number of trees and window
-included) on the rows of today; `new`, the winner of the search, which may be the champion's configuration with
-another number of trees, since that grows with the rows; and the baselines `naive` and `simple`.
+What leaves this stage: `refresh`, the champion's configuration (its number of trees and window included) on the rows
+of today; `new`, the winner of the search, which may be the champion's configuration with another number of trees, since
+that grows with the rows; `changed`, once labels have shown that the champion fell, the winner on the rows since then;
+and the baselines `naive` and `simple`.
 """
 
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Literal
 
-from retrain import estimators, fitting, rows
-from retrain.results import Configuration, Context, TrainReport
+import numpy as np
+
+from retrain import estimators, fitting, resampling, rows
+from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
 from retrain.run import Run
 from retrain.search import count_trees, same_but_trees, search
+from retrain.spec import Spec
+from retrain.workspace import digest_of
 
 FEW_TREES = 0.2
+FEWEST = 100
+"""Rows since a change from which something can be learnt."""
 
 
 def train(run: Run) -> TrainReport:
@@ -39,7 +47,9 @@ def train(run: Run) -> TrainReport:
             incumbent = context.champion.configuration
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
-    found = search(spec, labelled, incumbent, _say)
+    # The search tells rows of the past apart; whether those since a change do better, the sealed rows tell.
+    sought = incumbent and incumbent.model_copy(update={"since": None})
+    found = search(spec, labelled, sought, _say)
     notes += found.notes
 
     plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration, float | None]] = []
@@ -59,12 +69,18 @@ def train(run: Run) -> TrainReport:
     for name, kind, one, inner in plan:
         _say(f"fit: {name}, {one.label}")
         fitted.append(fitting.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
+    judged_from = None
+    if (since := _changed(spec, context, sealed)) and (made := _since(run, since, winner, accepted, sealed)):
+        fitted.append(made)
+        judged_from = made.intervals[-1].end
+        notes.append(f"changed: the rows since {since:%Y-%m-%d}; rows from {judged_from:%Y-%m-%d %H:%M} on judge")
     report = TrainReport(
         model=run.model,
         interval=run.interval,
         effective_at=run.as_of,
         fitted=tuple(fitted),
         sealed=rows.intervals(sealed),
+        judged_from=judged_from,
         search=found.tried,
         unlabelled=unlabelled,
         seed=spec.training.seed,
@@ -80,6 +96,47 @@ def train(run: Run) -> TrainReport:
             run=run.key,
         )
     return report
+
+
+def _changed(spec: Spec, context: Context, sealed: tuple[Accepted, ...]) -> datetime | None:
+    """Start of the first of the latest intervals, one after the other, whose labels showed that the champion fell."""
+    if "change" not in spec.training.windows:
+        return None
+    told = {one.interval.start: one.verdict for one in context.signals if one.question == "realised"}
+    start = None
+    for one in reversed([one.batch.interval.start for one in context.accepted]):
+        if one in told and told[one] != "alarm":
+            break
+        start = one if one in told else start
+    return start if start and sealed and told.get(sealed[-1].batch.interval.start) == "alarm" else None
+
+
+def _since(
+    run: Run, since: datetime, winner: Configuration, accepted: tuple[Accepted, ...], sealed: tuple[Accepted, ...]
+) -> Fitted | None:
+    """The winner on the rows since the change, the older half of the newest sealed interval included.
+
+    A change is in the newest rows; sealed as a whole they would show that the champion fell and teach nothing. So the
+    interval is cut between two blocks: the rows before the cut are learnt from, those after it judge all models.
+    None where a side has too few rows or blocks.
+    """
+    spec = run.spec
+    batches = tuple(one for one in (*accepted, *sealed) if one.batch.interval.start >= since)
+    known, _ = fitting.labelled(run, batches, least=FEWEST)
+    when = known.frame[spec.source.time]
+    newest = when >= sealed[-1].batch.interval.start
+    block = resampling.blocks(spec, known.frame.loc[newest])
+    if spec.training.group or block.max() + 1 < 2 * spec.gate.min_blocks:
+        return None
+    cut = when[newest].iloc[int(np.searchsorted(block, (block.max() + 1) // 2))].to_pydatetime()
+    part = known.take(np.flatnonzero(when < cut))
+    if len(part.y) < FEWEST or (spec.classes and len(np.unique(part.y)) < len(spec.classes)):
+        return None
+    configuration = winner.model_copy(update={"window": None, "since": since})
+    _, made = fitting.fit(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
+    spans = [*made.intervals[:-1], Interval(start=made.intervals[-1].start, end=cut)]
+    digest = digest_of([made.training, cut.isoformat()])
+    return made.model_copy(update={"intervals": tuple(spans), "training": digest})
 
 
 def _alike(run: Run, one: Configuration, champion: Configuration) -> bool:

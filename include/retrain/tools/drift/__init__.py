@@ -1,24 +1,21 @@
-"""Drift of one batch against a reference, one judge per column: Evidently's `ValueDrift`.
+"""Drift of one batch against a reference: Evidently's distances, calibrated so that a false alarm has a stated chance.
 
 Numbers are judged by the Kolmogorov-Smirnov distance (the largest difference of the two cumulative shares),
-categories by the Jensen-Shannon distance, both on a bounded, seeded sample of each side. They are effect sizes:
-more rows do not turn a small change into drift, as a p-value would. Evidently's own `ks` is a p-value, and its
-Wasserstein distance moves with one outlier; so the plain distance is registered with Evidently by its own door.
-
-A limit is never below what chance alone does between two samples of that size (`chance`): for numbers the
-Kolmogorov bound, for categories the quantile of random splits of the pooled sample. The chance of a false alarm is
-shared by all columns (Bonferroni), after which the batch has to show drift in `share` of its features.
+categories by the Jensen-Shannon distance, both on a bounded, seeded sample of each side. Evidently's own `ks` is a
+p-value, which any change reaches with enough rows, and its Wasserstein distance moves with one outlier; so the plain
+distance is registered with Evidently by its own door.
 
 Beside it stand facts of the whole table, on all rows: the share of missing (or infinite) values, categories that
 the reference never had, columns that became constant. They yield a `ColumnDrift` of their own where there is
 something to tell. The target has no missing test: a label that is missing is not there yet.
 
-False alarms on identical independent rows, 25 columns (10 log-normal numbers, 5 each of 3, 20 and 100 levels), all
-tests together, 150 repetitions (50 where a side has 5,000 rows): any of the 25 columns in 1.3, 1.3, 0.7 and 0 % of the
-batches with 200, 500, 2,000 and 5,000 rows a side, in none for 200 or 500 rows against 5,000; the batch, by share,
-never. A fixed limit of 0.1 gave an alarm in every batch below 5,000 rows. Of the 25 columns, two of 100 even levels
-cannot be told at 200 rows a side: undetermined.
-Rows that hang together (a day's weather) vary more than independent ones; the limits of 0.1 leave room for it.
+Each of them is drift if it is surer than chance and at least as large as its floor (`Limits.effect`, `missing`, `new`).
+What chance does is told by `chance`, for independent rows or for blocks of rows that depend. All tests of all columns
+are one family (Holm): `Limits.false_alarms` bounds the chance that any of them is called drift where nothing changed,
+and so that of the whole check. The batch is drifted if the drifted features have `share` of the importance, or by a
+drifted prediction or target. `benchmarks/alarms.py` measures both, false alarms and how soon a change is seen.
+
+`broken` tells data that broke (a unit, a sensor, a join) from a world that changed.
 
 Evidently is imported in `page` and nowhere else. What it is given has been cleaned first, because one infinite value,
 one empty column or a label such as `</script>` would flip its verdict, end its report or run in its page.
@@ -28,15 +25,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 
+import numpy as np
 import pandas as pd
 
 from retrain.errors import InvalidSpec
 from retrain.results import ColumnDrift, Decision
-from retrain.tools.drift.columns import bounded, judge, judged, undetermined
-from retrain.tools.drift.limits import TEST, Kind, Limits, Role, chance
-from retrain.tools.drift.page import Compared, distances, with_verdicts
+from retrain.tools.drift.broken import broken
+from retrain.tools.drift.chance import FEWEST, level_of
+from retrain.tools.drift.columns import Codes, Judged, Test, bounded, judge, undetermined, verdict
+from retrain.tools.drift.limits import TEST, Kind, Limits, Role
+from retrain.tools.drift.page import page_of, with_verdicts
 
-__all__ = ["Kind", "Limits", "Role", "chance", "compare"]
+__all__ = ["Codes", "Kind", "Limits", "Role", "broken", "compare"]
 
 
 def compare(
@@ -49,6 +49,8 @@ def compare(
     seed: int,
     html: bool = True,
     known: Mapping[str, Set[str]] = {},
+    blocks: Codes | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[Decision, tuple[ColumnDrift, ...], float | None, bytes | None]:
     """Compare `current` with `reference` in the columns of `kinds`; other columns are not read.
 
@@ -60,10 +62,13 @@ def compare(
         seed: of the samples and of the random splits. Same inputs and seed, same verdicts.
         html: whether to render the page.
         known: category column → every category of the training rows, where `reference` is only a sample of them.
+        blocks: the block of each row of `reference` and of `current`, (n,) and (m,) integers; rows of one block
+            depend on each other. A code says nothing across the sides. Without it rows are independent.
+        weights: feature → importance, at least 0; a feature without one has 0. Without any, all count alike.
 
     Returns:
         The decision (drift, stable or undetermined), a verdict or more per column in the order of `kinds`, the
-        share of drifted features among the determined ones (None where there are none), and the page in UTF-8.
+        importance of the drifted among the determined features (None where there are none), the page in UTF-8.
 
     Raises:
         DtypeChanged: a `number` that does not hold numbers.
@@ -82,40 +87,77 @@ def compare(
         raise InvalidSpec(
             f"a drift sample of {limits.sample} below {limits.min_rows} rows", do="raise sample or lower min_rows"
         )
-    alpha = limits.alarm / max(len(kinds), 1)
-    small = _too_small(reference, current, limits.min_rows)
-    said: dict[str, list[ColumnDrift]] = {}
-    compared: dict[str, Compared] = {}
+    role_of = {column: roles.get(column, "feature") for column in kinds}
+    weight = _weights([c for c in kinds if role_of[c] == "feature"], weights)
+    small = _too_small(reference, current, limits) or (_too_few(blocks, limits.sample, seed) if blocks else "")
+    found: dict[str, Judged] = {}
     for column, kind in kinds.items():
-        role = roles.get(column, "feature")
         absent = [name for name, table in (("reference", reference), ("batch", current)) if column not in table]
         if small or absent:
-            why = small or f"not in the {' nor in the '.join(absent)}"
-            said[column] = [undetermined(column, role, TEST[kind], why)]
+            found[column] = Judged(small or f"not in the {' nor in the '.join(absent)}", TEST[kind])
         else:
-            said[column], sampled = judge(
-                reference[column], current[column], column, kind, role, limits, alpha, seed, known.get(column)
+            found[column] = judge(
+                reference[column],
+                current[column],
+                column,
+                kind,
+                role_of[column],
+                limits,
+                seed,
+                known.get(column),
+                blocks,
             )
-            if sampled is not None:
-                compared[column] = sampled
-    scores, page = distances(compared, html)
-    for column, score in scores.items():
-        said[column].insert(0, judged(column, roles.get(column, "feature"), compared[column], score))
-    decision, share = _decide(said, small, limits)
+    level = _level(found.values(), limits.false_alarms)
+    said: dict[str, list[ColumnDrift]] = {}
+    for column, one in found.items():
+        role, of = role_of[column], weight.get(column) if weights else None
+        said[column] = [
+            undetermined(column, role, one.name, one.main, of)
+            if isinstance(one.main, str)
+            else verdict(column, role, one.main, level, of),
+            *(verdict(column, role, test, level, of) for test in one.others),
+        ]
+    decision, share = _decide(said, small, limits, weight)
     columns = tuple(row for rows in said.values() for row in rows)
-    return decision, columns, share, with_verdicts(page, decision, columns).encode() if html else None
+    return decision, columns, share, _page(found, said, decision, columns) if html else None
 
 
-def _too_small(reference: pd.DataFrame, current: pd.DataFrame, least: int) -> str:
+def _too_small(reference: pd.DataFrame, current: pd.DataFrame, limits: Limits) -> str:
     few = [
         f"{len(table):,} rows in the {name}"
         for name, table in (("reference", reference), ("batch", current))
-        if len(table) < least
+        if len(table) < limits.min_rows
     ]
-    return f"{' and '.join(few)}, at least {least:,} are needed" if few else ""
+    return f"{' and '.join(few)}, at least {limits.min_rows:,} are needed" if few else ""
 
 
-def _decide(said: Mapping[str, Sequence[ColumnDrift]], small: str, limits: Limits) -> tuple[Decision, float | None]:
+def _too_few(blocks: Codes, size: int, seed: int) -> str:
+    """Why chance cannot be told of these blocks, if so; counted in a sample."""
+    drawn = [side[np.random.default_rng(seed).integers(0, len(side), size)] for side in blocks]
+    before, now = (len(np.unique(side)) for side in drawn)
+    if before + now - 2 >= FEWEST:
+        return ""
+    return f"{before} and {now} blocks in which rows depend, {FEWEST + 2} in all are needed to tell chance"
+
+
+def _weights(features: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Each feature's part of all importance."""
+    raw = {name: max(float((weights or {}).get(name, 0.0)), 0.0) for name in features}
+    total = sum(raw.values())
+    return {name: one / total if total else 1 / len(raw) for name, one in raw.items()}
+
+
+def _level(found: Iterable[Judged], false_alarms: float) -> float:
+    p_values: list[float] = []
+    for one in found:
+        tests = [test for test in (one.main, *one.others) if isinstance(test, Test)]
+        p_values += [test.null.p_value(test.statistic) for test in tests] + [1.0] * one.idle
+    return level_of(p_values, false_alarms)
+
+
+def _decide(
+    said: Mapping[str, Sequence[ColumnDrift]], small: str, limits: Limits, weight: Mapping[str, float]
+) -> tuple[Decision, float | None]:
     if small:
         return Decision(verdict="undetermined", reasons=(small,)), None
     verdicts = {column: _verdict(rows) for column, rows in said.items()}
@@ -123,21 +165,24 @@ def _decide(said: Mapping[str, Sequence[ColumnDrift]], small: str, limits: Limit
     determined = [c for c, v in features.items() if v != "undetermined"]
     drifted = _strongest(said, [c for c in determined if features[c] == "drift"])
     alone = _strongest(said, [c for c, v in verdicts.items() if v == "drift" and c not in features])
-    share = len(drifted) / len(determined) if determined else None
+    told = sum(weight[c] for c in determined)
+    share = round(sum(weight[c] for c in drifted) / told, 9) if told else None
     reasons = [f"the {said[c][0].role} drifted: {_why(said[c])}" for c in alone]
     if share is not None:
-        text = f"{len(drifted)} of {len(determined)} features drifted ({share:.0%}, limit {limits.share:.0%})"
-        reasons.append(text + (f": {bounded([_why(said[c]) for c in drifted])}" if drifted else ""))
+        text = f"{len(drifted)} of {len(determined)} features drifted ({share:.0%} of importance, limit"
+        reasons.append(
+            f"{text} {limits.share:.0%})" + (f": {bounded([_why(said[c]) for c in drifted])}" if drifted else "")
+        )
     unknown = [c for c, v in verdicts.items() if v == "undetermined"]
     if unknown:
         reasons.append(f"undetermined: {bounded([f'{c} ({said[c][0].reason})' for c in unknown])}")
-    if alone or (share is not None and drifted and share >= limits.share):
-        verdict = "drift"
-    elif len(determined) * 2 < len(features) or len(unknown) == len(verdicts):
-        verdict = "undetermined"
+    if alone or (share and share >= limits.share):
+        outcome = "drift"
+    elif len(unknown) == len(verdicts) or (features and told < 0.5):
+        outcome = "undetermined"
     else:
-        verdict = "stable"
-    return Decision(verdict=verdict, reasons=tuple(reasons or ["no column to compare"])), share
+        outcome = "stable"
+    return Decision(verdict=outcome, reasons=tuple(reasons or ["no column to compare"])), share
 
 
 def _verdict(rows: Sequence[ColumnDrift]) -> str:
@@ -156,4 +201,24 @@ def _strongest(said: Mapping[str, Sequence[ColumnDrift]], columns: Iterable[str]
 
 def _why(rows: Sequence[ColumnDrift]) -> str:
     row = max(rows, key=_strength)
-    return f"{row.column} ({row.test} {row.statistic:.3g}, limit {row.threshold:.3g})"
+    return f"{row.column} ({row.test} {row.statistic:.3g}, limit {row.threshold:.3g}, p {row.p_value:.2g})"
+
+
+def _page(
+    found: Mapping[str, Judged],
+    said: Mapping[str, Sequence[ColumnDrift]],
+    decision: Decision,
+    columns: Sequence[ColumnDrift],
+) -> bytes:
+    """Evidently's page; where a distance is as good as its threshold, rounding may not part the two verdicts."""
+    compared = {column: one.compared for column, one in found.items() if one.compared is not None}
+    thresholds = {}
+    for column in compared:
+        row = said[column][0]
+        assert row.statistic is not None
+        assert row.threshold is not None
+        drift = row.verdict == "drift"
+        thresholds[column] = (
+            min(row.threshold, row.statistic - 1e-6) if drift else max(row.threshold, row.statistic + 1e-6)
+        )
+    return with_verdicts(page_of(compared, thresholds), decision, columns).encode()

@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import gamma
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import binom, gamma
 
 from retrain.results import ColumnDrift
-from retrain.tools.drift.limits import TEST, Kind, Limits, Role, chance, spread
+from retrain.tools.drift.chance import FEWEST, Array, Blocks, Null, of_categories, of_numbers, of_share
+from retrain.tools.drift.limits import TEST, Kind, Limits, Role
 from retrain.tools.drift.page import Compared, harmless
-from retrain.tools.drift.samples import Side, categories, lumped, numbers, plottable
+from retrain.tools.drift.samples import Side, categories, ks_distance, lumped, numbers, plottable, some
 
 NAMED = 5
 UNTELLABLE = 0.5  # a limit above this would call almost nothing drift
+
+Codes = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The block of every row of the reference, and of the batch."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """A statistic that waits for the level at which it is judged, which hangs on all the others."""
+
+    name: str
+    statistic: float
+    floor: float
+    null: Null
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of one column: the test of its values or why there is none, tests of the whole table, samples."""
+
+    main: Test | str
+    """A text says why nothing can be told of the values."""
+    name: str
+    others: tuple[Test, ...] = ()
+    idle: int = 0
+    """Tests that had nothing to tell. They count among all tests: in another batch they would have."""
+    compared: Compared | None = None
 
 
 def judge(
@@ -28,119 +58,184 @@ def judge(
     kind: Kind,
     role: Role,
     limits: Limits,
-    alpha: float,
     seed: int,
     known: Set[str] | None,
-) -> tuple[list[ColumnDrift], Compared | None]:
+    codes: Codes | None,
+) -> Judged:
     draws = [np.random.default_rng([seed, crc32(column.encode()), side]) for side in range(3)]
-    said: list[ColumnDrift] = []
+    others: list[Test] = []
     if kind == "number":
         ref, cur = (numbers(s, column, limits.sample, rng) for s, rng in zip((before, now), draws, strict=False))
         levels: Sequence[str] = ()
     else:
         ref, cur, levels, counts = categories(before, now, limits.sample, draws)
         if ref.present and cur.present:
-            said += _new(column, role, levels, counts, limits.new, alpha, known)
+            others += _new(ref, cur, levels, counts, limits.new, known, codes)
     if role == "feature" and ref.present + cur.present < ref.rows + cur.rows:
-        said.insert(0, _missing(column, role, ref, cur, limits.missing, alpha))
-    empty = [name for name, side in (("reference", ref), ("batch", cur)) if not side.present]
-    if empty:
-        return [undetermined(column, role, TEST[kind], f"no values in the {' nor in the '.join(empty)}"), *said], None
+        others.insert(0, _missing(ref, cur, limits, codes, draws))
+    if ref.present and cur.present and (ref.only is None) != (cur.only is None):
+        others.append(_constant(ref, cur, levels, limits.new, codes))
+    idle = (2 if kind == "category" else 1) - sum(one.name != "missing" for one in others)
+
+    def untold(why: str, name: str = TEST[kind]) -> Judged:
+        return Judged(why, name, tuple(others), idle)
+
+    if empty := [name for name, side in (("reference", ref), ("batch", cur)) if not side.present]:
+        return untold(f"no values in the {' nor in the '.join(empty)}")
     if ref.only is not None and ref.only == cur.only:
-        return [undetermined(column, role, "constant", f"always {_value(ref.only, levels)} on both sides"), *said], None
-    if (ref.only is None) != (cur.only is None):
-        said.append(_constant(column, role, ref, cur, levels, limits.new, alpha))
+        return untold(f"always {_value(ref.only, levels)} on both sides", "constant")
     if min(ref.present, cur.present) < limits.min_rows:
-        why = f"only {min(ref.present, cur.present)} values of at least {limits.min_rows} in a side"
-        return [undetermined(column, role, TEST[kind], why), *said], None
+        return untold(f"only {min(ref.present, cur.present)} values of at least {limits.min_rows} in a side")
     samples, labels = (ref.sample, cur.sample), [""]
     if kind == "category":
         samples, labels = lumped(*samples, levels)
-    limit = limits.per_column.get(column, limits.number if kind == "number" else limits.category)
-    floor = chance(kind, *samples, alpha, draws[2])
-    if floor > UNTELLABLE:
-        why = f"chance alone gives a distance up to {floor:.2f}: too few values for so many levels"
-        return [undetermined(column, role, TEST[kind], why), *said], None
+    blocks = Blocks(codes[0][ref.at], codes[1][cur.at]) if codes else None
+    blocks = None if blocks and blocks.alone else blocks
+    if blocks and blocks.freedom < FEWEST:
+        return untold(f"its values lie in {blocks.count} blocks of both sides, at least {FEWEST + 2} are needed")
+    distance = (ks_distance if kind == "number" else _jensenshannon)(*samples)
+    null = of_numbers(*samples, blocks) if kind == "number" else of_categories(*samples, blocks, draws[2])
+    if (usual := null.critical(limits.false_alarms)) > UNTELLABLE:
+        why = "too few values for so many levels" if blocks is None and kind == "category" else "too few blocks or rows"
+        return untold(f"chance alone gives a distance up to {usual:.2f}: {why}")
+    reason = f"{len(samples[0]):,} against {len(samples[1]):,} values"
+    reason += f" in {blocks.count} blocks" if blocks else ""
+    floor = limits.per_column.get(column, limits.effect)
+    test = Test(TEST[kind], distance, floor, null, reason)
     if kind == "category":
         names = np.array(harmless(labels), dtype=object)
-        samples = names[samples[0]], names[samples[1]]
+        compared = Compared(kind, names[samples[0]], names[samples[1]])
     else:
-        samples = plottable(*samples)
-    return said, Compared(kind, samples[0], samples[1], limit, round(max(limit, floor), 6))
+        compared = Compared(kind, *plottable(*samples))
+    return Judged(test, TEST[kind], tuple(others), idle, compared)
 
 
-def undetermined(column: str, role: Role, test: str, why: str) -> ColumnDrift:
-    return ColumnDrift(column=column, role=role, test=test, verdict="undetermined", reason=why)
+def undetermined(column: str, role: Role, test: str, why: str, weight: float | None) -> ColumnDrift:
+    return ColumnDrift(column=column, role=role, test=test, verdict="undetermined", weight=_rounded(weight), reason=why)
 
 
-def _measured(column: str, role: Role, test: str, statistic: float, threshold: float, reason: str) -> ColumnDrift:
-    statistic, threshold = round(statistic, 6), round(threshold, 6)
-    verdict: Literal["drift", "stable"] = "drift" if statistic >= threshold else "stable"
+def verdict(column: str, role: Role, test: Test, level: float, weight: float | None) -> ColumnDrift:
+    """Drift where the change is surer than chance at this level, and as large as the floor."""
+    p = min(max(test.null.p_value(test.statistic), 0.0), 1.0)
+    sure = p <= level
+    said: Literal["drift", "stable"] = "drift" if sure and test.statistic >= test.floor else "stable"
+    threshold = max(test.floor, min(test.null.critical(level), 1.0))
+    if said == "stable" and test.statistic >= threshold:
+        threshold = math.nextafter(test.statistic, math.inf)
+    of = "distance" if test.name in TEST.values() else "share"
+    weighs = "" if sure else f", chance gives up to {threshold:.3f}"
+    reason = f"{of} {test.statistic:.3f}, floor {test.floor:g}, p {p:.2g} at level {level:.2g}{weighs}; {test.reason}"
     return ColumnDrift(
-        column=column, role=role, test=test, verdict=verdict, statistic=statistic, threshold=threshold, reason=reason
+        column=column,
+        role=role,
+        test=test.name,
+        verdict=said,
+        statistic=round(test.statistic, 6),
+        threshold=round(threshold, 6),
+        p_value=float(f"{p:.4g}"),
+        weight=_rounded(weight),
+        reason=reason,
     )
 
 
-def judged(column: str, role: Role, compared: Compared, score: float) -> ColumnDrift:
-    test = TEST[compared.kind]
-    if not math.isfinite(score):
-        return undetermined(column, role, test, f"the distance is {score}")
-    raised = f", raised from {compared.limit:g} to what chance can give" if compared.threshold > compared.limit else ""
-    sizes = f"{len(compared.reference):,} against {len(compared.current):,} values"
-    reason = f"distance {score:.3f}, limit {compared.threshold:.3f}{raised}, {sizes}"
-    return _measured(column, role, test, score, compared.threshold, reason)
+def _rounded(weight: float | None) -> float | None:
+    return None if weight is None else round(weight, 6)
 
 
-def _missing(column: str, role: Role, ref: Side, cur: Side, limit: float, alpha: float) -> ColumnDrift:
+def _jensenshannon(reference: Array, current: Array) -> float:
+    size = int(max(reference.max(), current.max())) + 1
+    return float(jensenshannon(*(np.bincount(side, minlength=size) for side in (reference, current))))
+
+
+def _missing(ref: Side, cur: Side, limits: Limits, codes: Codes | None, draws: Sequence[np.random.Generator]) -> Test:
     before, now = 1 - ref.present / ref.rows, 1 - cur.present / cur.rows
     pooled = 1 - (ref.present + cur.present) / (ref.rows + cur.rows)
-    threshold = max(limit, spread(pooled, 1 / ref.rows + 1 / cur.rows, alpha))
+    blocks, marked = None, np.empty(0)
+    if codes:
+        at = [some(side.rows, limits.sample, rng) for side, rng in zip((ref, cur), draws, strict=False)]
+        blocks = Blocks(codes[0][at[0]], codes[1][at[1]])
+        marked = np.concatenate([~ref.usable[at[0]], ~cur.usable[at[1]]])
+    blocks = None if blocks and blocks.alone else blocks
+    null = of_share(pooled, 1 / ref.rows + 1 / cur.rows, blocks, marked)
     reason = f"{before:.1%} of the reference and {now:.1%} of the batch are missing or infinite"
-    return _measured(column, role, "missing", abs(now - before), threshold, reason)
+    return Test("missing", abs(now - before), limits.missing, null, reason)
 
 
 def _new(
-    column: str,
-    role: Role,
+    ref: Side,
+    cur: Side,
     levels: Sequence[str],
     counts: Sequence[NDArray[np.intp]],
     limit: float,
-    alpha: float,
     known: Set[str] | None,
-) -> list[ColumnDrift]:
+    codes: Codes | None,
+) -> list[Test]:
     """Unseen categories, where they are more than a long tail always has.
 
-    Against how many rows random splits of the same levels would put there; where the categories of all training
-    rows are known, and the reference is a sample of them, against the limit and its spread.
+    Against how many rows random splits of the same levels would put there, a level's blocks being dealt as wholes;
+    where the categories of all training rows are known, and the rows independent, also against the limit itself.
     """
-    before, now = counts
-    unseen = np.flatnonzero((before == 0) & (now > 0))
+    past, new = counts
+    unseen = np.flatnonzero((past == 0) & (new > 0))
     if known is not None:
         unseen = unseen[[levels[int(code)] not in known for code in unseen]]
     if not len(unseen):
         return []
-    rows = int(now.sum())
-    pooled = (before + now)[before + now > 0].astype(float)
+    rows = int(new.sum())
+    share = float(new[unseen].sum()) / rows
+    pooled = (past + new).astype(float)
     here = (rows / pooled.sum()) ** pooled
+    if codes and share >= limit:
+        rare = here > 1e-12
+        rare[unseen] = True
+        here = np.maximum(here, np.where(rare, _dealt(ref, cur, rare, codes), 0))
+    here, pooled = here[pooled > 0], pooled[pooled > 0]
     mean, variance = float((pooled * here).sum()), float((pooled**2 * here * (1 - here)).sum())
-    usual = float(gamma.isf(alpha, mean**2 / variance, scale=variance / mean)) / rows if variance > 1e-12 else 0.0
-    if known is not None:
-        usual = min(usual, limit + spread(limit, 1 / rows, alpha))
-    share, threshold = float(now[unseen].sum()) / rows, max(limit, usual)
-    names = bounded([repr(levels[code][:40]) for code in unseen[np.argsort(-now[unseen], kind="stable")]])
+    strict = known is not None and codes is None
+
+    def p_value(share: float) -> float:
+        chance = float(gamma.sf(share * rows, mean**2 / variance, scale=variance / mean)) if variance > 1e-12 else 0.0
+        return min(chance, float(binom.sf(round(share * rows) - 1, rows, limit))) if strict else chance
+
+    def critical(level: float) -> float:
+        usual = float(gamma.isf(level, mean**2 / variance, scale=variance / mean)) if variance > 1e-12 else 0.0
+        return (min(usual, float(binom.isf(level, rows, limit)) + 1) if strict else usual) / rows
+
+    names = bounded([repr(levels[code][:40]) for code in unseen[np.argsort(-new[unseen], kind="stable")]])
     reason = f"{share:.2%} of the batch in categories that the reference never had: {names}"
-    return [_measured(column, role, "new categories", share, threshold, reason)]
+    return [Test("new categories", share, limit, Null(p_value, critical), reason)]
 
 
-def _constant(
-    column: str, role: Role, ref: Side, cur: Side, levels: Sequence[str], limit: float, alpha: float
-) -> ColumnDrift:
-    still, moving, where = (cur, ref, "batch") if ref.only is None else (ref, cur, "reference")
+def _dealt(ref: Side, cur: Side, rare: NDArray[np.bool_], codes: Codes) -> Array:
+    """The chance of each rare level that all of its blocks fall to the batch when blocks are dealt."""
+    lies, blocks = np.zeros(len(rare)), []
+    for side, code in zip((ref, cur), codes, strict=True):
+        assert side.find is not None
+        at, level = side.find(rare)
+        first, width = int(code.min()), int(np.ptp(code)) + 1
+        pairs = pd.unique(level * width + (code[at] - first))  # hashing: sorting ten million pairs costs seconds
+        lies += np.bincount(pairs // width, minlength=len(rare))
+        blocks.append(len(np.unique(code[side.at])))
+    return np.asarray((blocks[1] / sum(blocks)) ** lies)
+
+
+def _constant(ref: Side, cur: Side, levels: Sequence[str], limit: float, codes: Codes | None) -> Test:
+    sides = ((cur, "batch"), (ref, "reference"))
+    (still, where), (moving, _) = sides if ref.only is None else sides[::-1]
     assert still.only is not None
     others = 1 - moving.count(still.only) / moving.present
-    threshold = max(limit, 1 - alpha ** (1 / still.present))
+    dealt = 0.0
+    if codes:
+        mine, theirs = codes[::-1] if still is cur else codes
+        block, place = np.unique(theirs[moving.at], return_inverse=True)
+        moves = np.bincount(place, moving.sample != still.only, minlength=len(block)) > 0
+        dealt = ((len(block) - moves.sum() + 0.5) / (len(block) + 1)) ** len(np.unique(mine[still.at]))
+    null = Null(
+        lambda share: max((1 - share) ** still.present, dealt),
+        lambda level: 1 - level ** (1 / still.present) if dealt <= level else 1.0,
+    )
     reason = f"always {_value(still.only, levels)} in the {where}, other values in {others:.2%} of the other side"
-    return _measured(column, role, "constant", others, threshold, reason)
+    return Test("constant", others, limit, null, reason)
 
 
 def _value(value: float, levels: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Evidently, imported in this file and nowhere else: the distances of the samples, and the page."""
+"""Evidently, imported in this file and nowhere else: the page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from retrain.results import ColumnDrift, Decision
 from retrain.tools.drift.limits import TEST, Kind
+from retrain.tools.drift.samples import ks_distance
 
 
 @dataclass(frozen=True)
@@ -25,28 +25,24 @@ class Compared:
     kind: Kind
     reference: NDArray[Any]
     current: NDArray[Any]
-    limit: float
-    threshold: float
 
 
-def _ks_distance(reference: pd.Series, current: pd.Series, _kind: ColumnType, threshold: float) -> tuple[float, bool]:
-    """Kolmogorov-Smirnov distance, in the shape that Evidently asks of a custom test."""
-    ref, cur = np.sort(reference.to_numpy()), np.sort(current.to_numpy())
-    points = np.concatenate([ref, cur])
-    shares = (np.searchsorted(side, points, side="right") / len(side) for side in (ref, cur))
-    distance = round(float(np.abs(next(shares) - next(shares)).max()), 12)
+def _custom(reference: pd.Series, current: pd.Series, _kind: ColumnType, threshold: float) -> tuple[float, bool]:
+    """In the shape that Evidently asks of a custom test."""
+    distance = ks_distance(reference.to_numpy(), current.to_numpy())
     return distance, distance >= threshold
 
 
 register_stattest(
     StatTest(TEST["number"], "K-S distance", allowed_feature_types=[ColumnType.Numerical], default_threshold=0.1),
-    _ks_distance,
+    _custom,
 )
 
 
-def distances(compared: Mapping[str, Compared], html: bool) -> tuple[dict[str, float], str]:
+def page_of(compared: Mapping[str, Compared], thresholds: Mapping[str, float]) -> str:
+    """Evidently's report of the samples, its own judge of each column held against our threshold."""
     if not compared:
-        return {}, "<!DOCTYPE html><html><head><meta charset='utf-8'></head><body></body></html>"
+        return "<!DOCTYPE html><html><head><meta charset='utf-8'></head><body></body></html>"
     names = dict(zip(compared, harmless(list(compared)), strict=True))
     definition = DataDefinition(
         numerical_columns=[names[c] for c, it in compared.items() if it.kind == "number"],
@@ -57,13 +53,11 @@ def distances(compared: Mapping[str, Compared], html: bool) -> tuple[dict[str, f
         for side in range(2)
     ]
     before, now = (Dataset.from_pandas(table, data_definition=definition) for table in tables)
-    judges = [ValueDrift(column=names[c], method=TEST[it.kind], threshold=it.threshold) for c, it in compared.items()]
+    judges = [ValueDrift(column=names[c], method=TEST[it.kind], threshold=thresholds[c]) for c, it in compared.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's and plotly's own, about data that was judged all the same
-        snapshot = Report(judges, include_tests=True).run(now, before)
-        page = snapshot.get_html_str(as_iframe=False) if html else ""
-    found = snapshot.metric_results
-    return {c: float(found[judge.metric_id].value) for c, judge in zip(compared, judges, strict=True)}, page
+        text: str = Report(judges, include_tests=True).run(now, before).get_html_str(as_iframe=False)
+    return text
 
 
 def harmless(names: Sequence[str]) -> list[str]:
@@ -80,7 +74,7 @@ def harmless(names: Sequence[str]) -> list[str]:
 def with_verdicts(page: str, decision: Decision, columns: Sequence[ColumnDrift]) -> str:
     """Evidently's page under our decision and every verdict, those of the whole table included."""
     cells = [
-        (row.column, row.role, row.test, row.verdict, row.reason)
+        (row.column, row.role, "" if row.weight is None else f"{row.weight:.0%}", row.test, row.verdict, row.reason)
         for row in sorted(columns, key=lambda row: ("drift", "undetermined", "stable").index(row.verdict))
     ]
     body = "".join("<tr>" + "".join(f"<td>{markup.escape(cell)}</td>" for cell in line) + "</tr>" for line in cells)
@@ -88,7 +82,7 @@ def with_verdicts(page: str, decision: Decision, columns: Sequence[ColumnDrift])
     ours = (
         '<section style="font-family:sans-serif;margin:1.5em"><style>section td,section th{padding:.2em .8em;'
         f"text-align:left}}</style><h1>Data drift: {markup.escape(decision.verdict)}</h1><ul>{reasons}</ul><details>"
-        "<summary>Every verdict</summary><table><tr><th>column<th>role<th>test<th>verdict<th>reason</tr>"
+        "<summary>Every verdict</summary><table><tr><th>column<th>role<th>importance<th>test<th>verdict<th>reason</tr>"
         f"{body}</table></details></section>"
     )
     head, tag, rest = page.partition("<body>")

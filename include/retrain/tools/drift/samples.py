@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,16 @@ LEVELS = 100  # the most frequent ones are compared by name, the rest together
 class Side:
     rows: int
     present: int
+    usable: NDArray[np.bool_]
+    """Which rows hold a value."""
+    at: NDArray[np.intp]
+    """The rows of the sample."""
     sample: NDArray[Any]
     only: float | None
     """The one value of a constant column; of a category its code."""
     count: Callable[[float], int]
+    find: Callable[[NDArray[np.bool_]], tuple[NDArray[np.intp], NDArray[np.intp]]] | None = None
+    """Of some categories: their rows, and the code of each."""
 
 
 def numbers(series: pd.Series, column: str, size: int, rng: np.random.Generator) -> Side:
@@ -33,17 +40,21 @@ def numbers(series: pd.Series, column: str, size: int, rng: np.random.Generator)
         )
     values: NDArray[np.float64] = series.to_numpy(dtype="float64", na_value=np.nan)
     finite = np.isfinite(values)
-    sample = values[_draw(finite, size, rng)]
+    at = draw(finite, size, rng)
+    sample = values[at]
     only = None
     if sample.size and (sample == sample[0]).all() and (values[finite] == sample[0]).all():
         only = float(sample[0])
-    return Side(len(values), int(finite.sum()), sample, only, lambda value: int((values == value).sum()))
+    return Side(len(values), int(finite.sum()), finite, at, sample, only, lambda value: int((values == value).sum()))
 
 
 def categories(
     before: pd.Series, now: pd.Series, size: int, draws: Sequence[np.random.Generator]
 ) -> tuple[Side, Side, list[str], list[NDArray[np.intp]]]:
-    """Both sides under one coding; a whole float and an integer are the same category."""
+    """Both sides under one coding, its labels, and the rows of each label on each side.
+
+    A whole float and an integer are the same category.
+    """
     codes, used = zip(*(_coded(series) for series in (before, now)), strict=True)
     joint: dict[str, int] = {}
     lookups = [np.array([joint.setdefault(label, len(joint)) for label in labels] or [0]) for labels in used]
@@ -54,10 +65,22 @@ def categories(
         count = np.bincount(lookup, weights=per_code, minlength=len(joint)).astype(np.intp)
         present = np.flatnonzero(count)
         only = float(present[0]) if len(present) == 1 else None
-        sample = lookup[code[_draw(filled, size, rng)]]
-        sides.append(Side(len(code), int(count.sum()), sample, only, lambda v, c=count: int(c[int(v)])))  # type: ignore[misc]
+        at = draw(filled, size, rng)
+        rows, find = partial(_rows, count), partial(_find, code, filled, lookup)
+        sides.append(Side(len(code), int(count.sum()), filled, at, lookup[code[at]], only, rows, find))
         counts.append(count)
     return sides[0], sides[1], list(joint), counts
+
+
+def _rows(count: NDArray[np.intp], code: float) -> int:
+    return int(count[int(code)])
+
+
+def _find(
+    code: NDArray[Any], filled: NDArray[np.bool_], lookup: NDArray[np.intp], wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    at = np.flatnonzero(filled & wanted[lookup][code])
+    return at, lookup[code[at]]
 
 
 def _coded(series: pd.Series) -> tuple[NDArray[Any], list[str]]:
@@ -73,16 +96,34 @@ def _coded(series: pd.Series) -> tuple[NDArray[Any], list[str]]:
     return codes, [_label(value) for value in levels]
 
 
+def as_text(series: pd.Series) -> NDArray[Any]:
+    """Each category's label as everywhere here, None where there is no value."""
+    codes, labels = _coded(series)
+    texts: NDArray[Any] = np.array([*labels, None], dtype=object)[codes]
+    return texts
+
+
 def _label(value: object) -> str:
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
 
 
-def _draw(usable: NDArray[np.bool_], size: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    count = int(usable.sum())
+def draw(usable: NDArray[np.bool_], size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """At most so many of the usable rows, in their order, each set as likely as any other."""
+    rows, count = len(usable), int(usable.sum())
     if count <= size:
         return np.flatnonzero(usable)
-    drawn = np.sort(rng.choice(count, size, replace=False, shuffle=False))
-    return drawn if count == len(usable) else np.flatnonzero(usable)[drawn]
+    if count == rows:
+        return some(rows, size, rng)
+    if count * 10 > rows > 10 * size:  # drawing and dropping: naming every usable row costs more than all else here
+        drawn = rng.choice(rows, min(rows, int(1.2 * size * rows / count) + 100), replace=False)
+        kept = drawn[usable[drawn]][:size]
+        if len(kept) == size:
+            return np.asarray(np.sort(kept))
+    return np.flatnonzero(usable)[some(count, size, rng)]
+
+
+def some(rows: int, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    return np.sort(rng.choice(rows, min(rows, size), replace=False, shuffle=False))
 
 
 def lumped(
@@ -107,3 +148,15 @@ def plottable(ref: NDArray[np.float64], cur: NDArray[np.float64]) -> tuple[NDArr
             ranks = np.unique(np.concatenate([ref, cur]), return_inverse=True)[1].astype(float)
             return ranks[: len(ref)], ranks[len(ref) :]
     return ref, cur
+
+
+def ks_distance(reference: NDArray[Any], current: NDArray[Any]) -> float:
+    """The largest difference of the two cumulative shares (Kolmogorov-Smirnov).
+
+    >>> ks_distance(np.arange(4), np.arange(4) + 1)
+    0.25
+    """
+    ref, cur = np.sort(reference), np.sort(current)
+    points = np.concatenate([ref, cur])
+    shares = (np.searchsorted(side, points, side="right") / len(side) for side in (ref, cur))
+    return round(float(np.abs(next(shares) - next(shares)).max()), 12)

@@ -1,0 +1,86 @@
+"""Which kind is it: broken data, wrong labels, a changed world, or nothing?
+
+Broken data and wrong labels are for a person: nothing trains on them until they are released. A changed world is a
+reason to retrain. The signs are in the reports of drift, estimate and measure; here they are put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from retrain import pages
+from retrain.results import (
+    ColumnDrift,
+    Context,
+    Decision,
+    DiagnoseReport,
+    DriftReport,
+    EstimateReport,
+    Interval,
+    MeasureReport,
+)
+from retrain.run import Run
+
+
+def diagnose(run: Run) -> DiagnoseReport:
+    """Put the signs together; a pure function of the run's reports."""
+    drift, measured = run.read(DriftReport, "drift"), run.read(MeasureReport, "measure")
+    decision, of = judge(run.interval, drift, run.read(EstimateReport, "estimate"), measured)
+    report = DiagnoseReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, of=of)
+    if not run.pages:
+        return report
+    key = run.path("diagnose", "diagnose.html")
+    serving = run.read(Context, "context").champion
+    said = pd.DataFrame(
+        [
+            ("drift", drift.decision.verdict, "; ".join(drift.decision.reasons)),
+            *((stage, one.verdict, "; ".join(one.reasons)) for stage, one in _others(run, measured)),
+        ],
+        columns=["question", "verdict", "why"],
+    )
+    title = f"{run.model}: {run.interval.name}, {f'version {serving.version}' if serving else 'no champion'}"
+    run.store.write(key, pages.page(title, decision, {"What was asked": said}))
+    return report.model_copy(update={"html": key})
+
+
+def _others(run: Run, measured: MeasureReport) -> Iterator[tuple[str, Decision]]:
+    yield "estimate", run.read(EstimateReport, "estimate").decision
+    yield "measure", measured.decision
+
+
+def judge(
+    interval: Interval, drift: DriftReport, estimate: EstimateReport, measured: MeasureReport
+) -> tuple[Decision, tuple[tuple[Interval, str], ...]]:
+    """The kind with its reasons, and what it says of which interval."""
+    if drift.broken:
+        return Decision(verdict="broken", reasons=drift.broken), ((interval, "broken"),)
+    suspect = [one for one in measured.realised if one.suspect]
+    if suspect:
+        reasons = tuple(f"{one.interval.name}: {one.suspect}" for one in suspect)
+        return Decision(verdict="suspect", reasons=reasons), tuple((one.interval, "suspect") for one in suspect)
+    signs = list(_signs(drift, estimate, measured))
+    if signs:
+        return Decision(verdict="changed", reasons=tuple(signs)), ((interval, "changed"),)
+    return Decision(verdict="sound", reasons=("nothing speaks of a change",)), ((interval, "sound"),)
+
+
+def _signs(drift: DriftReport, estimate: EstimateReport, measured: MeasureReport) -> Iterator[str]:
+    fell = measured.decision.verdict == "alarm"
+    moved = _drifted(drift.columns, "feature")
+    if fell:
+        kind = "outcomes follow the features otherwise than before (concept drift)"
+        yield f"{kind}: {measured.decision.reasons[0]}"
+    if drift.decision.verdict == "drift" and moved:
+        yield f"the rows are others (covariate shift): {drift.decision.reasons[0]}"
+    if target := _drifted(drift.columns, "target"):
+        yield f"outcomes come in other shares (label shift): {target[0].reason}"
+    if answers := _drifted(drift.columns, "prediction"):
+        yield f"the champion's answers moved: {answers[0].reason}"
+    if estimate.decision.verdict == "alarm":
+        yield f"without labels it looks worse: {estimate.decision.reasons[0]}"
+
+
+def _drifted(columns: tuple[ColumnDrift, ...], role: str) -> list[ColumnDrift]:
+    return [one for one in columns if one.role == role and one.verdict == "drift"]

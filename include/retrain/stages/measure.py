@@ -1,0 +1,243 @@
+"""How good was the champion, now that labels are there?
+
+Each interval whose labels have matured since the last look is measured: the primary metric with an interval from
+resampled blocks, and the excess of the realised loss over what such rows should have cost by the promise that the
+champion made on its sealed rows. Months differ in how hard they are; the excess is held against the same rows, so a
+hard month is no fall and a world that changed is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from retrain import estimation, metrics, pages, plots, resampling, rows, watching
+from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
+from retrain.estimation import Estimator
+from retrain.estimators import Array
+from retrain.results import Champion, Context, Decision, Interval, Measured, MeasureReport, Realised, SliceFall
+from retrain.run import Run
+from retrain.scores import Joined
+
+MOST = 12
+"""Intervals that one look measures; older ones have been measured before, or are of no use any more."""
+
+
+def measure(run: Run) -> MeasureReport:
+    """Measure the champion on the intervals that it scored and whose labels have matured, the newest last."""
+    context = run.read(Context, "context")
+    champion = context.champion
+    if champion is None:
+        return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
+    mature = rows.intervals(rows.mature(context, run.spec))
+    looked = {one.interval.start for one in context.signals if one.question == "realised"}
+    newest = [one for one in mature if one.start >= champion.trained_until][-MOST:]
+    found = [
+        one
+        for interval in newest
+        if interval.start not in looked or interval == newest[-1]
+        for one in _measure(run, champion, interval)
+    ]
+    if not found:
+        reason = f"no interval that version {champion.version} scored has mature labels yet"
+        return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
+    last = found[-1]
+    fallen = [
+        f"{one.column} {one.value}: {one.realised:.4g} realised, {one.expected:.4g} expected on {one.rows:,} rows"
+        for one in last.slices
+        if one.realised is not None and one.expected is not None and one.fell
+    ]
+    reasons = [last.reason, *([f"fallen slices: {'; '.join(fallen[:5])}"] if fallen else []), last.suspect]
+    report = _report(
+        run,
+        Decision(verdict=last.verdict, reasons=tuple(filter(None, reasons))),
+        realised=tuple(found),
+    )
+    return _page(run, report, champion) if run.pages else report
+
+
+def _measure(run: Run, champion: Champion, interval: Interval) -> Iterator[Realised]:
+    spec = run.spec
+
+    def unknown(reason: str, **more: object) -> Realised:
+        return Realised.model_validate(
+            {"interval": interval, "version": champion.version, "verdict": "undetermined", "reason": reason, **more}
+        )
+
+    try:
+        joined = watching.scored(run, champion, interval)
+    except AmbiguousKeys as error:
+        yield unknown(error.found)
+        return
+    if joined is None:
+        return
+    known = joined[1].labelled()
+    coverage = known.counts.share
+    counted = {"rows": len(known.frame), "coverage": coverage}
+    if len(known.frame) < spec.monitor.min_rows or coverage < spec.labels.min_coverage:
+        reason = f"{interval.name}: {len(known.frame):,} labelled scores, {coverage:.0%} of all"
+        yield unknown(f"{reason}; {spec.monitor.min_rows:,} and {spec.labels.min_coverage:.0%} are needed", **counted)
+        return
+    block = resampling.blocks(spec, known.frame)
+    measured = _level(run, known, block)
+    if measured.value is None:
+        reason = f"{interval.name}: {spec.gate.metric} is undefined on {len(known.frame):,} labelled scores"
+        yield unknown(reason, **counted)
+        return
+    surprise, expected, learnt = None, None, None
+    try:
+        learnt = watching.estimator(run, champion)
+        features = known.frame[list(spec.features)]
+        surprise = learnt.surprise(known.outcome, known.prediction, features, block, level=spec.monitor.level)
+        expected = learnt.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
+    except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
+        pass  # judged by the promised level alone
+    suspect = _suspect(run, known, block)
+    verdict, reason = _judge(run, champion, interval, measured, surprise, expected)
+    yield Realised(
+        interval=interval,
+        version=champion.version,
+        verdict=verdict,
+        reason=reason,
+        value=measured.value,
+        low=measured.low,
+        high=measured.high,
+        promised=champion.promised,
+        expected=expected,
+        excess=surprise and surprise.relative,
+        excess_low=surprise and surprise.low and surprise.low / max(abs(surprise.expected), 1e-12),
+        suspect=suspect,
+        slices=tuple(_slices(run, known, learnt)),
+        **counted,
+    )
+
+
+def _level(run: Run, known: Joined, block: Array) -> Measured:
+    spec = run.spec
+    try:
+        draws = resampling.draw(
+            spec.task,
+            spec.gate.metric,
+            known.outcome,
+            known.prediction,
+            block,
+            resamples=spec.evaluation.resamples,
+            seed=spec.training.seed,
+        )
+    except NonFiniteMetric:
+        return Measured(value=None)
+    return resampling.interval(draws, spec.gate.level)
+
+
+def _judge(
+    run: Run,
+    champion: Champion,
+    interval: Interval,
+    measured: Measured,
+    surprise: estimation.Surprise | None,
+    expected: float | None,
+) -> tuple[str, str]:
+    """Fallen: a loss beyond what such rows should cost; without an expectation, beyond the promised level."""
+    spec, value, promised = run.spec, measured.value, champion.promised
+    shown = f"{interval.name}: {spec.gate.metric} {value:.4g}"
+    if measured.low is not None:
+        shown += f" ({1 - 2 * spec.gate.level:.0%} interval {measured.low:.4g} to {measured.high:.4g})"
+    if promised is not None:
+        shown += f", {promised:.4g} promised"
+    if expected is not None:
+        shown += f", {expected:.4g} expected of such rows"
+    if surprise is not None and surprise.low is not None:
+        relative = surprise.relative
+        if spec.gate.metric == "rmse":
+            relative = (max(surprise.realised, 0.0) / max(surprise.expected, 1e-12)) ** 0.5 - 1
+        shown += f"; its loss is {relative:+.1%} of that ({'beyond' if surprise.worse else 'within'} chance)"
+        return ("alarm" if surprise.worse and relative > spec.monitor.margin else "calm"), shown
+    worst = measured.high if spec.greater_is_better else measured.low
+    if promised is None or worst is None:
+        return "undetermined", shown
+    bound = promised - spec.monitor.margin * abs(promised) * (1 if spec.greater_is_better else -1)
+    return ("alarm" if (worst < bound if spec.greater_is_better else worst > bound) else "calm"), shown
+
+
+def _suspect(run: Run, known: Joined, block: Array) -> str:
+    """Whether outcomes go against the answers: flipped labels, or a world turned round; data alone cannot tell.
+
+    The covariance of answer and outcome, over classes, below zero in nearly all draws of the blocks.
+    """
+    spec, p = run.spec, known.prediction
+    if p.ndim == 1:
+        pairs = [(p, known.outcome)]
+    else:
+        pairs = [(p[:, place], (known.outcome == place).astype(float)) for place in range(p.shape[1])]
+    count = int(block.max()) + 1
+    if count < 2:
+        return ""
+    times = np.random.default_rng(spec.training.seed).multinomial(count, np.full(count, 1 / count), size=1000)
+    drawn = times @ np.bincount(block, minlength=count)
+    total = np.zeros(len(times))
+    for answer, outcome in pairs:
+        means = [times @ np.bincount(block, one, count) / drawn for one in (answer * outcome, answer, outcome)]
+        total += means[0] - means[1] * means[2]
+    if float(np.mean(total < 0)) < 1 - spec.gate.level / 2:
+        return ""
+    return "outcomes go against the champion's answers: flipped labels, or a world turned round; a person has to tell"
+
+
+def _slices(run: Run, known: Joined, learnt: Estimator | None) -> Iterator[SliceFall]:
+    """The mean loss of each slice, realised and expected."""
+    spec = run.spec
+    if learnt is None or not spec.evaluation.slices:
+        return
+    lost = estimation.loss_of(spec.task, spec.gate.metric)(known.outcome, known.prediction)
+    expected = learnt.expected(known.prediction, known.frame[list(spec.features)])
+    for column in spec.evaluation.slices:
+        values = metrics.bands(known.frame[column], spec.columns[column].type)
+        for value, place in sorted(values.groupby(values, sort=True).indices.items()):
+            if len(place) < spec.gate.slice_min_rows:
+                continue
+            mine, theirs = float(lost[place].mean()), float(expected[place].mean())
+            yield SliceFall(
+                column=column,
+                value=str(value),
+                rows=len(place),
+                realised=mine,
+                expected=theirs,
+                fell=mine - theirs > spec.gate.slice_margin * abs(theirs) and _beyond(lost[place] - expected[place]),
+            )
+
+
+def _beyond(excess: Array) -> bool:
+    """A mean above zero by three of its standard errors: there are many slices."""
+    return bool(excess.mean() > 3 * excess.std(ddof=1) / np.sqrt(len(excess)))
+
+
+def _page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:
+    shown = pd.DataFrame(
+        [
+            (one.interval.name, one.value, one.low, one.high, one.expected, one.rows, one.coverage, one.reason)
+            for one in report.realised
+        ],
+        columns=["interval", "realised", "low", "high", "expected", "rows", "coverage", "said"],
+    )
+    slices = pd.DataFrame([one.model_dump() for one in report.realised[-1].slices])
+    figure = plots.over_time(run.spec.gate.metric, shown, champion.promised, ("realised", "expected"))
+    key = run.path("measure", "measure.html")
+    title = f"{run.model}: realised {run.spec.gate.metric} of version {champion.version}"
+    tables = {"Intervals": shown, "Slices": slices}
+    run.store.write(key, pages.page(title, report.decision, tables, {"Over time": figure}))
+    return report.model_copy(update={"html": key})
+
+
+def _report(run: Run, decision: Decision, **more: object) -> MeasureReport:
+    return MeasureReport.model_validate(
+        {
+            "model": run.model,
+            "interval": run.interval,
+            "effective_at": run.as_of,
+            "decision": decision,
+            "metric": run.spec.gate.metric,
+            **more,
+        }
+    )

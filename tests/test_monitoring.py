@@ -1,0 +1,233 @@
+"""The monitor's stages on a real champion: three months to a first model, then a fourth month in several versions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retrain import pipeline
+from retrain.results import (
+    Context,
+    DecideReport,
+    DiagnoseReport,
+    DriftReport,
+    EstimateReport,
+    MeasureReport,
+    PromoteReport,
+    Trigger,
+)
+from retrain.run import Run
+from retrain.workspace import Home
+from tests.conftest import Model, churn_rows, churn_spec
+
+FIRST, MONTH, NEXT = ("2024-01-01", "2024-02-01", "2024-03-01"), "2024-04-01", "2024-05-01"
+ROWS = 900
+
+
+def rows(start: str) -> pd.DataFrame:
+    return churn_rows(start, ROWS)
+
+
+def spec() -> dict[str, Any]:
+    return {
+        **churn_spec(),
+        "policy": {"schedule": 0, "drift": False, "performance": True},
+        "training": {
+            "candidates": [{"estimator": "linear"}],
+            "min_rows": 100,
+            "first_after": 3,
+            "windows": ["all", "change"],
+        },
+        "evaluation": {"slices": ["plan"]},
+        "gate": {"min_rows": 100},
+    }
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Home]:
+    """A home in which the first model serves from April on."""
+    root = tmp_path_factory.mktemp("watched")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("RETRAIN_"):
+                patch.delenv(name)
+        patch.setenv("RETRAIN_ROOT", str(root))
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        (root / "include" / "models").mkdir(parents=True)
+        home = Home.from_environment()
+        (home.state / "mlflow").mkdir(parents=True)
+        shutil.copyfile(empty_mlflow, home.state / "mlflow" / "mlflow.db")
+        model = Model(home)
+        model.write_spec(spec())
+        for month in FIRST:
+            model.deliver(month, rows(month))
+            reports = dict(pipeline.run_all(model.run(month)))
+        assert isinstance(reports["promote"], PromoteReport)
+        assert reports["promote"].version == 1
+        yield home
+
+
+@pytest.fixture
+def model(begun: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A copy of that home of one's own."""
+    shutil.copytree(begun.root, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("RETRAIN_ROOT", str(tmp_path / "copy"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    return Model(Home.from_environment())
+
+
+def loop(model: Model, start: str, loop: Any, **trigger: Any) -> Run:
+    run = model.run(start, key=f"{loop}-{start}", **trigger)
+    return replace(run, loop=loop)
+
+
+def month(model: Model, start: str, frame: pd.DataFrame) -> Run:
+    """The month is delivered, taken in, scored and looked at."""
+    model.deliver(start, frame)
+    for name in ("retrain", "score", "monitor"):
+        run = loop(model, start, name)
+        dict(pipeline.run_all(run))
+    return run
+
+
+def asked(run: Run) -> tuple[str, str, str, str, str]:
+    return (
+        run.read(DriftReport, "drift").decision.verdict,
+        run.read(EstimateReport, "estimate").decision.verdict,
+        run.read(MeasureReport, "measure").decision.verdict,
+        run.read(DiagnoseReport, "diagnose").decision.verdict,
+        run.read(DecideReport, "decide").decision.verdict,
+    )
+
+
+def world(change: Callable[[pd.DataFrame, np.random.Generator], None], start: str = MONTH) -> pd.DataFrame:
+    frame = rows(start)
+    change(frame, np.random.default_rng(5))
+    return frame
+
+
+def concept(frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    """The plan is now what decides, and the visits hardly."""
+    risk = np.where(frame["plan"] == "basic", 0.85, 0.1)
+    frame["churned"] = rng.random(len(frame)) < risk
+
+
+def flipped(frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    frame["churned"] = ~frame["churned"]
+
+
+def richer(frame: pd.DataFrame, rng: np.random.Generator) -> None:
+    """Other rows, the same world: visitors come twice as often, and their risk follows."""
+    visits = rng.integers(0, 110, len(frame))
+    risk = 1 / (1 + np.exp(0.08 * (visits - 20) - 0.8 * (frame["plan"] == "basic") + 0.3))
+    frame["visits"] = pd.array(visits, dtype="Int64")
+    frame["churned"] = rng.random(len(frame)) < risk
+
+
+def test_a_calm_month_starts_nothing_and_says_its_figures(model: Model) -> None:
+    run = month(model, MONTH, rows(MONTH))
+    assert asked(run) == ("stable", "calm", "calm", "sound", "skip")
+    estimated, measured = run.read(EstimateReport, "estimate"), run.read(MeasureReport, "measure").realised[-1]
+    assert estimated.low is not None
+    assert estimated.high is not None
+    assert measured.value is not None
+    assert estimated.low <= measured.value <= estimated.high
+    assert measured.coverage == 1
+    assert {one.value for one in measured.slices} == {"basic", "plus", "pro"}
+    champion = run.read(Context, "context").champion
+    assert champion is not None
+    assert champion.promised == estimated.promised
+    assert champion.rows == 3 * ROWS
+    for name in ("estimate/estimate.html", "measure/measure.html", "diagnose/diagnose.html", "drift/recent.html"):
+        assert run.store.exists(f"{run.folder}/{name}"), name
+    decided = run.ledger.records("churn", "decision")[-1].body
+    assert (decided["verdict"], decided["by"]) == ("skip", "monitor")
+    assert decided["evidence"]["performance"].startswith("performance: 2024-04-01: log_loss")
+
+
+def test_a_changed_world_is_measured_and_a_retraining_on_what_came_since_is_promoted(model: Model) -> None:
+    look = month(model, MONTH, world(concept))
+    assert asked(look)[2:] == ("alarm", "changed", "retrain")
+    measured = look.read(MeasureReport, "measure").realised[-1]
+    assert measured.excess is not None
+    assert measured.excess > 0.1
+    assert "concept drift" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
+
+    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=look.key))
+    reports = dict(pipeline.run_all(run))
+    assert reports["decide"].policy == "alert"  # type: ignore[attr-defined]
+    fitted = {one.name: one for one in reports["train"].fitted}  # type: ignore[attr-defined]
+    changed = fitted["changed"].configuration
+    assert (changed.since, changed.window) == (run.interval.start, None)
+    cut = reports["train"].judged_from  # type: ignore[attr-defined]
+    assert run.interval.start < cut < run.interval.end
+    assert fitted["changed"].intervals[-1].end == cut, "it has not seen what judges it"
+    assert reports["evaluate"].rows < ROWS * 0.6  # type: ignore[attr-defined]
+    assert reports["gate"].chosen == "changed"  # type: ignore[attr-defined]
+    assert reports["refit"].fitted.rows == ROWS, "the refit has all rows since the change"  # type: ignore[attr-defined]
+    assert reports["promote"].version == 2  # type: ignore[attr-defined]
+
+    again = replace(run, key="started-again", trigger=Trigger(kind="alert", id="somebody-else"))
+    assert dict(pipeline.run_all(again))["decide"].policy == "answered"  # type: ignore[attr-defined]
+
+    after = month(model, NEXT, world(concept, NEXT))
+    assert asked(after)[2:4] != ("alarm", "changed"), "the new champion holds in the new world"
+
+
+def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
+    look = month(model, MONTH, world(flipped))
+    assert asked(look)[3:] == ("suspect", "skip")
+    assert "flipped labels, or a world turned round" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
+    assert look.read(DecideReport, "decide").policy == "suspect labels"
+    # Until a person releases it, no later run learns from that month or is judged on it.
+    later = month(model, NEXT, rows(NEXT))
+    context = later.read(Context, "context")
+    assert context.held == (MONTH,)
+    assert MONTH not in {one.batch.interval.name for one in context.accepted}
+    sha256 = next(one for one in later.ledger.records("churn", "snapshot") if one.body["interval"] == MONTH)
+    body = {"interval": MONTH, "sha256": sha256.body["accepted"]["batch"]["sha256"], "reason": "they are right"}
+    later.ledger.append("churn", "release", f"{MONTH}/{body['sha256']}", body, effective_at=later.as_of)
+    freed = replace(later, key="freed")
+    pipeline.run_stage("context", freed)
+    assert freed.read(Context, "context").held == ()
+
+
+def test_other_rows_in_the_same_world_are_no_fall(model: Model) -> None:
+    look = month(model, MONTH, world(richer))
+    drift, _, measured, kind, decided = asked(look)
+    assert (drift, measured, kind, decided) == ("drift", "calm", "changed", "skip")
+    assert "covariate shift" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
+    estimated, one = look.read(EstimateReport, "estimate"), look.read(MeasureReport, "measure").realised[-1]
+    assert one.value is not None
+    assert estimated.promised is not None
+    assert abs(one.value - (one.expected or 0)) < abs(one.value - estimated.promised), "it knew that these are easier"
+
+
+def test_without_enough_labels_nothing_is_said_of_performance(model: Model) -> None:
+    frame = rows(MONTH)
+    frame["churned"] = frame["churned"].astype("boolean")
+    frame.loc[frame.index[100:], "churned"] = pd.NA
+    model.home.models.joinpath("churn.yaml").write_text(
+        model.home.models.joinpath("churn.yaml").read_text().replace("max_missing: 0.5", "max_missing: 1.0")
+    )
+    look = month(model, MONTH, frame)
+    assert asked(look)[2] == "undetermined"
+    measured = look.read(MeasureReport, "measure").realised[-1]
+    assert (measured.rows, measured.value) == (100, None)
+    assert measured.coverage == pytest.approx(100 / ROWS)
+    assert look.read(EstimateReport, "estimate").value is not None, "for that it needs none"
+
+
+def test_before_any_champion_a_look_is_calm(churn: Model, mlflow: Home) -> None:
+    look = month(churn, "2024-01-01", rows("2024-01-01"))
+    assert asked(look) == ("undetermined", "undetermined", "undetermined", "sound", "skip")
+    assert look.read(DecideReport, "decide").policy == "waiting"
+    assert not look.ledger.records("churn", "signal")
