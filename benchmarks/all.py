@@ -17,10 +17,10 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
 
-from benchmarks import cycle, measure, parse, rows
+from benchmarks import alarms, cycle, estimation, measure, parse, rows, timelines
 from benchmarks.measure import Figures
 
-NAMES = ("parse", "cycle", "rows")
+NAMES = ("parse", "alarms", "estimation", "timelines", "cycle", "rows")
 
 
 def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, Callable[[], list[Figures]]]]:
@@ -29,6 +29,15 @@ def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, 
     specs = [1, 5] if quick else [1, 20, 100]
     return {
         "parse": ("python benchmarks/parse.py", lambda: parse.figures(specs)),
+        "alarms": ("python benchmarks/alarms.py", lambda: alarms.figures(quick)),
+        "estimation": (
+            "python benchmarks/estimation.py",
+            lambda: estimation.figures(1, 400, workers=1) if quick else estimation.figures(8, 1_500),
+        ),
+        "timelines": (
+            "python benchmarks/timelines.py",
+            lambda: timelines.figures(timelines.KINDS[1:2], [0], flight=()) if quick else timelines.figures(),
+        ),
         "cycle": ("python benchmarks/cycle.py", lambda: cycle.figures(quick, 1 if quick else 3, say)),
         "rows": ("python benchmarks/rows.py", lambda: rows.figures(sizes)),
     }

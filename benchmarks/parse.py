@@ -29,6 +29,7 @@ import airflow.timetables.interval, airflow.dag_processing.dagbag
 heavy = {"pandas", "numpy", "pyarrow", "scipy", "sklearn", "xgboost", "matplotlib", "mlflow", "great_expectations",
          "evidently", "dvc", "skops"}
 before = heavy & set(sys.modules)
+sys.path.append(os.path.dirname(sys.argv[1]))  # as Airflow does with the folder of a bundle
 def read():
     spec = importlib.util.spec_from_file_location("dags", sys.argv[1])
     began = time.perf_counter()

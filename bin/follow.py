@@ -1,4 +1,4 @@
-"""Unpause a model's DAG and watch its table fill, until every interval that has ended has run."""
+"""Unpause a model's DAGs and watch its table fill, until every interval that has ended has been through them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from retrain.workspace import Home
 ENDED = {"success", "failed"}
 EVERY = 1.0
 PATIENCE = 20
+LOOPS = ("retrain", "score", "monitor")
 
 
 class Airflow:
@@ -65,26 +66,31 @@ def follow(model: str, url: str, token: str, console: Console) -> bool:
     Interrupting it stops nothing: the servers and the runs go on.
     """
     home = Home.from_environment()
-    spec, ledger, airflow, dag = home.spec(model), Ledger(home.ledger), Airflow(url, token), f"{model}_retrain"
+    spec, ledger, airflow = home.spec(model), Ledger(home.ledger), Airflow(url, token)
+    dags = [f"{model}_{loop}" for loop in LOOPS]
     wanted = len(list(spec.intervals_until(datetime.now(UTC))))
-    while not airflow.unpause(dag):
-        if broken := airflow.broken():
-            console.print(broken)
-        time.sleep(EVERY)
+    for dag in dags:
+        while not airflow.unpause(dag):
+            if broken := airflow.broken():
+                console.print(broken)
+            time.sleep(EVERY)
+    if spec.monitor_cron != spec.cron:
+        dags.pop()  # it has its own number of looks, and may have them in its own time
     told: set[str] = set()
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while True:
-            states = airflow.states(dag)
-            ended = sum(state in ENDED for state in states)
+            states = {dag: airflow.states(dag) for dag in dags}
+            ended = {dag: sum(state in ENDED for state in found) for dag, found in states.items()}
             if console.is_terminal:
-                live.update(Group(table(ledger, model), Text(f"{ended} of {wanted} intervals ended", style="dim")))
+                said = ", ".join(f"{dag} {count}" for dag, count in ended.items())
+                live.update(Group(table(ledger, model), Text(f"of {wanted} intervals ended: {said}", style="dim")))
             else:
-                _tell(rows(ledger, model)[:ended], told, console)
-            if ended >= wanted:
+                _tell(rows(ledger, model)[: ended[dags[0]]], told, console)
+            if min(ended.values()) >= wanted:
                 break
             time.sleep(EVERY)
     console.print(table(ledger, model))
-    return set(states) == {"success"}
+    return all(set(found) == {"success"} for found in states.values())
 
 
 def _tell(ended: list[Row], told: set[str], console: Console) -> None:

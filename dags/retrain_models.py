@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from airflow.sdk import DAG, Param, PokeReturnValue, chain, get_current_context, get_parsing_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
+from notices import TellOwner, tell
 
-from retrain import pipeline
+from retrain import alerts, order, pipeline
 from retrain.errors import BatchMissing, InvalidSpec, RetrainError
-from retrain.results import Trigger
+from retrain.results import (
+    DecideReport,
+    DriftReport,
+    EstimateReport,
+    Interval,
+    MeasureReport,
+    StageReport,
+    Trigger,
+)
 from retrain.run import Run, run_key
 from retrain.spec import Spec, load
 from retrain.workspace import Home
+
+Loop = Literal["retrain", "score", "monitor"]
 
 log = logging.getLogger("retrain")
 
@@ -41,18 +53,19 @@ PARAMS = {
     "dry_run": Param(False, type="boolean", title="Dry run", description="stop before a version is registered"),
     "revise": Param(False, type="boolean", title="Revise", description="take other bytes for an accepted interval"),
     "reason": Param("", type="string", maxLength=500, title="Reason", description="for the record"),
-    "alert": Param("", type="string", maxLength=200, title="Alert", description="id of the alert that asks for this"),
+    "alert": Param(
+        "", type="string", maxLength=200, pattern=r"^[\w.:+-]*$", title="Alert",
+        description="id of the alert that asks for this",
+    ),
 }  # fmt: skip
 
 
-def tell_owner(spec: Spec) -> Callable[[Any], None]:
-    """Say who is asked to look, and what was found; the default notifier is the log."""
+class Refusal(AirflowFailException):
+    """One of our own, for the failure callback to know which."""
 
-    def tell(context: Any) -> None:
-        what = f"{context['task_instance'].task_id} of {spec.model} failed: {context.get('exception')}"
-        log.error("owner %s <%s>: %s", spec.owner.name, spec.owner.contact, what)
-
-    return tell
+    def __init__(self, error: RetrainError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @contextmanager
@@ -63,98 +76,234 @@ def final_refusals() -> Iterator[None]:
     except RetrainError as error:
         if error.retryable:
             raise
-        raise AirflowFailException(str(error)) from None
+        raise Refusal(error) from None
 
 
-def current_run(spec: Spec) -> Run:
+def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
     """The run of the loop that this Airflow run is."""
-    context = get_current_context()
+    context = context or get_current_context()
     dag_run, params = context["dag_run"], context["params"]
+    home, alert, known_at = Home.from_environment(), params.get("alert", ""), None
+    kind = "alert" if alert else "manual" if dag_run.run_type == "manual" else "schedule"
+    asked = {name: params.get(name, False) for name in ("force", "dry_run", "revise")}
+    trigger = Trigger(kind=kind, id=alert or dag_run.run_id, reason=params.get("reason", ""), **asked)
     if params["interval"]:
         interval = spec.at(params["interval"])
+    elif loop == "monitor" and dag_run.data_interval_end and dag_run.run_type != "manual":
+        interval, known_at = newest(spec, dag_run.data_interval_end), dag_run.data_interval_end
     elif dag_run.run_type in ("scheduled", "backfill"):
         interval = spec.at(dag_run.data_interval_start)
     else:
-        ended = list(spec.intervals_until(datetime.now(UTC)))
-        if not ended:
-            raise AirflowFailException(f"no interval of {spec.model} has ended yet")
-        interval = ended[-1]
-    kind = "alert" if params["alert"] else "manual" if dag_run.run_type == "manual" else "schedule"
-    trigger = Trigger(
-        kind=kind, id=params["alert"] or dag_run.run_id, force=params["force"], dry_run=params["dry_run"],
-        revise=params["revise"], reason=params["reason"],
-    )  # fmt: skip
-    return Run(home=Home.from_environment(), spec=spec, interval=interval, key=run_key(dag_run.run_id), trigger=trigger)
+        interval = newest(spec, datetime.now(UTC))
+    run = Run(home, spec, interval, order.key_of(loop, dag_run.run_id), trigger, loop, known_at)
+    if decided := run.ledger.find(spec.model, "decision", alert) if alert else None:
+        known_at = decided.effective_at  # what the monitor knew, labels above all, this run must know too
+    return replace(run, known_at=known_at if known_at and known_at > interval.end else None)
+
+
+def newest(spec: Spec, moment: datetime) -> Interval:
+    """The newest interval that has ended."""
+    ended = list(spec.intervals_until(moment))
+    if not ended:
+        raise AirflowSkipException(f"no interval of {spec.model} has ended by {moment:%Y-%m-%d %H:%M}")
+    return ended[-1]
 
 
 def perform(stage: str, run: Run) -> dict[str, Any]:
     """Run a stage as a task: a calm no skips."""
     if why := pipeline.idle(stage, run):
         raise AirflowSkipException(why)
+    if stage in ("ingest", "labels"):
+        lend_connections(run.spec)
     report = pipeline.run_stage(stage, run)
     log.info(pipeline.last_line(report, stage))
+    for notice in noticed(report, run):
+        tell(run.spec, notice, run)
     decision = getattr(report, "decision", None)
     return {
         "report": f"{run.folder}/{stage}.json",
         "verdict": decision.verdict if decision else "done",
         "reasons": list(decision.reasons) if decision else [],
+        "run": run.key,
+        "interval": run.interval.name,
     }
 
 
-def wait_for_batch(spec: Spec) -> PokeReturnValue:
-    """Ingest, or wait for the batch until its owner has to be told."""
-    run = current_run(spec)
-    if spec.source.connection:
+def lend_connections(spec: Spec) -> None:
+    """Airflow's connections that the spec names, where `retrain` looks for them."""
+    sources = (spec.source, spec.labels.source)
+    for name in {one.connection for one in sources if not isinstance(one, str) and one.connection}:
         from airflow.sdk import Connection
 
-        os.environ[f"AIRFLOW_CONN_{spec.source.connection.upper()}"] = Connection.get(spec.source.connection).get_uri()
+        os.environ[f"AIRFLOW_CONN_{name.upper()}"] = Connection.get(name).get_uri()
+
+
+def take_in(stage: str, run: Run) -> PokeReturnValue:
+    """The first stage of a loop, or wait: for its turn, and for the batch until its owner has to be told."""
+    if run.loop != "retrain" and not in_turn(run):
+        return PokeReturnValue(is_done=False)
     try:
-        return PokeReturnValue(is_done=True, xcom_value=perform("ingest", run))
+        return PokeReturnValue(is_done=True, xcom_value=perform(stage, run))
     except BatchMissing as error:
-        if datetime.now(UTC) < run.interval.end + spec.source.wait:
+        if datetime.now(UTC) < run.interval.end + run.spec.source.wait:
             log.info("not there yet, looking again later: %s", error.found)
             return PokeReturnValue(is_done=False)
-        raise AirflowFailException(str(error)) from None
+        raise Refusal(error) from None
+
+
+def in_turn(run: Run) -> bool:
+    """Whether the run's turn has come; a run by hand waits for nobody."""
+    context = get_current_context()
+    if context["dag_run"].run_type == "manual":
+        return True
+    found = order.turn(
+        run,
+        order.read(run),
+        now=datetime.now(UTC),
+        since=context["dag_run"].start_date or datetime.now(UTC),
+        paused=context["ti"].get_dag(f"{run.model}_retrain").is_paused,
+    )
+    if found.why:
+        log.info(found.why)
+    return found.come
+
+
+# --- what the owner is told
+
+
+def noticed(report: StageReport, run: Run) -> Iterator[alerts.Notice]:
+    """What a person must know of a stage that went well."""
+    look = get_current_context()["ti"].log_url
+    yield from alerts.of_report(run.spec, report, look=look)
+    if run.loop == "monitor" and isinstance(report, DecideReport):
+        drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
+        yield from alerts.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, look=look)
+
+
+def failed(spec: Spec, loop: Loop | None) -> TellOwner:
+    """For `on_failure_callback`; of a task that was killed nothing but its name is known."""
+
+    def notice(context: Any) -> tuple[alerts.Notice, Run | None]:
+        ti, error = context["ti"], context.get("exception")
+        try:
+            run = current_run(spec, loop, context) if loop else None
+        except Exception:
+            run = None  # what it could not make of its parameters is what failed
+        error = error.error if isinstance(error, Refusal) else error
+        interval = run.interval.name if run else ""
+        return alerts.of_error(spec, interval, ti.task_id, error, look=ti.log_url), run
+
+    return TellOwner(spec, notice)
+
+
+def started(spec: Spec) -> TellOwner:
+    """For the callback of the monitor's last task."""
+
+    def notice(context: Any) -> tuple[alerts.Notice, Run | None]:
+        run, ti = current_run(spec, "monitor", context), context["ti"]
+        said = ti.xcom_pull(task_ids="decide")
+        paused = ti.get_dag(f"{spec.model}_retrain").is_paused
+        reason, key = "; ".join(said["reasons"]), f"alert-{said['run']}"
+        return alerts.started(spec, run.interval.name, reason, key, paused=paused, look=ti.log_url), run
+
+    return TellOwner(spec, notice)
+
+
+# --- the DAGs
+
+
+def about(spec: Spec, loop: Loop | None, cron: str | None) -> dict[str, Any]:
+    """What the DAGs of a model have in common."""
+    told = {"owner": spec.owner.name, "on_failure_callback": failed(spec, loop)}
+    return {
+        "schedule": CronDataIntervalTimetable(cron, timezone="UTC") if cron else None,
+        "start_date": spec.interval.start,
+        "end_date": spec.interval.end - timedelta(seconds=1) if cron and spec.interval.end else None,
+        "catchup": bool(cron),
+        "max_active_runs": 1,
+        "tags": ["retrain", spec.model],
+        "default_args": told | (RETRY if loop else {}),
+    }
+
+
+def first_task(spec: Spec, loop: Loop, stage: pipeline.Stage) -> Any:
+    """A sensor that takes the loop's first stage when its time has come."""
+    wait = max(spec.source.wait, timedelta(minutes=1))
+    seldom = min(max(wait / 50, timedelta(seconds=10)), timedelta(minutes=10))
+    # A turn comes within seconds or minutes, a batch within its wait.
+    often = {} if loop == "retrain" else {"exponential_backoff": True, "max_wait": seldom}
+
+    @task.sensor(
+        task_id=stage.name,
+        mode="reschedule",
+        poke_interval=10 if often else seldom.total_seconds(),
+        timeout=(wait + timedelta(days=1)).total_seconds(),
+        doc=stage.does,
+        **often,
+    )
+    def look() -> PokeReturnValue:
+        with final_refusals():
+            return take_in(stage.name, current_run(spec, loop))
+
+    return look()
+
+
+def stage_task(spec: Spec, loop: Loop, stage: pipeline.Stage, rule: str = "all_success") -> Any:
+    @task(task_id=stage.name, trigger_rule=rule, doc=stage.does)
+    def perform_stage() -> dict[str, Any]:
+        with final_refusals():
+            return perform(stage.name, current_run(spec, loop))
+
+    return perform_stage()
 
 
 def retrain_dag(spec: Spec) -> DAG:
     """The loop of one model, one stage a task."""
-    wait = max(spec.source.wait, timedelta(minutes=1))
-    with DAG(
-        dag_id=f"{spec.model}_retrain",
-        description=spec.objective,
-        schedule=CronDataIntervalTimetable(spec.cron, timezone="UTC"),
-        start_date=spec.interval.start,
-        end_date=spec.interval.end - timedelta(seconds=1) if spec.interval.end else None,
-        catchup=True,
-        max_active_runs=1,
-        tags=["retrain", spec.model],
-        params=PARAMS,
-        default_args={"owner": spec.owner.name, "on_failure_callback": tell_owner(spec), **RETRY},
-    ) as dag:
-
-        @task.sensor(
-            mode="reschedule",
-            poke_interval=min(max(wait / 50, timedelta(seconds=10)), timedelta(minutes=10)).total_seconds(),
-            timeout=(wait + timedelta(days=1)).total_seconds(),
-            doc=pipeline.STAGES[0].does,
+    shared = about(spec, "retrain", spec.cron)
+    with DAG(dag_id=f"{spec.model}_retrain", description=spec.objective, params=PARAMS, **shared) as dag:
+        first, *later = pipeline.STAGES
+        # A rejected candidate still leaves its run in MLflow, though refit had nothing to do.
+        rules = {"register": "none_failed"}
+        chain(
+            first_task(spec, "retrain", first),
+            *(stage_task(spec, "retrain", stage, rules.get(stage.name, "all_success")) for stage in later),
         )
-        def ingest() -> PokeReturnValue:
-            with final_refusals():
-                return wait_for_batch(spec)
+    return dag
 
-        def stage_task(stage: pipeline.Stage) -> Any:
-            # A rejected candidate still leaves its run in MLflow, though refit had nothing to do.
-            rule = "none_failed" if stage.name == "register" else "all_success"
 
-            @task(task_id=stage.name, trigger_rule=rule, doc=stage.does)
-            def perform_stage() -> dict[str, Any]:
-                with final_refusals():
-                    return perform(stage.name, current_run(spec))
+def score_dag(spec: Spec) -> DAG:
+    """The scores of each interval, by the champion of its time."""
+    said = f"Score each {spec.interval.every} of {spec.model} with the champion of its time"
+    shared = about(spec, "score", spec.cron)
+    with DAG(dag_id=f"{spec.model}_score", description=said, params={"interval": PARAMS["interval"]}, **shared) as dag:
+        first, *later = pipeline.SCORING
+        chain(first_task(spec, "score", first), *(stage_task(spec, "score", stage) for stage in later))
+    return dag
 
-            return perform_stage()
 
-        chain(ingest(), *(stage_task(stage) for stage in pipeline.STAGES[1:]))
+def monitor_dag(spec: Spec) -> DAG:
+    """The watch over the champion, one question a task; what it decides, it starts."""
+    from start_retraining import StartRetraining
+
+    said = f"Watch the champion of {spec.model}, and start a retraining where the policy says so"
+    shared = about(spec, "monitor", spec.monitor_cron)
+    with DAG(
+        dag_id=f"{spec.model}_monitor", description=said, params={"interval": PARAMS["interval"]}, **shared
+    ) as dag:
+        first, *later = pipeline.MONITORING
+        tasks = {first.name: first_task(spec, "monitor", first)}
+        tasks |= {stage.name: stage_task(spec, "monitor", stage) for stage in later}
+        questions = [tasks.pop(name) for name in ("drift", "estimate", "measure")]
+        labels, context, diagnose, decide = tasks.values()
+        start = StartRetraining(
+            task_id="start",
+            trigger_dag_id=f"{spec.model}_retrain",
+            logical_date=None,
+            skip_when_already_exists=True,
+            on_success_callback=started(spec),
+            doc="start the retraining that was decided, once",
+        )
+        chain(labels, context, questions, diagnose, decide, start)
     return dag
 
 
@@ -163,14 +312,10 @@ def rollback_dag(spec: Spec) -> DAG:
     with DAG(
         dag_id=f"{spec.model}_rollback",
         description=f"Put the predecessor of the champion of {spec.model} back",
-        schedule=None,
-        start_date=spec.interval.start,
-        max_active_runs=1,
-        tags=["retrain", spec.model],
         params={
             "reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record")
         },
-        default_args={"owner": spec.owner.name, "on_failure_callback": tell_owner(spec)},
+        **about(spec, None, None),
     ) as dag:
 
         @task
@@ -187,12 +332,15 @@ def rollback_dag(spec: Spec) -> DAG:
     return dag
 
 
+FAMILY = {"retrain": retrain_dag, "score": score_dag, "monitor": monitor_dag, "rollback": rollback_dag}
+
+
 def build() -> dict[str, DAG]:
     """The DAGs that this reading of the file is for: all of them, or the one that a task belongs to."""
     wanted = get_parsing_context().dag_id
     dags: dict[str, DAG] = {}
     for file in Home.from_environment().specs:
-        families = {f"{file.stem}_retrain": retrain_dag, f"{file.stem}_rollback": rollback_dag}
+        families = {f"{file.stem}_{name}": make for name, make in FAMILY.items()}
         if wanted and wanted not in families:
             continue
         try:

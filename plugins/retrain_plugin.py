@@ -20,13 +20,13 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from retrain.errors import InvalidName, MissingInput
+from retrain.order import key_of
 from retrain.results import EvaluateReport, GateReport, RegisterReport
-from retrain.run import run_key
 from retrain.workspace import Home, Store
 
-SUFFIX = "_retrain"
-STAGES = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
-SHOWN = (*STAGES, "register", "promote")
+LOOPS = ("retrain", "score", "monitor")
+STAGES = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
+SHOWN = (*STAGES, "decide", "train", "evaluate", "gate", "refit", "register", "promote")
 FILES = {".html", ".png", ".csv", ".json"}
 STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
 margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
@@ -37,12 +37,22 @@ app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 
 
+def loop_of(dag_id: str) -> tuple[str, str]:
+    """Model and loop of a `…_retrain`, `…_score` or `…_monitor` DAG; two empty texts of any other."""
+    model, _, loop = dag_id.rpartition("_")
+    return (model, loop) if model and loop in LOOPS else ("", "")
+
+
 def folder(dag_id: str, run_id: str) -> str:
-    """Where a run of a `…_retrain` DAG keeps its files."""
-    if not dag_id.endswith(SUFFIX):
+    """Where a run of one of a model's DAGs keeps its files."""
+    model, loop = loop_of(dag_id)
+    if not model:
         # Leave to read a DAG of another name is no leave to read this model's runs.
         raise HTTPException(404, "no DAG of a model")
-    return f"{dag_id.removesuffix(SUFFIX)}/runs/{run_key(run_id)}"
+    try:
+        return f"{model}/runs/{key_of(loop, run_id)}"
+    except InvalidName:
+        raise HTTPException(404, "a run of another DAG") from None
 
 
 def store() -> Store:
@@ -172,14 +182,14 @@ class StageLink(BaseOperatorLink):
     path = ""
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        if not ti_key.dag_id.endswith(SUFFIX) or ti_key.task_id not in self.tasks:
+        if not loop_of(ti_key.dag_id)[0] or ti_key.task_id not in self.tasks:
             return ""
         return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
 
 
 class RunPage(StageLink):
     name = "Retrain run"
-    tasks = SHOWN
+    tasks = (*SHOWN, "start")
 
 
 class QualityReport(StageLink):
@@ -192,6 +202,30 @@ class DriftPage(StageLink):
     name = "Drift report"
     tasks = ("drift", "decide")
     path = "/files/drift/drift.html"
+
+
+class ScorePage(StageLink):
+    name = "Scores"
+    tasks = ("score",)
+    path = "/files/score/score.html"
+
+
+class EstimatePage(StageLink):
+    name = "Estimate"
+    tasks = ("estimate",)
+    path = "/files/estimate/estimate.html"
+
+
+class MeasurePage(StageLink):
+    name = "Measurement"
+    tasks = ("measure",)
+    path = "/files/measure/measure.html"
+
+
+class DiagnosisPage(StageLink):
+    name = "Diagnosis"
+    tasks = ("diagnose",)
+    path = "/files/diagnose/diagnose.html"
 
 
 class GateTable(StageLink):
@@ -219,4 +253,7 @@ class RetrainPlugin(AirflowPlugin):
             "url_route": "retrain",
         }
     ]
-    global_operator_extra_links = [RunPage(), QualityReport(), DriftPage(), GateTable(), MlflowRun()]  # noqa: RUF012
+    global_operator_extra_links = [  # noqa: RUF012
+        *(RunPage(), QualityReport(), DriftPage(), ScorePage(), EstimatePage(), MeasurePage(), DiagnosisPage()),
+        *(GateTable(), MlflowRun()),
+    ]

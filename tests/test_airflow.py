@@ -1,4 +1,6 @@
-"""The loop in a real Airflow: six short months, one of them bad, and what people do to them afterwards.
+"""The loops in a real Airflow: six short months, one of them bad, and what people do to them afterwards.
+
+Beside them a second model, whose world changes in its fourth month: it is scored, watched and retrained on its own.
 
 One start serves every test here, and they run in the order in which they stand: each finds what the ones before left.
 """
@@ -7,11 +9,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import httpx
@@ -19,7 +28,7 @@ import pytest
 
 from bin import local, settings
 from retrain.ledger import Ledger
-from retrain.pipeline import NAMES
+from retrain.pipeline import MONITORING, NAMES
 from retrain.run import run_key
 from retrain.status import Row, rows
 from tests.conftest import churn_rows, churn_spec
@@ -33,6 +42,8 @@ MONTHS = tuple(f"2024-0{month}-01" for month in range(1, 7))
 BAD = "2024-04-01"
 DAG = "churn_retrain"
 ENDED = ("success", "failed")
+FALLEN = MONTHS[:4]
+WATCH = "fallen_monitor"
 
 
 def until(what: str, ask: Callable[[], T | None], seconds: float = 420) -> T:
@@ -68,6 +79,10 @@ class Airflow:
     def runs(self, dag: str = DAG, **params: Any) -> list[dict[str, Any]]:
         return list(self.get(f"dags/{dag}/dagRuns", order_by="logical_date", **params)["dag_runs"])
 
+    def clear(self, run: str, dag: str = DAG, **which: Any) -> None:
+        body = {"dry_run": False, "dag_run_id": run, "reset_dag_runs": True, **which}
+        assert self.post(f"dags/{dag}/clearTaskInstances", body).status_code == 200
+
     def ended(self, run: str, dag: str = DAG) -> dict[str, Any]:
         def asked() -> dict[str, Any] | None:
             found: dict[str, Any] = self.get(f"dags/{dag}/dagRuns/{run}")
@@ -92,23 +107,56 @@ class Airflow:
         """What a task returned."""
         return self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value")["value"]
 
-    def links(self, run: str, task: str) -> dict[str, str]:
-        found = self.get(f"dags/{DAG}/dagRuns/{run}/taskInstances/{task}/links")["extra_links"]
+    def log(self, run: str, task: str, dag: str = DAG) -> str:
+        tries = self.tasks(run, dag)[task]["try_number"]
+        return json.dumps(self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{tries}"))
+
+    def links(self, run: str, task: str, dag: str = DAG) -> dict[str, str]:
+        found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/links")["extra_links"]
         return {name: link for name, link in found.items() if link}
+
+
+@contextmanager
+def listener(told: list[dict[str, str]]) -> Iterator[int]:
+    """Somebody's webhook on this machine: takes what is posted, if the caller knows the word."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            welcome = (self.path, self.headers["X-Word"]) == ("/notices", "sesame")
+            if welcome:
+                told.append(json.loads(body))
+            self.send_response(204 if welcome else 403)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer((settings.LOOPBACK, 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
 
 
 class Loop:
     """The running installation."""
 
-    def __init__(self, clone: Checkout, services: local.Services) -> None:
+    def __init__(self, clone: Checkout, services: local.Services, told: list[dict[str, str]]) -> None:
+        self.told = told
         self.clone, self.services, self.airflow = clone, services, Airflow(services)
         self.ledger = Ledger(f"sqlite:///{clone.root / '.retrain/ledger.db'}")
         self.month: dict[str, str] = {}
+        self.watched: dict[str, str] = {}
 
     @property
     def champions(self) -> list[int]:
         """The versions that were made champion, in order."""
-        return [one.body["version"] for one in self.ledger.records("churn", "promotion")]
+        return self.champions_of("churn")
+
+    def champions_of(self, model: str) -> list[int]:
+        return [one.body["version"] for one in self.ledger.records(model, "promotion")]
 
     def row(self, month: str) -> Row:
         return next(row for row in rows(self.ledger, "churn") if row.interval == month)
@@ -116,32 +164,58 @@ class Loop:
     def store(self, run: str) -> Path:
         return self.clone.root / ".retrain/store/churn/runs" / run_key(run)
 
-    def serves(self) -> int | None:
+    def serves(self, model: str = "churn") -> int | None:
         from retrain.tools.registry import Registry
 
-        return Registry(self.services.mlflow_url).alias("churn", "champion")
+        return Registry(self.services.mlflow_url).alias(model, "champion")
 
-    def versions(self) -> int:
+    def versions(self, model: str = "churn") -> int:
         from mlflow import MlflowClient
 
-        return len(MlflowClient(self.services.mlflow_url).search_model_versions("name='churn'"))
+        return len(MlflowClient(self.services.mlflow_url).search_model_versions(f"name='{model}'"))
+
+    def alert(self, number: str, **conf: Any) -> httpx.Response:
+        """As somebody outside sends it: the run's id is made of the alert's."""
+        body = {"dag_run_id": f"alert-{number}", "logical_date": None, "conf": {"alert": number, **conf}}
+        return self.airflow.post(f"dags/{DAG}/dagRuns", body)
 
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
-    """Airflow and MLflow after the six months have run by themselves."""
+    """Airflow and MLflow after all months have run by themselves."""
     clone = Checkout(tmp_path_factory.mktemp("airflow"))
+    told: list[dict[str, str]] = []
+    owner = {"name": "Ada Example", "contact": "ada@example.org"}
     clone.add(
         "churn",
         MONTHS,
         interval={"every": "month", "start": MONTHS[0], "end": "2024-07-01"},
+        owner={**owner, "notify": ["hook"]},
         policy={"schedule": 2, "drift": False},
         # So wide that a refresh passes on a few hundred rows.
         gate={"min_rows": 100, "margin": 0.45},
     )
     churn_rows(BAD).assign(plan="gold").to_csv(clone.root / "data/churn/2024-04.csv", index=False)
-    clone.add("late", MONTHS[:1], interval={"every": "month", "start": MONTHS[0], "end": "2024-02-01"})
+    clone.add(
+        "late",
+        MONTHS[:1],
+        interval={"every": "month", "start": MONTHS[0], "end": "2024-02-01"},
+        owner={**owner, "notify": ["nowhere", "closed"]},
+    )
     (clone.root / "data/late/2024-01.csv").unlink()
+    clone.add(
+        "fallen",
+        FALLEN,
+        interval={"every": "month", "start": MONTHS[0], "end": "2024-05-01"},
+        owner={**owner, "notify": ["hook"]},
+        policy={"schedule": 0, "drift": False, "performance": True},
+        gate={"min_rows": 100, "margin": 0.45},
+    )
+    for month in FALLEN:
+        frame = churn_rows(month, 500)
+        if month == FALLEN[-1]:  # the same subscribers, but every second one leaves whatever they are like
+            frame["churned"] |= frame.index % 2 == 0
+        frame.to_csv(clone.root / f"data/fallen/{month[:7]}.csv", index=False)
     airflow, mlflow = free_ports(2)
 
     def environment(dags: Path = settings.DAGS) -> dict[str, str]:
@@ -151,28 +225,37 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "3",
         }
-        return settings.environment(dags) | {f"AIRFLOW__{name}": value for name, value in more.items()}
+        hook = {"conn_type": "http", "schema": "http", "host": settings.LOOPBACK, "port": port}
+        hook["extra"] = {"endpoint": "/notices", "headers": {"X-Word": "sesame"}}
+        closed = hook | {"extra": {"endpoint": "/hidden-in-the-address"}}
+        connections = {"HOOK": json.dumps(hook), "CLOSED": json.dumps(closed)}
+        return (
+            settings.environment(dags)
+            | {f"AIRFLOW__{name}": value for name, value in more.items()}
+            | {f"AIRFLOW_CONN_{name}": value for name, value in connections.items()}
+        )
 
-    with pytest.MonkeyPatch.context() as patch:
+    with listener(told) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_ROOT", str(clone.root))
         patch.setenv("RETRAIN_HOME", str(clone.root / ".retrain"))
         patch.setenv("AIRFLOW_PORT", str(airflow))
         patch.setenv("MLFLOW_PORT", str(mlflow))
         patch.setattr(local, "environment", environment)
         try:
-            loop = Loop(clone, local.start())
-            loop.airflow.unpause(DAG)
-            loop.airflow.unpause("late_retrain")
-            loop.airflow.unpause("churn_rollback")
+            loop = Loop(clone, local.start(), told)
+            fallen = ("fallen_retrain", "fallen_score", WATCH)
+            for dag in (DAG, *fallen, "late_retrain", "churn_rollback"):
+                loop.airflow.unpause(dag)
             broken = {**churn_spec(), "model": "typo", "quallity": {}}
             (clone.root / "include/models/typo.yaml").write_text(json.dumps(broken))
 
-            def all_ended() -> list[dict[str, Any]] | None:
-                found = loop.airflow.runs(run_type="scheduled")
-                return found if [run["state"] in ENDED for run in found] == [True] * len(MONTHS) else None
+            def all_ended(dag: str, months: tuple[str, ...]) -> list[dict[str, Any]] | None:
+                found = loop.airflow.runs(dag, run_type="scheduled")
+                return found if [run["state"] in ENDED for run in found] == [True] * len(months) else None
 
-            for run in until("the months have run", all_ended, 900):
-                loop.month[run["logical_date"][:10]] = run["dag_run_id"]
+            for dag, months, runs in ((DAG, MONTHS, loop.month), (WATCH, FALLEN, loop.watched)):
+                for run in until(f"the months of {dag} have run", lambda d=dag, m=months: all_ended(d, m), 900):  # type: ignore[misc]
+                    runs[run["logical_date"][:10]] = run["dag_run_id"]
             yield loop
         finally:
             local.stop()
@@ -234,8 +317,13 @@ def test_a_batch_that_never_came_is_its_owners_to_look_at(loop: Loop) -> None:
     ingest = airflow.tasks(run["dag_run_id"], "late_retrain")["ingest"]
     assert (ingest["state"], ingest["try_number"]) == ("failed", 1)
     assert [one.body["verdict"] for one in loop.ledger.records("late", "stage")] == ["BatchMissing"]
-    log = airflow.get(f"dags/late_retrain/dagRuns/{run['dag_run_id']}/taskInstances/ingest/logs/1")
-    assert "owner Ada Example <ada@example.org>: ingest of late failed" in json.dumps(log)
+    log = airflow.log(run["dag_run_id"], "ingest", "late_retrain")
+    assert "[warning] late 2024-01-01: batch-missing" in log
+    assert "Owner: Ada Example <ada@example.org>" in log
+    assert "Runbook: docs/runbook.md#batch-missing" in log
+    for connection, why in {"nowhere": "AirflowNotFoundException", "closed": "it answered 403"}.items():
+        assert f"the owner could not be told over {connection}: {why}" in log, "and the task ends as it would have"
+    assert "hidden-in-the-address" not in log
 
 
 def test_a_broken_spec_is_shown_and_the_others_go_on(loop: Loop) -> None:
@@ -248,6 +336,87 @@ def test_a_broken_spec_is_shown_and_the_others_go_on(loop: Loop) -> None:
         about = loop.airflow.get(f"dags/{dag}")
         assert (about["has_import_errors"], about["is_stale"]) == (False, False)
     assert loop.airflow.http.get("/api/v2/dags/typo_retrain").status_code == 404
+
+
+# --- scored, watched, and started by what the monitor found
+
+
+def test_each_month_is_scored_by_the_champion_of_its_time(loop: Loop) -> None:
+    scored = {one.key[:10]: one.body["version"] for one in loop.ledger.records("fallen", "score")}
+    assert scored == {"2024-03-01": 1, "2024-04-01": 1}, "also where a later one serves by now"
+    said = {
+        run["logical_date"][:10]: loop.airflow.said(run["dag_run_id"], "score", "fallen_score")
+        for run in loop.airflow.runs("fallen_score")
+    }
+    assert [said[month]["verdict"] for month in FALLEN] == ["skipped", "skipped", "scored", "scored"]
+    assert "no champion yet" in said["2024-01-01"]["reasons"][0]
+
+
+def test_a_look_before_any_champion_is_calm(loop: Loop) -> None:
+    run = loop.watched["2024-01-01"]
+    assert loop.airflow.ended(run, WATCH)["state"] == "success"
+    states = loop.airflow.states(run, WATCH)
+    assert states == {stage.name: "success" for stage in MONITORING} | {"start": "skipped"}
+    said = loop.airflow.said(run, "decide", WATCH)
+    assert said["reasons"] == ["waiting: the first model needs 2 intervals with mature labels, 1 so far"]
+
+
+def test_an_alarm_of_the_monitor_starts_one_retraining_that_ends_in_the_registry(loop: Loop) -> None:
+    airflow = loop.airflow
+    decided = [airflow.said(loop.watched[month], "decide", WATCH)["verdict"] for month in FALLEN]
+    assert decided == ["skip", "skip", "skip", "retrain"]
+    watch = loop.watched["2024-04-01"]
+    assert "beyond chance" in airflow.said(watch, "measure", WATCH)["reasons"][0]
+    assert airflow.states(watch, WATCH)["start"] == "success"
+
+    key = f"monitor-{run_key(watch)}"
+    assert airflow.ended(f"alert-{key}", "fallen_retrain")["state"] == "success"
+    answer = airflow.said(f"alert-{key}", "decide", "fallen_retrain")
+    assert answer["verdict"] == "retrain"
+    assert answer["reasons"][0].startswith(f"alert {key} from the monitor: performance: ")
+    assert loop.champions_of("fallen") == [1, 2]
+    assert loop.serves("fallen") == loop.versions("fallen") == 2
+
+
+def test_the_same_decision_again_starts_nothing(loop: Loop) -> None:
+    airflow, watch = loop.airflow, loop.watched["2024-04-01"]
+    before = airflow.runs("fallen_retrain")
+    airflow.clear(watch, WATCH, task_ids=["start"], only_failed=False)
+    assert airflow.ended(watch, WATCH)["state"] == "success"
+    assert airflow.states(watch, WATCH)["start"] == "skipped"
+    assert "Dag Run already exists" in airflow.log(watch, "start", WATCH)
+    assert airflow.runs("fallen_retrain") == before
+
+
+def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
+    told = Counter((one["model"], one["interval"], one["kind"]) for one in loop.told)
+    assert told == {
+        ("churn", "2024-02-01", "promoted"): 1,
+        ("churn", BAD, "quarantined"): 1,
+        ("churn", "2024-05-01", "promoted"): 1,
+        ("fallen", "2024-02-01", "promoted"): 1,
+        ("fallen", "2024-04-01", "drift"): 1,
+        ("fallen", "2024-04-01", "performance-fell"): 1,
+        ("fallen", "2024-04-01", "retraining-started"): 1,
+        ("fallen", "2024-04-01", "promoted"): 1,
+    }
+    (fell,) = (one for one in loop.told if one["kind"] == "performance-fell")
+    assert fell["owner"] == "Ada Example <ada@example.org>"
+    assert fell["did"].startswith("A retraining is started: performance: ")
+    assert fell["runbook"] == "docs/runbook.md#performance-fell"
+    assert fell["look"].startswith(f"{loop.services.airflow_url}/dags/{WATCH}/runs/")
+
+
+def test_scores_and_looks_have_their_pages(loop: Loop) -> None:
+    airflow, watch = loop.airflow, loop.watched["2024-04-01"]
+    found = {name: link for stage in MONITORING for name, link in airflow.links(watch, stage.name, WATCH).items()}
+    assert set(found) == {"Retrain run", "Drift report", "Estimate", "Measurement", "Diagnosis"}
+    (score,) = (run for run in airflow.runs("fallen_score") if run["logical_date"].startswith("2024-04"))
+    found |= {"Scores": airflow.links(score["dag_run_id"], "score", "fallen_score")["Scores"]}
+    for name, link in found.items():
+        assert airflow.http.get(link).status_code == 200, name
+    page = airflow.http.get(found["Retrain run"]).text
+    assert all(f"<b>{stage.name}</b>" in page for stage in MONITORING)
 
 
 # --- the same on a laptop
@@ -364,8 +533,7 @@ def test_a_released_month_goes_through_when_its_run_is_cleared(loop: Loop) -> No
     run = loop.month[BAD]
     release = (sys.executable, "-m", "retrain", "release", "churn", "--interval", BAD)
     loop.clone.call(*release, "--reason", "gold is a plan now")
-    body = {"dry_run": False, "dag_run_id": run, "only_failed": True, "reset_dag_runs": True}
-    assert loop.airflow.post(f"dags/{DAG}/clearTaskInstances", body).status_code == 200
+    loop.airflow.clear(run, only_failed=True)
     assert loop.airflow.ended(run)["state"] == "success"
     assert loop.airflow.said(run, "validate")["verdict"] == "accept"
     assert "gold is a plan now" in loop.airflow.said(run, "validate")["reasons"][0]
@@ -413,3 +581,50 @@ def test_a_rollback_puts_the_predecessor_back(loop: Loop) -> None:
     assert again["state"] == "failed", "the first champion has no predecessor"
     assert loop.airflow.tasks(again["dag_run_id"], "churn_rollback")["rollback"]["try_number"] == 1
     assert loop.serves() == 1
+
+
+# --- alerts from outside
+
+
+def test_a_malformed_alert_is_refused_with_its_reason(loop: Loop) -> None:
+    for conf in ({"alert": "x; y"}, {"alert": ["x"]}, {"alert": "x", "interval": "tomorrow"}):
+        answer = loop.airflow.post(f"dags/{DAG}/dagRuns", {"dag_run_id": "alert-x", "logical_date": None, "conf": conf})
+        assert answer.status_code == 400
+        assert "Invalid input for param" in answer.text
+
+
+def as_the_readme_says(loop: Loop) -> int:
+    """Its commands, pasted; the status that Airflow answered."""
+    if not shutil.which("curl"):
+        return loop.alert("42", reason="share of late flights doubled").status_code
+    text = (settings.ROOT / "README.md").read_text()
+    (block,) = (one for one in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "dagRuns" in one)
+    script = block.replace("http://127.0.0.1:8080", loop.services.airflow_url).replace("flights_retrain", DAG)
+    script = script.replace("curl -X POST", "curl -s -o /dev/null -w '%{http_code}' -X POST")
+    env = {**os.environ, "PASSWORD": loop.services.password, "NO_PROXY": settings.LOOPBACK}
+    return int(subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True).stdout)
+
+
+def test_alerts_at_once_are_one_training(loop: Loop) -> None:
+    """The first comes twice, and another one comes while it is at work."""
+    answers = [as_the_readme_says(loop), loop.alert("43").status_code, loop.alert("42").status_code]
+    assert answers == [200, 200, 409]
+    first, second = (loop.airflow.ended(f"alert-{one}") for one in ("42", "43"))
+    assert first["state"] == second["state"] == "success"
+    assert first["end_date"] <= second["start_date"], "one at a time"
+    decided = [loop.airflow.said(f"alert-{one}", "decide") for one in ("42", "43")]
+    assert decided[0]["reasons"] == ["alert 42 from outside: share of late flights doubled"]
+    assert (decided[1]["verdict"], decided[1]["reasons"][0][:16]) == ("skip", "answered already")
+    assert [one.key for one in loop.ledger.records("churn", "alert")] == ["42", "43"]
+    assert (loop.serves(), loop.versions(), loop.champions) == (3, 3, [1, 2, 1, 3])
+
+
+def test_nobody_outside_speaks_for_the_monitor(loop: Loop) -> None:
+    run = loop.airflow.trigger(alert="monitor-made-up", reason="trust me")
+    assert run["state"] == "failed"
+    assert "no decision 'monitor-made-up' is on record" in loop.airflow.log(run["dag_run_id"], "context")
+    answer = loop.airflow.post(f"dags/{DAG}/dagRuns", {"dag_run_id": "monitor-2", "logical_date": None})
+    assert answer.status_code == 200
+    assert loop.airflow.ended("monitor-2")["state"] == "failed"
+    assert "one of another loop's run" in loop.airflow.log("monitor-2", "ingest")
+    assert loop.champions == [1, 2, 1, 3]

@@ -92,7 +92,7 @@ def test_a_missed_bar_is_said() -> None:
 
 def test_the_dag_folder_is_read_with_many_specs_and_nothing_heavy() -> None:
     every, one = parse.read(3, repeats=1), parse.read(3, task=True, repeats=1)
-    assert (every.dags, one.dags) == (6, 1)
+    assert (every.dags, one.dags) == (12, 1)
     assert (every.heavy, one.heavy) == ((), ())
     assert all(math.isfinite(value) and value > 0 for value in (every.first, every.again, one.first, one.again))
 

@@ -72,6 +72,8 @@ def store(home: Home) -> Store:
     store.write(f"{FOLDER}/evaluate/curves.png", b"\x89PNG")
     store.write(f"{FOLDER}/validate/quality.html", b"<script>draw()</script>")
     store.write(f"{FOLDER}/train/new/model.skops", b"weights")
+    store.write("churn/runs/monitor-1/drift/drift.html", b"<p>the monitor's")
+    store.write("churn/runs/score-1/score/score.html", b"<p>the scores'")
     store.write("churn/secret.json", b"{}")
     return store
 
@@ -118,6 +120,12 @@ def test_a_report_runs_in_a_sandbox(reader: Any, store: Store) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(("loop", "stage"), [("monitor", "drift"), ("score", "score")])
+def test_the_other_loops_have_their_pages(reader: Any, store: Store, loop: str, stage: str) -> None:
+    assert f"the {loop}" in reader.get(f"/dags/churn_{loop}/runs/1/files/{stage}/{stage}.html").text
+    assert reader.get(f"/dags/churn_{loop}/runs/1").status_code == 200
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -128,6 +136,10 @@ def test_a_report_runs_in_a_sandbox(reader: Any, store: Store) -> None:
         "/dags/churn_retrain/runs/x/files/a%00.json",
         "/dags/churn_retrain/runs/x/files/a%5cb.json",
         "/dags/.._retrain/runs/x/files/secret.json",
+        "/dags/_retrain/runs/x",
+        "/dags/churn_rollback/runs/x",
+        "/dags/churn_retrain/runs/monitor-1",
+        "/dags/churn_retrain/runs/monitor-1/files/drift/drift.html",
         f"{PAGE}/files/train/new/model.skops",
         f"{PAGE}/files/nothing.html",
         PAGE.replace("churn_retrain", "churn"),
@@ -165,3 +177,9 @@ def test_links_are_of_stage_tasks_only(plugin: ModuleType) -> None:
     assert {name for name, link in given.items() if link} == {"Retrain run", "Gate table"}
     assert given["Gate table"] == "/retrain/dags/churn_retrain/runs/scheduled__2024-05-01T00%3A00%3A00%2B00%3A00#gate"
     assert not any(link.get_link(None, ti_key=Other) for link in links)
+
+    class Watch(Key):
+        dag_id, task_id = "churn_monitor", "measure"
+
+    watched = {link.name for link in links if link.get_link(None, ti_key=Watch)}
+    assert watched == {"Retrain run", "Measurement"}

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from retrain.results import (
     Champion,
     Decision,
     DriftReport,
+    EstimateReport,
     GateReport,
     IngestReport,
     Interval,
@@ -57,6 +58,7 @@ ASKING: Mapping[str, Mapping[str, Any]] = {
     "the spec's": {},
 }
 POLICIES = (*FIXED, *ASKING)
+R = TypeVar("R", DriftReport, EstimateReport)
 SLIDING = 3
 """Intervals of the sliding window, where the spec names none."""
 
@@ -210,7 +212,10 @@ class _Walk:
         look = self._run(interval, "monitor")
         if self.name not in FIXED:
             for stage in ("context", "drift", "estimate", "measure", "diagnose", "decide"):
-                pipeline.run_stage(stage, look)
+                if stage == "estimate" and not self.spec.policy.estimated:
+                    look.write(self._unasked(EstimateReport, look), stage)
+                else:
+                    pipeline.run_stage(stage, look)
             decision = look.read(pipeline.Decided, "decide").decision
         run = self._run(
             interval, "retrain", Trigger(kind="alert", id=look.key) if self.name not in FIXED else Trigger()
@@ -238,10 +243,11 @@ class _Walk:
 
     def _drift(self, look: Run) -> DriftReport:
         """What the monitor has just found on the same batch; a policy that asks nothing has found nothing."""
-        if self.name not in FIXED:
-            return look.read(DriftReport, "drift")
+        return look.read(DriftReport, "drift") if self.name not in FIXED else self._unasked(DriftReport, look)
+
+    def _unasked(self, kind: type[R], look: Run) -> R:
         silent = Decision(verdict="undetermined", reasons=("this policy does not ask",))
-        return DriftReport(model=look.model, interval=look.interval, effective_at=look.as_of, decision=silent)
+        return kind(model=look.model, interval=look.interval, effective_at=look.as_of, decision=silent)
 
     def _score(self, run: Run, model: Champion, interval: Interval) -> float | None:
         """The primary metric of a model on all labels that an interval ever had."""

@@ -287,7 +287,7 @@ class Monitor(Part):
         default=None, description="schedule of the monitor; by default each interval"
     )
     margin: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.05, description="how much worse than promised counts, as a share of the promised score"
+        default=0.03, description="how much worse than promised counts, as a share of the promised score"
     )
     level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.01, description="chance that a look at matured labels calls a champion fallen that did not"

@@ -37,9 +37,10 @@ def context(run: Run) -> Context:
     quarantined = {one.body["interval"] for one in known["batch"] if one.body["verdict"] == "quarantine"}
     promotions = [one for one in others if one.kind == "promotion"]
     trainings = sorted(one.effective_at for one in others if _trains(one, run) and one.effective_at <= run.as_of)
-    # The monitor looks at who served by then; a retraining is up against who serves.
-    moment = run.as_of if run.loop == "monitor" else datetime.max.replace(tzinfo=run.as_of.tzinfo)
-    champion = champion_at(promotions, moment)
+    # The monitor looks at who served until then, not at who was promoted at that very moment, perhaps just now; a
+    # retraining is up against who serves.
+    served = [one for one in promotions if one.effective_at < run.as_of] if run.loop == "monitor" else promotions
+    champion = champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
     return Context(
         model=model,
         interval=run.interval,

@@ -109,12 +109,13 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
         return no("suspect labels", f"labels look wrong, the owner is asked to look: {wrong[-1].reason}")
     if context.interval.name in context.quarantined:
         return no("quarantined", f"the batch of {context.interval.name} is quarantined: nothing new to learn from")
-    if champion is None:
+    trained = context.last_training_at
+    if champion is None and not (trained is not None and trained >= now):
         return yes({"first model": f"first model: {len(mature)} intervals have mature labels"})
 
-    trained = context.last_training_at
     if trained is not None and (trained >= now or (alert and trained >= alert.effective_at)):
         return no("answered", f"answered already: the training as of {trained:%Y-%m-%d} has seen what there is")
+    assert champion
     if alert and alert.verdict != "retrain":
         return no("not confirmed", f"the decision {alert.id} on record says {alert.verdict}: {alert.reason}")
     fresh = sum(one.batch.rows for one in mature if one.batch.interval.start >= champion.trained_until)

@@ -8,7 +8,7 @@ hard month is no fall and a world that changed is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from retrain.scores import Joined
 
 MOST = 12
 """Intervals that one look measures; older ones have been measured before, or are of no use any more."""
+TOGETHER = 3
+"""Intervals that are also judged as one: a slow fall shows in no single one of them."""
 
 
 def measure(run: Run) -> MeasureReport:
@@ -38,7 +40,7 @@ def measure(run: Run) -> MeasureReport:
         one
         for interval in newest
         if interval.start not in looked or interval == newest[-1]
-        for one in _measure(run, champion, interval)
+        for one in _measure(run, champion, newest[: newest.index(interval) + 1][-TOGETHER:])
     ]
     if not found:
         reason = f"no interval that version {champion.version} scored has mature labels yet"
@@ -58,8 +60,9 @@ def measure(run: Run) -> MeasureReport:
     return _page(run, report, champion) if run.pages else report
 
 
-def _measure(run: Run, champion: Champion, interval: Interval) -> Iterator[Realised]:
-    spec = run.spec
+def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Iterator[Realised]:
+    """The last of these intervals, where the champion scored it; those before it show a slow fall."""
+    spec, interval = run.spec, intervals[-1]
 
     def unknown(reason: str, **more: object) -> Realised:
         return Realised.model_validate(
@@ -86,16 +89,21 @@ def _measure(run: Run, champion: Champion, interval: Interval) -> Iterator[Reali
         reason = f"{interval.name}: {spec.gate.metric} is undefined on {len(known.frame):,} labelled scores"
         yield unknown(reason, **counted)
         return
-    surprise, expected, learnt = None, None, None
+    surprise, slow, expected, learnt = None, None, None, None
     try:
         learnt = watching.estimator(run, champion)
+        surprise = _surprise(run, learnt, known)
+        if earlier := [one for before in intervals[:-1] for one in _known(run, champion, before)]:
+            slow = _surprise(run, learnt, *earlier, known)
         features = known.frame[list(spec.features)]
-        surprise = learnt.surprise(known.outcome, known.prediction, features, block, level=spec.monitor.level)
-        expected = learnt.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
+        if surprise and spec.gate.metric in estimation.MEANS:
+            expected = surprise.expected**0.5 if spec.gate.metric == "rmse" else surprise.expected
+        else:
+            expected = learnt.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
         pass  # judged by the promised level alone
     suspect = _suspect(run, known, block)
-    verdict, reason = _judge(run, champion, interval, measured, surprise, expected)
+    verdict, reason = _judge(run, champion, interval, measured, surprise, slow, expected)
     yield Realised(
         interval=interval,
         version=champion.version,
@@ -111,6 +119,28 @@ def _measure(run: Run, champion: Champion, interval: Interval) -> Iterator[Reali
         suspect=suspect,
         slices=tuple(_slices(run, known, learnt)),
         **counted,
+    )
+
+
+def _known(run: Run, champion: Champion, interval: Interval) -> Iterator[Joined]:
+    """The labelled scores of an earlier interval, where there are any."""
+    try:
+        joined = watching.scored(run, champion, interval)
+    except AmbiguousKeys:
+        return
+    if joined and len((known := joined[1].labelled()).frame):
+        yield known
+
+
+def _surprise(run: Run, learnt: Estimator, *parts: Joined) -> estimation.Surprise | None:
+    """Realised against expected loss, of one interval or several as one; half the level for each of the two looks."""
+    frame = pd.concat([one.frame for one in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
+    return learnt.surprise(
+        np.concatenate([one.outcome for one in parts]),
+        np.concatenate([one.prediction for one in parts]),
+        frame[list(run.spec.features)],
+        resampling.blocks(run.spec, frame),
+        level=run.spec.monitor.level / 2,
     )
 
 
@@ -137,6 +167,7 @@ def _judge(
     interval: Interval,
     measured: Measured,
     surprise: estimation.Surprise | None,
+    slow: estimation.Surprise | None,
     expected: float | None,
 ) -> tuple[str, str]:
     """Fallen: a loss beyond what such rows should cost; without an expectation, beyond the promised level."""
@@ -149,16 +180,26 @@ def _judge(
     if expected is not None:
         shown += f", {expected:.4g} expected of such rows"
     if surprise is not None and surprise.low is not None:
-        relative = surprise.relative
-        if spec.gate.metric == "rmse":
-            relative = (max(surprise.realised, 0.0) / max(surprise.expected, 1e-12)) ** 0.5 - 1
-        shown += f"; its loss is {relative:+.1%} of that ({'beyond' if surprise.worse else 'within'} chance)"
-        return ("alarm" if surprise.worse and relative > spec.monitor.margin else "calm"), shown
+        shown += (
+            f"; its loss is {_relative(run, surprise):+.1%} of that ({'beyond' if surprise.worse else 'within'} chance)"
+        )
+        if slow is not None:
+            certain = "beyond" if slow.worse else "within"
+            shown += f", with the intervals before it {_relative(run, slow):+.1%} ({certain} chance)"
+        fell = [one for one in (surprise, slow) if one and one.worse and _relative(run, one) > spec.monitor.margin]
+        return ("alarm" if fell else "calm"), shown
     worst = measured.high if spec.greater_is_better else measured.low
     if promised is None or worst is None:
         return "undetermined", shown
     bound = promised - spec.monitor.margin * abs(promised) * (1 if spec.greater_is_better else -1)
     return ("alarm" if (worst < bound if spec.greater_is_better else worst > bound) else "calm"), shown
+
+
+def _relative(run: Run, surprise: estimation.Surprise) -> float:
+    """The excess as a share of what was expected, in the metric's own unit."""
+    if run.spec.gate.metric != "rmse":
+        return surprise.relative
+    return float((max(surprise.realised, 0.0) / max(surprise.expected, 1e-12)) ** 0.5 - 1)
 
 
 def _suspect(run: Run, known: Joined, block: Array) -> str:

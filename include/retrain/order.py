@@ -1,0 +1,135 @@
+"""The three loops of a model, side by side: what their runs are called, and who waits for whom.
+
+Live, an interval's score and the look at it come when their time comes. A replay of history is another matter: a
+year of intervals stands in line at once, each loop would run through at its own pace, and scores would be made by
+whoever serves at that moment of the wall's clock. So a run waits until the ledger says that its turn has come on the
+data's clock, but only while the others move: a paused or failed retraining keeps nothing waiting.
+
+Airflow is not imported here: the rule is a function of ledger records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from retrain import errors
+from retrain.errors import InvalidName, RetrainError
+from retrain.ledger import Record
+from retrain.run import Run, run_key
+
+PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
+"""How the keys of a loop's runs begin: Airflow gives the runs of several DAGs the same id."""
+
+KINDS = ("stage", "score stage", "score")
+"""The kinds of records that the rule reads."""
+
+ENDS = {("decide", "skip"), ("register", "recorded"), ("promote", "promoted"), ("promote", "kept")}
+"""The last words of a retraining that went well, as stage and verdict."""
+
+IDLE = timedelta(minutes=15)
+"""A loop that has written nothing for so long does not move; a late batch is looked for every ten minutes."""
+
+BEGIN = timedelta(minutes=1)
+"""So long a loop that was started together with this one may take to its first record."""
+
+
+def key_of(loop: str, run_id: str) -> str:
+    """The key of the run that an Airflow run is.
+
+    Raises:
+        InvalidName: the run id would take the folder of another loop's run.
+
+    >>> key_of("score", "scheduled__2013-02-01T00:00:00+00:00")
+    'score-scheduled__2013-02-01T00-00-00-00-00'
+    >>> key_of("retrain", "alert-42")
+    'alert-42'
+    """
+    key = run_key(run_id)
+    if loop == "retrain" and key.startswith(tuple(filter(None, PREFIX.values()))):
+        raise InvalidName(
+            f"the run id {run_id!r} is one of another loop's run",
+            do="begin it otherwise, like alert-… for the run that an alert asks for",
+        )
+    return PREFIX[loop] + key
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whether a run's turn has come; `why` is for the log, and empty where there is nothing to say."""
+
+    come: bool
+    why: str = ""
+
+
+def turn(run: Run, records: Sequence[Record], *, now: datetime, since: datetime, paused: bool) -> Turn:
+    """Whether a score or a look may begin.
+
+    An interval is scored once the retraining as of its start has ended, so that its champion is there; the monitor
+    looks once the interval is scored and the retraining as of its end has decided.
+
+    Args:
+        records: the model's records of `KINDS`, oldest first.
+        now: the wall's clock.
+        since: when this run was started.
+        paused: whether the retraining DAG is paused.
+    """
+    missing = list(_missing(run, records, now))
+    if not missing:
+        return Turn(True)
+    said = " and ".join(missing)
+    if run.loop == "score" and run.interval.start == run.spec.interval.start:
+        return Turn(True, "the first interval has nothing before it that could serve")
+    if paused:
+        return Turn(True, f"goes on although {said}: the retraining DAG is paused")
+    last = max((one.recorded_at for one in records), default=None)
+    if now - since < BEGIN or (last and now - last < IDLE):
+        return Turn(False, f"waits: {said}")
+    written = f"the last record is of {last:%Y-%m-%d %H:%M} UTC" if last else "nothing is on record"
+    return Turn(True, f"goes on although {said}: nobody is at it, {written}")
+
+
+def _missing(run: Run, records: Sequence[Record], now: datetime) -> Iterator[str]:
+    wait, name = run.spec.source.wait, run.interval.name
+    moment = run.interval.start if run.loop == "score" else run.interval.end
+    stages = [one for one in records if one.kind == "stage" and not one.body["trigger"]["dry_run"]]
+    # One run at a time: a later one has begun, so the earlier ones have ended.
+    if not any(one.effective_at > moment for one in stages):
+        mine = [one for one in stages if one.effective_at == moment]
+        ended = [one for one in mine if (_ends if run.loop == "score" else _decides)(one) or _failed(one, wait, now)]
+        if not ended:
+            yet = "ended" if run.loop == "score" else "decided"
+            yield f"the retraining as of {moment:%Y-%m-%d %H:%M} has not {yet}"
+    if run.loop == "monitor" and not any(_scores(one, name, wait, now) for one in records):
+        yield f"{name} has not been scored"
+
+
+def _decides(record: Record) -> bool:
+    return record.body["stage"] == "decide" and record.body["verdict"] in ("retrain", "skip")
+
+
+def _ends(record: Record) -> bool:
+    return (record.body["stage"], record.body["verdict"]) in ENDS
+
+
+def _scores(record: Record, name: str, wait: timedelta, now: datetime) -> bool:
+    if record.kind == "score":
+        return record.key == name or record.key.startswith(f"{name}/")
+    if record.kind != "score stage" or record.body["interval"] != name:
+        return False
+    return (record.body["stage"], record.body["verdict"]) == ("score", "skipped") or _failed(record, wait, now)
+
+
+def _failed(record: Record, wait: timedelta, now: datetime) -> bool:
+    """A refusal that no retry will undo; a missing batch is one when it is waited for no more."""
+    kind = getattr(errors, str(record.body["verdict"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, RetrainError)):
+        return False
+    return now >= record.effective_at + wait if kind is errors.BatchMissing else not kind.retryable
+
+
+def read(run: Run) -> list[Record]:
+    """The records that `turn` wants."""
+    found: Iterable[Record] = (one for kind in KINDS for one in run.ledger.records(run.model, kind))
+    return sorted(found, key=lambda one: one.id)
