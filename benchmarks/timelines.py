@@ -49,12 +49,12 @@ KINDS = ("no change", "abrupt", "gradual", "recurring", "covariate shift", "labe
 TASKS = ("binary", "regression")
 OURS: Mapping[str, Any] = {
     "schedule": 0,
-    "drift": False,
+    "drift": True,
     "performance": True,
-    "new_rows": 1.0,
+    "new_rows": 2.5,
     "budget": {"trainings": 6, "per": "365d"},
 }
-SEEDS = (100, 101)
+SEEDS = (100,)
 
 SPEC: Mapping[str, Any] = {
     "model": "timeline",
@@ -152,7 +152,13 @@ def walk(model: Spec, frames: Callable[[], Iterator[pd.DataFrame]], policies: tu
 def one(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[Outcome, ...]:
     """A made timeline under each policy."""
     warnings.simplefilter("ignore")  # a linear model on a column times a hundred has much to say
-    return walk(spec(task), lambda: world(kind, task, seed), policies)
+    found = walk(spec(task), lambda: world(kind, task, seed), policies)
+    if kind != "broken unit":
+        return found
+    # Rows that are wrong have no right answer: the two months count in no policy's score.
+    kept = [[step.score for step in outcome.steps[:CHANGE] + outcome.steps[CHANGE + 2 :]] for outcome in found]
+    means = [float(np.mean([score for score in scores if score is not None])) for scores in kept]
+    return tuple(outcome.model_copy(update={"mean": mean}) for outcome, mean in zip(found, means, strict=True))
 
 
 # --- flights
@@ -224,7 +230,11 @@ def figures(
         "Mean score under each policy (log loss, RMSE; less is better), and trainings after the first model",
         ("timeline", "task", *(outcome.policy for outcome in next(iter(found.values()))[0])),
         tuple((*name, *(_cell(of, n) for n in range(len(of[0])))) for name, of in found.items()),
-        (f"Means over {len(seeds)} seeds for the made ones; of the flights a share of {share:.0%} of the rows.",),
+        (
+            f"Seeds {', '.join(map(str, seeds))}; of the flights a share of {share:.0%} of the rows. Wrong: promotions"
+            " after which the predecessor would have done better.",
+            "Broken unit: the two months whose rows are wrong count in no score.",
+        ),
     )
     return [scores, _bars(found)]
 

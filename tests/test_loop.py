@@ -157,7 +157,7 @@ def test_a_dry_run_registers_nothing_and_counts_for_no_policy(model: Model) -> N
 
 def test_a_changed_world_is_drift_and_a_broken_batch_is_not(model: Model) -> None:
     world = churn_rows(MONTHS[3], ROWS)
-    model.deliver(MONTHS[3], world.assign(visits=world["visits"] + 200, spend=world["spend"] * 4))
+    model.deliver(MONTHS[3], world.assign(visits=world["visits"] + 25, spend=world["spend"] * 2.5))
     run = model.run(MONTHS[3])
     went(run)
     report = run.read(DriftReport, "drift")

@@ -46,7 +46,18 @@ from retrain.spec import Policy, Spec, near
 from retrain.stages.promote import champion
 from retrain.workspace import Home, Store, digest_of
 
-OFF = {"schedule": 0, "drift": False, "performance": False, "estimated": False, "max_age": None, "new_rows": None}
+OFF: Mapping[str, Any] = {
+    "combine": "any",
+    "schedule": 0,
+    "drift": False,
+    "performance": False,
+    "estimated": False,
+    "max_age": None,
+    "new_rows": None,
+    "alarms": (1, 1),
+    "cooldown": "0h",
+    "budget": None,
+}
 FIXED: Mapping[str, Mapping[str, Any]] = {
     "never": OFF,
     "every interval, all rows": {**OFF, "schedule": 1},
