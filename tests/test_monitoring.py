@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrain import pipeline
+from retrain import pipeline, status
 from retrain.results import (
     Context,
     DecideReport,
@@ -185,6 +185,7 @@ def test_a_changed_world_is_measured_and_a_retraining_on_what_came_since_is_prom
 def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
     look = month(model, MONTH, world(flipped))
     assert asked(look)[3:] == ("suspect", "skip")
+    assert status.rows(look.ledger, "churn")[-1].watched == "suspect"
     assert "flipped labels, or a world turned round" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
     assert look.read(DecideReport, "decide").policy == "suspect labels"
     # Until a person releases it, no later run learns from that month or is judged on it.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from benchmarks import timelines
+from retrain.__main__ import app
 from retrain.errors import InvalidSpec, MissingInput
 from retrain.ledger import Ledger
 from retrain.replay import FIXED, POLICIES, choose, replay, table, variant
@@ -103,3 +108,23 @@ def test_policies_by_name_or_in_words(made: tuple[Spec, list[pd.DataFrame]]) -> 
 def test_without_history_there_is_nothing_to_walk(made: tuple[Spec, list[pd.DataFrame]], tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no accepted batches of timeline"):
         replay(home_of(tmp_path), made[0], choose(made[0], ["never"]))
+
+
+def test_by_command_with_a_plot(home: Home, spec_of: Callable[[], dict[str, Any]], rows_of: Callable[..., Any]) -> None:
+    data = {
+        **spec_of(),
+        "training": {"candidates": [{"estimator": "linear"}], "min_rows": 100},
+        "gate": {"min_rows": 100},
+    }
+    (home.models / "churn.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    frames = [rows_of(f"2024-0{month}-01", 150) for month in (1, 2, 3)]
+    timed = (frame.assign(signup=pd.to_datetime(frame["signup"], utc=True)) for frame in frames)
+    timelines.history(home, home.spec("churn"), timed)
+    said = CliRunner().invoke(app, ["replay", "churn", "--policy", "never"])
+    assert said.exit_code == 0, said.output
+    assert "never" in said.output
+    assert "log_loss" in said.output
+    folder = home.state / "replay" / "churn"
+    assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
+    steps = json.loads((folder / "replay.json").read_text())[0]["steps"]
+    assert [step["decision"] for step in steps] == ["skip", "retrain", "skip"]

@@ -6,6 +6,7 @@ A bad one says in its first line what must be answered; that line is part of the
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from retrain.__main__ import app
 from retrain.errors import InvalidSpec
-from retrain.spec import MAX_BYTES, load, parse
+from retrain.spec import EXAMPLE, MAX_BYTES, load, parse
 from retrain.workspace import Home
 
 SPECS = Path(__file__).parent / "specs"
@@ -101,3 +102,15 @@ def test_an_unknown_model_is_named_with_its_neighbour(home: Home) -> None:
 def test_a_start_is_read_in_utc(start: str) -> None:
     text = (SPECS / "valid" / "binary.yaml").read_text().replace("start: 2024-01-01}", f"start: {start}}}")
     assert parse(text, "binary").interval.start.isoformat() == "2024-01-01T00:00:00+00:00"
+
+
+def test_a_change_of_the_clocks_moves_no_interval() -> None:
+    """Intervals are UTC and half-open: a day has 24 hours, and the hour that a local clock shows twice is two."""
+    days = parse(EXAMPLE.replace("every: month", "every: day"), "churn")
+    hours = parse(EXAMPLE.replace("every: month", "every: hour"), "churn")
+    for day in ("2024-03-31", "2024-10-27"):
+        span = days.at(day)
+        assert span.end - span.start == timedelta(hours=24)
+        assert days.at(span.end).start == span.end, "the next one begins where it ends"
+    twice = [hours.at(f"2024-10-27T02:00:00{zone}").name for zone in ("+02:00", "+01:00")]
+    assert twice == ["2024-10-27", "2024-10-27T01"]

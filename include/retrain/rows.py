@@ -45,15 +45,21 @@ def _schema(columns: Mapping[str, Column]) -> pa.Schema:
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """A published table for models: numbers and booleans as float64, categories as category.
 
+    Integers beyond 2**53 are rounded as any model rounds them; keys that must be exact are read apart.
+
     >>> to_frame(pa.table({"a": pa.array([1, None]), "b": pa.array([True, None])})).dtypes.astype(str).tolist()
     ['float64', 'float64']
+    >>> float(to_frame(pa.table({"a": pa.array([2**60 + 1])}))["a"][0]) == 2.0**60
+    True
     """
     fields = [
         field.with_type(pa.float64()) if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type) else field
         for field in table.schema
     ]
     columns = [
-        column.cast(pa.int8()).cast(pa.float64()) if pa.types.is_boolean(column.type) else column.cast(field.type)
+        column.cast(pa.int8()).cast(pa.float64())
+        if pa.types.is_boolean(column.type)
+        else column.cast(field.type, safe=False)
         for column, field in zip(table.columns, fields, strict=True)
     ]
     frame: pd.DataFrame = pa.table(columns, schema=pa.schema(fields)).unify_dictionaries().to_pandas()

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from retrain.ledger import Ledger
 
-DATA = ("ingest", "validate", "snapshot")
 WORDS = {"accept": "ok", "Quarantined": "quarantined", "BatchMissing": "not delivered"}
 
 
@@ -21,6 +20,8 @@ class Row:
     stages: dict[str, dict[str, object]] = field(default_factory=dict)
     seconds: float = 0.0
     champion: int | None = None
+    watched: str = ""
+    """What the monitor's newest look at the interval found: sound, changed, broken or suspect."""
 
     def verdict(self, stage: str) -> str:
         found = str(self.stages.get(stage, {}).get("verdict", ""))
@@ -68,6 +69,9 @@ def rows(ledger: Ledger, model: str) -> list[Row]:
             row.seconds += float(record.body["seconds"])
             served = [one.body["version"] for one in promotions if one.effective_at <= record.effective_at]
             row.champion = served[-1] if served else None
+    for record in ledger.records(model, "monitor stage"):
+        if record.body["stage"] == "diagnose" and (row := found.get(str(record.body["interval"]))):
+            row.watched = str(record.body["verdict"])
     return [found[name] for name in sorted(found)]
 
 
@@ -86,6 +90,7 @@ def table(ledger: Ledger, model: str) -> Table:
         "champion",
         "verdict",
         "serves",
+        "monitor",
         "s",
     ):
         right = name in ("rows", "challenger", "champion", "serves", "s")
@@ -102,6 +107,7 @@ def table(ledger: Ledger, model: str) -> Table:
             _score(row.fact("gate", "champion")),
             row.outcome,
             f"v{row.champion}" if row.champion else "",
+            row.watched,
             f"{row.seconds:.0f}",
         )
     last = made[-1] if made else None
