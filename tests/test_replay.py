@@ -24,15 +24,15 @@ from retrain.spec import Spec
 from retrain.workspace import Home
 
 ALL, OURS = "every interval, all rows", "the spec's"
-MONTHS, FIRST, CHANGE = 8, 3, 5
+MONTHS, FIRST, CHANGE = 7, 3, 5
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[tuple[Spec, list[pd.DataFrame]]]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"MONTHS": MONTHS, "ROWS": 300, "FIRST": FIRST, "CHANGE": CHANGE}.items():
+        for name, value in {"MONTHS": MONTHS, "ROWS": 400, "FIRST": FIRST, "CHANGE": CHANGE}.items():
             patch.setattr(timelines, name, value)
-        yield timelines.spec("binary"), list(timelines.world("abrupt", "binary", 0))
+        yield timelines.spec("regression"), list(timelines.world("abrupt", "regression", 0))
 
 
 def home_of(root: Path) -> Home:
@@ -87,7 +87,7 @@ def test_nothing_is_known_before_its_time(
 def test_the_table_has_a_row_per_policy(walked: dict[str, Outcome]) -> None:
     shown = table(tuple(walked.values()))
     assert shown["policy"].tolist() == ["never", ALL, OURS]
-    assert list(shown) == ["policy", "log_loss", "trainings", "promotions", "wrong", "seconds"]
+    assert list(shown) == ["policy", "rmse", "trainings", "promotions", "wrong", "seconds"]
 
 
 def test_policies_by_name_or_in_words(made: tuple[Spec, list[pd.DataFrame]]) -> None:
