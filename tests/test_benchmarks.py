@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks import cycle, measure, parse, rows
+from benchmarks import alarms, cycle, measure, parse, rows, timelines
 from retrain import pipeline
-from retrain.results import Trigger
+from retrain.replay import FIXED
+from retrain.results import Outcome, Trigger
 from retrain.run import Run
 from retrain.workspace import Home
 
@@ -117,3 +118,50 @@ def test_figures_land_between_their_markers(tmp_path: Path) -> None:
     assert "old" not in written
     with pytest.raises(ValueError, match="no markers"):
         measure.write("cycle", "x", page)
+
+
+def test_policies_are_held_against_their_bars() -> None:
+    def found(**ours: Any) -> list[tuple[Outcome, ...]]:
+        told = {
+            "never": (0.60, 0),
+            "every interval, all rows": (0.50, 14),
+            "every interval, sliding window": (0.52, 14),
+        }
+        assert set(told) == set(FIXED)
+        made = {**told, "the spec's": (ours["mean"], ours["trainings"])}
+        shared = {"metric": "log_loss", "steps": (), "promotions": 0, "wrong": 0, "seconds": 1.0}
+        return [
+            tuple(
+                Outcome(policy=name, mean=mean, trainings=trainings, **shared)  # type: ignore[arg-type]
+                for name, (mean, trainings) in made.items()
+            )
+        ]
+
+    table = timelines._bars(
+        {
+            ("abrupt", "binary"): found(mean=0.45, trainings=7),
+            ("gradual", "binary"): found(mean=0.504, trainings=8),
+            ("no change", "binary"): found(mean=0.51, trainings=2),
+            ("broken unit", "binary"): found(mean=0.5, trainings=1),
+        }
+    )
+    assert [row[2:4] for row in table.rows[:2]] == [
+        ("every interval, all rows", "-10.0%"),
+        ("every interval, all rows", "+0.8%"),
+    ]
+    assert [row[-1] for row in table.rows] == [
+        "met",
+        "MISSED: trainings",
+        "MISSED: score and trainings",
+        "MISSED: trainings",
+    ]
+    assert "Within 1 % on 3 of 4, better on 1, few enough trainings on 1." in table.said[0]
+    assert table.said[0].endswith("Better on most: MISSED.")
+
+
+def test_alarms_are_counted_and_the_other_side_is_tuned() -> None:
+    low, high = alarms.wilson(5, 100)
+    assert low < 0.05 < high
+    columns = len(alarms.KINDS)
+    assert alarms.tuned([0, 0, 1, 2], 0.25) == 2 / columns
+    assert alarms.tuned([columns] * 4, 0.25) > 1, "no share is large enough"

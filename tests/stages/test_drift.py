@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import shutil
@@ -78,6 +79,7 @@ class World:
         if held:
             context = run.read(Context, "context").model_copy(update={"held": (accepted[-2].batch.interval.name,)})
             run.write(context, "context")
+        run = dataclasses.replace(run, loop="monitor")
         return run, drift(run)
 
     def rewrite(self, **facts: Any) -> None:
@@ -122,6 +124,7 @@ def test_a_month_like_the_others_is_stable_against_both(world: World) -> None:
         assert key is not None
         assert b"Data drift: stable" in run.store.read(key)
     assert drift(run) == report
+    assert drift(dataclasses.replace(run, loop="retrain")).recent_html is None, "nobody watches a retraining for that"
 
 
 def test_importance_comes_from_the_gated_model(world: World) -> None:

@@ -171,7 +171,7 @@ def _recent(
         replace(limits, per_column=kept),
         seed=run.spec.training.seed,
         blocks=_blocks(run.spec, previous, current)[0],
-        html=run.pages,
+        html=run.pages and run.loop == "monitor",  # for whoever watches; a retraining is about the champion's reference
     )
     return columns, page
 
