@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from retrain import pipeline, status
+from retrain.__main__ import app
+from retrain.errors import MissingInput
 from retrain.results import (
     Context,
     DecideReport,
@@ -193,9 +196,10 @@ def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
     context = later.read(Context, "context")
     assert context.held == (MONTH,)
     assert MONTH not in {one.batch.interval.name for one in context.accepted}
-    sha256 = next(one for one in later.ledger.records("churn", "snapshot") if one.body["interval"] == MONTH)
-    body = {"interval": MONTH, "sha256": sha256.body["accepted"]["batch"]["sha256"], "reason": "they are right"}
-    later.ledger.append("churn", "release", f"{MONTH}/{body['sha256']}", body, effective_at=later.as_of)
+    release = ["release", "churn", "--interval", MONTH, "--reason", "they are right"]
+    assert CliRunner().invoke(app, release).exit_code == 0
+    with pytest.raises(MissingInput, match="no quarantined or held batch"):
+        CliRunner().invoke(app, [*release[:3], NEXT, *release[4:]], catch_exceptions=False)
     freed = replace(later, key="freed")
     pipeline.run_stage("context", freed)
     assert freed.read(Context, "context").held == ()

@@ -17,7 +17,7 @@ from rich.console import Console
 from retrain import pipeline
 from retrain.errors import BatchMissing, MissingInput, Quarantined, RetrainError
 from retrain.ledger import Ledger
-from retrain.results import StageReport, Trigger
+from retrain.results import HELD, StageReport, Trigger
 from retrain.run import Run, run_key
 from retrain.workspace import Home
 
@@ -181,17 +181,21 @@ def rollback(model: Model, reason: Annotated[str, typer.Option("--reason", help=
 def release(
     model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")], interval: When = ""
 ) -> None:
-    """Let a quarantined batch through: these very bytes, on the next validate."""
+    """Let a batch through that was quarantined, or is held as broken or suspect: these very bytes."""
     this = make_run(model, interval, "", Trigger(kind="laptop", reason=reason))
     batches = [one for one in this.ledger.records(model, "batch") if one.body["interval"] == this.interval.name]
-    if not batches or batches[-1].body["verdict"] != "quarantine":
+    kinds = [one.body for one in this.ledger.records(model, "signal") if one.body["question"] == "kind"]
+    held = any(one["interval"] == this.interval.name and one["verdict"] in HELD for one in kinds)
+    if not batches or (batches[-1].body["verdict"] != "quarantine" and not held):
         raise MissingInput(
-            f"no quarantined batch of {this.interval} is on record", do=f"see what is: python -m retrain status {model}"
+            f"no quarantined or held batch of {this.interval} is on record",
+            do=f"see what is: python -m retrain status {model}",
         ).at(model, "release")
     sha256 = batches[-1].body["sha256"]
     body = {"interval": this.interval.name, "sha256": sha256, "reason": reason, "user": getpass.getuser()}
     this.ledger.append(model, "release", f"{this.interval.name}/{sha256}", body, effective_at=this.as_of, run=this.key)
-    typer.echo(f"{model} · {this.interval.name} · release: {sha256[:12]} passes the next validate")
+    then = "the next run may learn from it" if held else "passes the next validate"
+    typer.echo(f"{model} · {this.interval.name} · release: {sha256[:12]} {then}")
 
 
 @app.command()

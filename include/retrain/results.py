@@ -228,6 +228,10 @@ class Trigger(Result):
     reason: str = ""
 
 
+HELD = ("broken", "suspect")
+"""Kinds of an interval that nobody learns from until a person has released it."""
+
+
 class Signal(Result):
     """What one question of the monitor answered about one interval: the facts that policies read."""
 

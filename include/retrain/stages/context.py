@@ -12,10 +12,9 @@ from datetime import datetime
 
 from retrain.errors import MissingInput
 from retrain.ledger import Record, champion_at
-from retrain.results import Accepted, Alert, Champion, Context, LabelBatch, Signal
+from retrain.results import HELD, Accepted, Alert, Champion, Context, LabelBatch, Signal
 from retrain.run import Run
 
-HELD = {"broken", "suspect"}
 SIGNALS = 500
 """More than any policy reads."""
 
