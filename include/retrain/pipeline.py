@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from retrain.errors import ConfigChanged, RetrainError
 from retrain.ledger import Ledger
-from retrain.results import Context, Decision, Interval, PromoteReport, Result, Signal, StageReport, Trigger
+from retrain.results import Context, Decision, Interval, PromoteReport, Result, StageReport, Trigger
 from retrain.run import Run
 from retrain.spec import Spec
 from retrain.workspace import Home
@@ -148,20 +148,20 @@ def run_stage(name: str, run: Run) -> StageReport:
 
 def _signal(run: Run, report: StageReport) -> None:
     """Put what policies will read on record, once per question, interval, champion and moment."""
-    found = report.signs()
-    if not found or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
+    if not report.signs() or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
         return
-    for question, interval, verdict, reason in found:
-        signal = Signal.model_validate(
-            {"question": question, "interval": interval, "champion": champion.version, "verdict": verdict}
-            | {"reason": reason, "effective_at": run.as_of}
-        )
-        body = {"question": question, "interval": interval.name, "champion": champion.version, "verdict": verdict}
+    for signal in report.signals_of(champion.version):
+        told = {"question": signal.question, "interval": signal.interval.name}
         run.ledger.append(
             run.model,
             "signal",
-            f"{question}/{interval.name}/v{champion.version}/{run.as_of:%Y-%m-%dT%H%M}",
-            {**body, "signal": signal.model_dump(mode="json")},
+            f"{signal.question}/{signal.interval.name}/v{champion.version}/{run.as_of:%Y-%m-%dT%H%M}",
+            {
+                **told,
+                "champion": champion.version,
+                "verdict": signal.verdict,
+                "signal": signal.model_dump(mode="json"),
+            },
             effective_at=run.as_of,
             run=run.key,
         )

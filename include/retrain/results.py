@@ -83,6 +83,16 @@ class StageReport(Result):
         """What policies read of it: question, interval, verdict and reason of each `Signal`."""
         return ()
 
+    def signals_of(self, champion: int) -> tuple[Signal, ...]:
+        """The same as facts about a version, as of this report."""
+        return tuple(
+            Signal.model_validate(
+                {"question": question, "interval": interval, "champion": champion, "verdict": verdict}
+                | {"reason": reason, "effective_at": self.effective_at}
+            )
+            for question, interval, verdict, reason in self.signs()
+        )
+
 
 # --- data ------------------------------------------------------------------------------------------
 

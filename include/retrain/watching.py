@@ -8,7 +8,7 @@ import pandas as pd
 from retrain import estimation, resampling, scores
 from retrain.errors import DegenerateTraining, MissingInput
 from retrain.estimation import Estimator
-from retrain.results import Accepted, Champion, Context, Interval
+from retrain.results import Champion, Context, Interval
 from retrain.run import Run
 
 SEALED = "sealed.parquet"
@@ -56,7 +56,7 @@ def _learn(run: Run, key: str) -> Estimator:
     )
 
 
-def scored(run: Run, champion: Champion, interval: Interval) -> tuple[Accepted, scores.Joined] | None:
+def scored(run: Run, champion: Champion, interval: Interval) -> scores.Joined | None:
     """What the champion answered to an interval's rows, joined to them and to the labels that are there.
 
     Returns:
@@ -69,4 +69,4 @@ def scored(run: Run, champion: Champion, interval: Interval) -> tuple[Accepted, 
         return None
     # Of the very batch that was accepted, else of another revision of it: what was answered at the time.
     same = [one for one in mine if one.body["data"] == accepted.batch.sha256]
-    return accepted, scores.joined(run, (same or mine)[-1], accepted)
+    return scores.joined(run, (same or mine)[-1], accepted)

@@ -25,11 +25,13 @@ def context(run: Run) -> Context:
     Raises:
         MissingInput: the run was started by a decision of the monitor that is not on record.
     """
-    ledger, model = run.ledger, run.model
     # A retry of this very run must see what its first attempt saw.
-    others = [record for record in ledger.records(model) if record.run != run.key]
-    every = {kind: ledger.records(model, kind) for kind in ("snapshot", "labels", "batch", "release")}
-    known = {kind: [one for one in records if one.effective_at <= run.as_of] for kind, records in every.items()}
+    records = run.ledger.records(run.model)
+    others = [record for record in records if record.run != run.key]
+    known = {
+        kind: [one for one in records if one.kind == kind and one.effective_at <= run.as_of]
+        for kind in ("snapshot", "labels", "batch", "release")
+    }
 
     accepted = _accepted(known["snapshot"], known["labels"], run)
     held = _held(others, known["release"], accepted, run.as_of)
@@ -41,7 +43,7 @@ def context(run: Run) -> Context:
     served = [one for one in promotions if one.effective_at < run.as_of] if run.loop == "monitor" else promotions
     champion = champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
     return Context(
-        model=model,
+        model=run.model,
         interval=run.interval,
         effective_at=run.as_of,
         spec_digest=run.spec.digest,

@@ -15,7 +15,6 @@ from retrain.results import (
     DriftReport,
     EstimateReport,
     MeasureReport,
-    Signal,
     StageReport,
 )
 from retrain.run import Run
@@ -62,14 +61,7 @@ def _told(context: Context, reports: Iterable[StageReport]) -> Context:
     """The context with the signals of these reports."""
     if (champion := context.champion) is None:
         return context
-    more = [
-        Signal.model_validate(
-            {"question": question, "interval": interval, "champion": champion.version, "verdict": verdict}
-            | {"reason": reason, "effective_at": context.effective_at}
-        )
-        for report in reports
-        for question, interval, verdict, reason in report.signs()
-    ]
+    more = [signal for report in reports for signal in report.signals_of(champion.version)]
     return context.model_copy(update={"signals": (*context.signals, *more)})
 
 

@@ -16,15 +16,13 @@ from retrain.run import Run
 
 def estimate(run: Run) -> EstimateReport:
     """Estimate the primary metric on the run's interval, with an interval, against what was promised at the gate."""
-    context = run.read(Context, "context")
-    champion = context.champion
+    champion = run.read(Context, "context").champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
-    found = watching.scored(run, champion, run.interval)
-    if found is None:
+    joined = watching.scored(run, champion, run.interval)
+    if joined is None:
         reason = f"version {champion.version} has not scored {run.interval.name}"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
-    _, joined = found
     if len(joined.frame) < run.spec.monitor.min_rows:
         reason = f"{len(joined.frame):,} scored rows, at least {run.spec.monitor.min_rows:,} are needed"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
@@ -39,7 +37,7 @@ def estimate(run: Run) -> EstimateReport:
         return _report(run, Decision(verdict="undetermined", reasons=(error.found,)))
     if told.value is None or told.low is None or told.high is None:
         return _report(run, Decision(verdict="undetermined", reasons=(told.reason or "no interval",)))
-    past = _past(run, champion, context)
+    past = _past(run, champion)
     back = estimation.backtest([one for _, one in past], level=run.spec.gate.level)
     report = _report(
         run,
@@ -80,7 +78,7 @@ def _judge(run: Run, champion: Champion, told: estimation.Estimate, back: estima
     return Decision(verdict="alarm" if fell else "calm", reasons=(said, back.reason))
 
 
-def _past(run: Run, champion: Champion, context: Context) -> list[tuple[str, estimation.Past]]:
+def _past(run: Run, champion: Champion) -> list[tuple[str, estimation.Past]]:
     """Earlier estimates of this champion whose labels have landed since."""
     estimates: dict[str, dict[str, float]] = {}
     realised: dict[str, float] = {}

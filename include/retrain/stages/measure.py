@@ -76,7 +76,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         return
     if joined is None:
         return
-    known = joined[1].labelled()
+    known = joined.labelled()
     coverage = known.counts.share
     counted = {"rows": len(known.frame), "coverage": coverage}
     if len(known.frame) < spec.monitor.min_rows or coverage < spec.labels.min_coverage:
@@ -128,7 +128,7 @@ def _known(run: Run, champion: Champion, interval: Interval) -> Iterator[Joined]
         joined = watching.scored(run, champion, interval)
     except AmbiguousKeys:
         return
-    if joined and len((known := joined[1].labelled()).frame):
+    if joined and len((known := joined.labelled()).frame):
         yield known
 
 
