@@ -10,6 +10,7 @@ from retrain.errors import DegenerateTraining, MissingInput
 from retrain.estimation import Estimator
 from retrain.results import Champion, Context, Interval
 from retrain.run import Run
+from retrain.spec import Spec
 
 SEALED = "sealed.parquet"
 """Beside the champion's reference: sealed rows with their target and the gated candidate's answers."""
@@ -70,3 +71,9 @@ def scored(run: Run, champion: Champion, interval: Interval) -> scores.Joined | 
     # Of the very batch that was accepted, else of another revision of it: what was answered at the time.
     same = [one for one in mine if one.body["data"] == accepted.batch.sha256]
     return scores.joined(run, (same or mine)[-1], accepted)
+
+
+def below_promise(spec: Spec, value: float, promised: float) -> bool:
+    """Whether a score is worse than the promised one by more than the monitor's margin."""
+    margin = spec.monitor.margin * abs(promised)
+    return value < promised - margin if spec.greater_is_better else value > promised + margin

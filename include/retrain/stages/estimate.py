@@ -68,10 +68,9 @@ def _judge(run: Run, champion: Champion, told: estimation.Estimate, back: estima
     if promised is None:
         return Decision(verdict="undetermined", reasons=(f"{said}; no promised level is on record", back.reason))
     said += f", {promised:.4g} promised"
-    bound = promised - spec.monitor.margin * abs(promised) * (1 if spec.greater_is_better else -1)
     favourable = told.high if spec.greater_is_better else told.low
     assert favourable is not None
-    fell = favourable < bound if spec.greater_is_better else favourable > bound
+    fell = watching.below_promise(spec, favourable, promised)
     if not back.reliable:
         reason = f"{said}; not to be relied on: {back.reason}"
         return Decision(verdict="undetermined", reasons=(reason,))

@@ -191,8 +191,7 @@ def _judge(
     worst = measured.high if spec.greater_is_better else measured.low
     if promised is None or worst is None:
         return "undetermined", shown
-    bound = promised - spec.monitor.margin * abs(promised) * (1 if spec.greater_is_better else -1)
-    return ("alarm" if (worst < bound if spec.greater_is_better else worst > bound) else "calm"), shown
+    return ("alarm" if watching.below_promise(spec, worst, promised) else "calm"), shown
 
 
 def _relative(run: Run, surprise: estimation.Surprise) -> float:
