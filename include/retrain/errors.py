@@ -225,6 +225,26 @@ class OutOfBandChange(RetrainError):
     """The champion alias was moved by hand."""
 
 
+class Barred(RetrainError):
+    """A model that was put back, or refused, and must not come again."""
+
+
+class NotApproved(RetrainError):
+    """A promotion without the approval that the spec asks for."""
+
+
+class ProbeFailed(RetrainError):
+    """A version that does not load, answer or fit its budget in a fresh process."""
+
+
+class ChainBroken(RetrainError):
+    """A record of the ledger was altered, or is gone."""
+
+
+class UnknownVersion(RetrainError):
+    """A version that no run of this installation has registered."""
+
+
 class NothingToRollBack(RetrainError):
     """No earlier champion is on record."""
 

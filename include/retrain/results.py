@@ -236,6 +236,7 @@ class Trigger(Result):
     dry_run: bool = False
     revise: bool = Field(default=False, description="take other bytes for an accepted interval as a new revision")
     reason: str = ""
+    by: str = Field(default="", description="who triggered it: a user of Airflow, or of the machine")
 
 
 HELD = ("broken", "suspect")
@@ -263,6 +264,29 @@ class Alert(Result):
     effective_at: Utc
 
 
+class Bar(Result):
+    """A model that must not come back: its files, and what makes the same files again."""
+
+    version: int
+    digest: str
+    training: str
+    configuration: Configuration
+    reason: str
+
+
+class Rollout(Result):
+    """A version that scores beside the champion: a challenger on its way, or the predecessor under watch."""
+
+    purpose: Literal["shadow", "canary", "watch"]
+    beside: Champion = Field(description="the challenger; of a watch the predecessor")
+    champion: int = Field(description="the version that serves")
+    kind: Literal["refresh", "new"] = Field(default="new", description="what the challenger, or the new champion, is")
+    step: int = Field(default=0, description="of a canary")
+    share: float = Field(default=0.0, description="of the rows that the challenger answers")
+    since: Utc = Field(description="from when on, on the data's clock, this step holds")
+    began: Utc = Field(description="the same of the first step")
+
+
 class Context(StageReport):
     """All that a run needs to know of the world, fixed before it decides: one file, `context.json`."""
 
@@ -272,6 +296,12 @@ class Context(StageReport):
     quarantined: tuple[str, ...] = ()
     held: tuple[str, ...] = Field(default=(), description="accepted, then found broken or suspect; until released")
     champion: Champion | None = None
+    pinned: Champion | None = Field(
+        default=None,
+        description="the newest champion that was shown to be better; others may not creep away from it",
+    )
+    barred: tuple[Bar, ...] = ()
+    rollout: Rollout | None = Field(default=None, description="what scores beside the champion")
     last_training_at: Utc | None = Field(default=None, description="as-of time of the newest training of this model")
     newest_promotion_at: Utc | None = Field(default=None, description="as-of time of the newest promotion")
     trainings: tuple[Utc, ...] = Field(default=(), description="as-of times of all trainings, oldest first")
@@ -457,8 +487,26 @@ class Measured(Result):
     high: float | None = None
 
 
+class Finding(Result):
+    """Something measured of a model beside its metrics, for the gate to judge."""
+
+    check: Literal["calibration", "overfit", "leak", "fairness", "case", "size"]
+    model: str
+    about: str = Field(default="", description="which column, group, feature or case")
+    value: float | None = Field(description="None: undefined on these rows")
+    low: float | None = None
+    high: float | None = None
+    rows: int = 0
+    text: str = Field(default="", description="what was measured, for people")
+
+
 class EvaluateReport(StageReport):
     decision: Decision = Field(description="measured, or inconclusive")
+    level: float | None = Field(
+        default=None, description="chance of a wrong promotion that each comparison of this look may have"
+    )
+    looks: int = Field(default=0, description="earlier looks at these sealed rows")
+    findings: tuple[Finding, ...] = ()
     sealed: tuple[Interval, ...] = ()
     rows: int = 0
     blocks: int = 0
@@ -487,6 +535,7 @@ class GateReport(StageReport):
     metric: str = ""
     challenger_score: float | None = None
     champion_score: float | None = None
+    pins: bool = Field(default=False, description="shown to be better than the pinned champion, or the first")
     checks: tuple[GateCheck, ...] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -511,8 +560,36 @@ class RegisterReport(StageReport):
     url: str | None = Field(default=None, description="of the run in the MLflow UI")
 
 
+class ProbeReport(StageReport):
+    """A version in a fresh process: what it answered and what it took."""
+
+    decision: Decision = Field(description="serves")
+    version: int
+    checks: tuple[GateCheck, ...] = ()
+    html: str | None = None
+
+
+class RolloutReport(StageReport):
+    """What came of the version that scores beside the champion, as of the monitor's look."""
+
+    decision: Decision = Field(
+        description="idle, waiting, held, advanced, promoted, stopped, watched, drift or rolled back"
+    )
+    purpose: Literal["shadow", "canary", "watch"] | None = None
+    version: int | None = Field(default=None, description="the one beside")
+    champion: int | None = None
+    rows: int = 0
+    gain: float | None = Field(default=None, description="mean loss spared by the newer of the two")
+    low: float | None = None
+    high: float | None = None
+    html: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"purpose": self.purpose, "version": self.version, "gain": self.gain}
+
+
 class PromoteReport(StageReport):
-    decision: Decision = Field(description="promoted, or why not")
+    decision: Decision = Field(description="promoted, waiting, shadow, canary, rolled back, or kept: why not")
     version: int | None = None
     previous: int | None = None
     sequence: int | None = None

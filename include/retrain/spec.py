@@ -65,6 +65,10 @@ def _moment(value: Any) -> Any:
     raise ValueError(f"{value!r} is not a date")
 
 
+def _mode(value: Any) -> Any:
+    return {"mode": value} if isinstance(value, str) else value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
@@ -89,6 +93,10 @@ CRON = {
     "quarter": "0 0 1 1,4,7,10 *",
     "year": "0 0 1 1 *",
 }
+
+
+COMPUTED = ("digest", "text", "code", "cases")
+"""Fields of a spec that nobody writes."""
 
 
 class Part(BaseModel):
@@ -359,6 +367,20 @@ class Evaluation(Part):
     golden_rows: int = Field(default=20, ge=1, le=1000, description="rows whose answers travel with the model")
 
 
+class Fairness(Part):
+    """What the groups of protected columns may be treated differently by; each asked only where columns are named."""
+
+    columns: tuple[ColumnName, ...] = Field(default=(), description="protected; they need not be features")
+    demographic_parity: Share | None = Field(
+        default=None, description="largest difference of the share answered yes between groups"
+    )
+    equalized_odds: Share | None = Field(
+        default=None, description="largest difference of true or false positive rate between groups"
+    )
+    margin: Share = Field(default=0.05, description="how much larger than the champion's a difference may be")
+    min_rows: int = Field(default=100, ge=20, description="smaller groups are not judged")
+
+
 class Gate(Part):
     """What a candidate must show on the sealed rows."""
 
@@ -379,6 +401,71 @@ class Gate(Part):
     refit_bound: Annotated[float, Field(gt=0)] = Field(
         default=0.1, description="how far the refit's mean prediction may lie from the gated candidate's"
     )
+    calibration: Share | None = Field(
+        default=0.1, description="expected calibration error that a candidate may be shown to have; null asks nothing"
+    )
+    overfit: Share | None = Field(
+        default=None,
+        description="how much better it may score on its training rows than on sealed ones, as a share of the latter",
+    )
+    leak: bool = Field(default=True, description="stop what is too good to be true, or one feature alone nearly is")
+    cases: str | None = Field(
+        default=None, description="YAML file beside the spec: rows, and what a candidate must answer to them"
+    )
+    fairness: Fairness = Fairness()
+
+
+class Serving(Part):
+    """What a version must show in a fresh process before it may serve."""
+
+    row_ms: Annotated[float, Field(gt=0)] = Field(default=1_000, description="milliseconds for one row, the median")
+    memory_mb: Annotated[float, Field(gt=0)] = Field(default=4_096, description="peak memory of the process")
+    size_mb: Annotated[float, Field(gt=0)] = Field(default=1_024, description="the model's files")
+    tolerance: Annotated[float, Field(ge=0)] = Field(
+        default=1e-9, description="how far its answers to the golden rows may lie from those of training"
+    )
+    timeout: Duration = Field(default=timedelta(minutes=5), description="for the whole of it")
+
+
+class Approval(Part):
+    """A person's word, where `mode` is approve."""
+
+    expires: Duration = Field(default=timedelta(days=7), description="after that `otherwise` is the answer")
+    otherwise: Literal["reject", "approve"] = Field(default="reject", description="the answer where nobody answers")
+    two_people: bool = Field(default=False, description="who triggered the run may not approve it")
+
+
+class Watch(Part):
+    """The predecessor goes on scoring beside a new champion, and is put back where the new one is shown worse."""
+
+    intervals: int = Field(default=3, ge=0, le=100, description="scored intervals with mature labels; 0 is no watch")
+    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.01, description="chance that one that is no worse is ever put back"
+    )
+    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="loss against the predecessor that is tolerated, as a share of the predecessor's"
+    )
+
+
+class Promotion(Part):
+    """How a version that passed the gate comes to serve. `promotion: approve` is short for `{mode: approve}`."""
+
+    mode: Literal["auto", "approve", "shadow", "canary"] = Field(
+        default="auto",
+        description="at once, after a person's word, after scoring beside the champion, or by growing shares of rows",
+    )
+    approval: Approval = Approval()
+    intervals: int = Field(default=2, ge=1, le=100, description="scored intervals of a shadow, or of a canary's step")
+    steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.05, 0.25, 0.5), min_length=1, description="shares of the rows that a canary answers, growing"
+    )
+    watch: Watch = Watch()
+
+    @model_validator(mode="after")
+    def _grows(self) -> Promotion:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError("steps must grow")
+        return self
 
 
 class Spec(Part):
@@ -401,8 +488,12 @@ class Spec(Part):
     training: Training
     evaluation: Evaluation = Evaluation()
     gate: Gate = Field(default=None)  # type: ignore[assignment]
-    digest: str = Field(default="", description="of the spec and the feature code; computed")
+    serving: Serving = Serving()
+    promotion: Annotated[Promotion, BeforeValidator(_mode)] = Promotion()
+    digest: str = Field(default="", description="of the spec and the files beside it; computed")
+    text: str = Field(default="", repr=False, description="the file; computed")
     code: str = Field(default="", repr=False, description="the feature function's file; computed")
+    cases: str = Field(default="", repr=False, description="the file of gate.cases; computed")
 
     @model_validator(mode="before")
     @classmethod
@@ -420,6 +511,7 @@ class Spec(Part):
             "source.key": list(self.source.key),
             "target.column": [self.target.column],
             "evaluation.slices": list(self.evaluation.slices),
+            "gate.fairness.columns": list(self.gate.fairness.columns),
             "training.date_parts": list(self.training.date_parts),
             "training.group": [self.training.group] if self.training.group else [],
             "drift.ignore": list(self.drift.ignore),
@@ -624,11 +716,14 @@ def _known(path: tuple[Any, ...]) -> list[str]:
         parts = [part for part in get_args(kind) if isinstance(part, type) and issubclass(part, BaseModel)]
         if not isinstance(kind, type) and parts:
             kind = parts[0]
-    return [name for name in getattr(kind, "model_fields", {}) if kind is not Spec or name not in ("digest", "code")]
+    return [name for name in getattr(kind, "model_fields", {}) if kind is not Spec or name not in COMPUTED]
 
 
-def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
+def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str = "") -> Spec:
     """The spec in `text`; `name` is the file's name without its suffix.
+
+    Args:
+        code, cases: the files beside it that it names.
 
     Raises:
         InvalidSpec: with the file, the line and every problem found, bounded.
@@ -652,12 +747,13 @@ def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
         raise refuse([f"{where}{line}: {getattr(error, 'problem', None) or error}"]) from None
     if not isinstance(data, dict):
         raise refuse([f"{where}: not a mapping of keys"])
-    computed = {"digest", "code"} & set(data)
+    computed = set(COMPUTED) & set(data)
     if computed:
         raise refuse([f"{where}: {', '.join(sorted(computed))} is computed, not written"])
-    canonical = hashlib.sha256((yaml.safe_dump(data, sort_keys=True) + "\0" + code).encode()).hexdigest()
+    canonical = "\0".join([yaml.safe_dump(data, sort_keys=True), code, *filter(None, [cases])])
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
     try:
-        spec = Spec.model_validate({**data, "digest": canonical, "code": code})
+        spec = Spec.model_validate({**data, "digest": digest, "text": text, "code": code, "cases": cases})
     except ValidationError as error:
         problems = []
         for found in error.errors():
@@ -676,20 +772,26 @@ def parse(text: str, name: str, *, code: str = "", where: str = "") -> Spec:
 
 
 def load(file: Path) -> Spec:
-    """The spec in `file`, with its feature code.
+    """The spec in `file`, with the files beside it that it names.
 
     Raises:
-        InvalidSpec: unreadable, not valid, or its feature file is missing or lies elsewhere.
+        InvalidSpec: unreadable, not valid, or a file that it names is missing or lies elsewhere.
     """
     try:
         text = file.read_text(encoding="utf-8")
         spec = parse(text, file.stem, where=file.name)
-        if spec.training.features is None:
-            return spec
-        beside = (file.parent / spec.training.features.file).resolve()
-        if beside.parent != file.parent.resolve() or beside.suffix != ".py":
-            raise OSError(f"{spec.training.features.file} must be a .py file beside the spec")
-        return parse(text, file.stem, code=beside.read_text(encoding="utf-8"), where=file.name)
+        beside = {
+            "code": _beside(file, spec.training.features.file, ".py") if spec.training.features else "",
+            "cases": _beside(file, spec.gate.cases, ".yaml") if spec.gate.cases else "",
+        }
+        return parse(text, file.stem, where=file.name, **beside) if any(beside.values()) else spec
     except (OSError, UnicodeDecodeError) as error:
         refused = InvalidSpec(f"{file.name}: {error}", do=f"make {file.name} readable, UTF-8 text")
         raise refused.at(file.stem, "spec") from None
+
+
+def _beside(file: Path, name: str, suffix: str) -> str:
+    path = (file.parent / name).resolve()
+    if path.parent != file.parent.resolve() or path.suffix != suffix:
+        raise OSError(f"{name} must be a {suffix} file beside the spec")
+    return path.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from retrain.check.words import span
-from retrain.spec import EXAMPLE, Spec
+from retrain.spec import COMPUTED, EXAMPLE, Spec
 
 HEAD = f"""# The model spec
 
@@ -53,7 +53,7 @@ def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[Key]:
     ['model', 'objective', 'owner']
     """
     for name, field in kind.model_fields.items():
-        if kind is Spec and name in ("digest", "code"):  # computed
+        if kind is Spec and name in COMPUTED:
             continue
         inner, step = _inside(field.annotation)
         about = field.description or " ".join((inner.__doc__ or "").split()) if inner else field.description or ""

@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, metrics, plots, resampling, rows, serving
+from retrain import behaviour, estimators, metrics, plots, resampling, rows, serving
 from retrain.errors import MissingInput, NonFiniteMetric, RetrainError, ScoringFailed
 from retrain.metrics import Array
 from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
@@ -80,6 +80,7 @@ def evaluate(run: Run) -> EvaluateReport:
             if one.kind != "baseline" and (found := _importance(spec, models[one.name], frame, y))
         },
         unknown_categories=_unknown(frame, models),
+        findings=behaviour.examine(run, train, models, frame, y, predictions, block),
     )
     return _publish(run, frame, y, predictions, report)
 
@@ -139,7 +140,11 @@ def _labelled(
     # A champion from before a change of the spec may read a column that is no feature any more.
     others = [name for name in getattr(champion and champion[0], "columns", ()) if name in spec.columns]
     group = [spec.training.group] if spec.training.group else []
-    frame = rows.read(run, fresh, [*spec.inputs, spec.target.column, *spec.evaluation.slices, *group, *others])
+    frame = rows.read(
+        run,
+        fresh,
+        [*spec.inputs, spec.target.column, *spec.evaluation.slices, *spec.gate.fairness.columns, *group, *others],
+    )
     if since is not None:
         frame = frame.loc[frame[spec.source.time] >= since].reset_index(drop=True)
     y = rows.outcome(spec, frame).to_numpy()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from retrain import rows
+from retrain import behaviour, rows
 from retrain.results import (
     Champion,
     Context,
@@ -140,6 +140,7 @@ class _Facts:
         else:
             yield self._interval("naive", one, "naive", "the naive baseline", 0.0)
             yield self._simple(one)
+        yield from behaviour.checks(self.spec, self.evaluate, one)
         if champion is None:
             return
         yield self._another(one, champion)
