@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := passive
 export AIRFLOW_PORT MLFLOW_PORT RETRAIN_HOME MODEL
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status data test check bench lock clean
+.PHONY: help up down status data test check chaos bench lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ check: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+
+chaos: $(READY)  ## kill, race, lock out and tamper with promotions and rollbacks; count what is violated
+	@$(PY) -m tests.chaos
 
 bench: data  ## the figures of docs/benchmarks.md
 	@$(PY) benchmarks/all.py

@@ -17,10 +17,10 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
 
-from benchmarks import alarms, cycle, estimation, measure, parse, rows, timelines
+from benchmarks import alarms, cycle, estimation, gates, measure, parse, rows, timelines
 from benchmarks.measure import Figures
 
-NAMES = ("parse", "alarms", "estimation", "timelines", "cycle", "rows")
+NAMES = ("parse", "alarms", "gates", "estimation", "timelines", "cycle", "rows")
 
 
 def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, Callable[[], list[Figures]]]]:
@@ -30,6 +30,7 @@ def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, 
     return {
         "parse": ("python benchmarks/parse.py", lambda: parse.figures(specs)),
         "alarms": ("python benchmarks/alarms.py", lambda: alarms.figures(quick)),
+        "gates": ("python benchmarks/gates.py", lambda: gates.figures(quick)),
         "estimation": (
             "python benchmarks/estimation.py",
             lambda: estimation.figures(1, 400, workers=1) if quick else estimation.figures(8, 1_500),

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from airflow.sdk import DAG, Param, PokeReturnValue, chain, get_current_context, get_parsing_context, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 from notices import TellOwner, tell
+from refusals import Refusal, final_refusals
 
 from retrain import alerts, order, pipeline
-from retrain.errors import BatchMissing, InvalidSpec, RetrainError
+from retrain.errors import BatchMissing, InvalidSpec, NotApproved
 from retrain.results import (
     DecideReport,
     DriftReport,
@@ -60,25 +60,6 @@ PARAMS = {
 }  # fmt: skip
 
 
-class Refusal(AirflowFailException):
-    """One of our own, for the failure callback to know which."""
-
-    def __init__(self, error: RetrainError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-@contextmanager
-def final_refusals() -> Iterator[None]:
-    """Our own refusals fail the task at once; what may pass by itself is left to the retries."""
-    try:
-        yield
-    except RetrainError as error:
-        if error.retryable:
-            raise
-        raise Refusal(error) from None
-
-
 def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
     """The run of the loop that this Airflow run is."""
     context = context or get_current_context()
@@ -86,7 +67,8 @@ def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
     home, alert, known_at = Home.from_environment(), params.get("alert", ""), None
     kind = "alert" if alert else "manual" if dag_run.run_type == "manual" else "schedule"
     asked = {name: params.get(name, False) for name in ("force", "dry_run", "revise")}
-    trigger = Trigger(kind=kind, id=alert or dag_run.run_id, reason=params.get("reason", ""), **asked)
+    by, reason = dag_run.triggering_user_name or "", params.get("reason", "")
+    trigger = Trigger(kind=kind, id=alert or dag_run.run_id, reason=reason, by=by, **asked)
     if params["interval"]:
         interval = spec.at(params["interval"])
     elif loop == "monitor" and dag_run.data_interval_end and dag_run.run_type != "manual":
@@ -264,11 +246,24 @@ def retrain_dag(spec: Spec) -> DAG:
         first, *later = pipeline.STAGES
         # A rejected candidate still leaves its run in MLflow, though refit had nothing to do.
         rules = {"register": "none_failed"}
-        chain(
-            first_task(spec, "retrain", first),
-            *(stage_task(spec, "retrain", stage, rules.get(stage.name, "all_success")) for stage in later),
-        )
+        tasks = [stage_task(spec, "retrain", stage, rules.get(stage.name, "all_success")) for stage in later]
+        if spec.promotion.mode == "approve":
+            tasks.append(ask_task(spec))
+        chain(first_task(spec, "retrain", first), *tasks)
     return dag
+
+
+def ask_task(spec: Spec) -> Any:
+    """Starts the approval: a DAG of its own, so that a version that waits holds up no later interval."""
+    from starting import StartApproval
+
+    return StartApproval(
+        task_id="ask",
+        trigger_dag_id=f"{spec.model}_approve",
+        logical_date=None,
+        skip_when_already_exists=True,
+        doc="ask for a person's word about the version that waits, once",
+    )
 
 
 def score_dag(spec: Spec) -> DAG:
@@ -283,7 +278,7 @@ def score_dag(spec: Spec) -> DAG:
 
 def monitor_dag(spec: Spec) -> DAG:
     """The watch over the champion, one question a task; what it decides, it starts."""
-    from start_retraining import StartRetraining
+    from starting import StartRetraining
 
     said = f"Watch the champion of {spec.model}, and start a retraining where the policy says so"
     shared = about(spec, "monitor", spec.monitor_cron)
@@ -294,7 +289,7 @@ def monitor_dag(spec: Spec) -> DAG:
         tasks = {first.name: first_task(spec, "monitor", first)}
         tasks |= {stage.name: stage_task(spec, "monitor", stage) for stage in later}
         questions = [tasks.pop(name) for name in ("drift", "estimate", "measure")]
-        labels, context, diagnose, decide = tasks.values()
+        labels, context, diagnose, rollout, decide = tasks.values()
         start = StartRetraining(
             task_id="start",
             trigger_dag_id=f"{spec.model}_retrain",
@@ -303,36 +298,86 @@ def monitor_dag(spec: Spec) -> DAG:
             on_success_callback=started(spec),
             doc="start the retraining that was decided, once",
         )
-        chain(labels, context, questions, diagnose, decide, start)
+        chain(labels, context, questions, diagnose, rollout, decide, start)
+    return dag
+
+
+def approve_dag(spec: Spec) -> DAG:
+    """A person's word about a version that waits, and what follows from it."""
+    from asking import approve_task, proposed
+
+    with DAG(
+        dag_id=f"{spec.model}_approve",
+        description=f"Ask a person whether a version of {spec.model} may serve",
+        params={
+            "version": Param(type="integer", minimum=1, title="Version", description="that waits for an answer"),
+            "digest": Param(
+                "", type="string", pattern="^([0-9a-f]{64})?$", title="Digest",
+                description="of its files; empty: those that were proposed",
+            ),
+        },
+        # Nobody would miss a form that a paused DAG never shows.
+        is_paused_upon_creation=False,
+        **about(spec, None, None) | {"max_active_runs": 16},
+    ) as dag:  # fmt: skip
+
+        @task(**RETRY)
+        def promote() -> dict[str, Any]:
+            with final_refusals():
+                run, proposal = proposed(spec, get_current_context()["params"])
+                said = perform("promote", run)
+                if said["verdict"] == "waiting":
+                    raise NotApproved(
+                        f"version {proposal.body['version']} still waits: nobody who is signed in has answered",
+                        do=f"trigger {spec.model}_approve again, and answer it",
+                    ).at(spec.model, "promote")
+            return said
+
+        approve_task(spec) >> promote()
     return dag
 
 
 def rollback_dag(spec: Spec) -> DAG:
-    """Put the champion's predecessor back, by hand."""
+    """Put the champion's predecessor, or an earlier version, back, by hand."""
     with DAG(
         dag_id=f"{spec.model}_rollback",
-        description=f"Put the predecessor of the champion of {spec.model} back",
+        description=f"Put an earlier champion of {spec.model} back",
         params={
-            "reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record")
+            "reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record"),
+            "to": Param(
+                None, type=["null", "integer"], minimum=1, title="To",
+                description="version to put back; empty: the champion's predecessor",
+            ),
         },
+        # In an emergency nobody should have to find out that the way back is paused.
+        is_paused_upon_creation=False,
         **about(spec, None, None),
-    ) as dag:
+    ) as dag:  # fmt: skip
 
         @task
         def rollback() -> dict[str, Any]:
             context = get_current_context()
+            home, params = Home.from_environment(), context["params"]
+            key, by = run_key(context["dag_run"].run_id), context["dag_run"].triggering_user_name or ""
             with final_refusals():
-                report = pipeline.roll_back(
-                    Home.from_environment(), spec, run_key(context["dag_run"].run_id), context["params"]["reason"]
-                )
+                report = pipeline.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
+            run = Run(home, spec, report.interval, key, Trigger(kind="manual", by=by, reason=params["reason"]))
+            for notice in noticed(report, run):
+                tell(spec, notice, run)
             return report.decision.model_dump()
 
         rollback()
     return dag
 
 
-FAMILY = {"retrain": retrain_dag, "score": score_dag, "monitor": monitor_dag, "rollback": rollback_dag}
+FAMILY = {
+    "retrain": retrain_dag,
+    "score": score_dag,
+    "monitor": monitor_dag,
+    "approve": approve_dag,
+    "rollback": rollback_dag,
+}
 
 
 def build() -> dict[str, DAG]:
@@ -347,6 +392,8 @@ def build() -> dict[str, DAG]:
             spec = load(file)
         except InvalidSpec:
             continue  # shown by broken_specs.py, which takes no other DAG with it
+        if spec.promotion.mode != "approve":
+            del families[f"{spec.model}_approve"]
         dags |= {name: make(spec) for name, make in families.items() if wanted in (None, name)}
     return dags
 

@@ -21,12 +21,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from retrain.errors import InvalidName, MissingInput
 from retrain.order import key_of
-from retrain.results import EvaluateReport, GateReport, RegisterReport
+from retrain.results import EvaluateReport, GateCheck, RegisterReport
 from retrain.workspace import Home, Store
 
 LOOPS = ("retrain", "score", "monitor")
-STAGES = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
-SHOWN = (*STAGES, "decide", "train", "evaluate", "gate", "refit", "register", "promote")
+FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
+SHOWN = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "probe", "promote")
+CHECKED = ("gate", "refit", "probe")
+"""Stages whose report has a table of checks."""
 FILES = {".html", ".png", ".csv", ".json"}
 STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
 margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
@@ -78,16 +80,16 @@ def page(dag_id: str, run_id: str) -> Response:
             )
             rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
     said = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
-    gate = ""
-    if "gate.json" in names:
-        report = GateReport.from_json(files.read(f"{where}/gate.json"))
-        gate = "<h2 id='gate'>Gate</h2>" + _table(
-            ("check", "model", "", "value", "bound", "why"),
-            [
-                (_text(c.name), _text(c.model), _mark(c.passed), _number(c.value), _number(c.bound), _text(c.reason))
-                for c in report.checks
-            ],
-        )
+    checks = ""
+    for stage in CHECKED:
+        if f"{stage}.json" in names and (found := _json(files, f"{where}/{stage}.json").get("checks")):
+            checks += f"<h2 id='{stage}'>{stage.capitalize()}</h2>" + _table(
+                ("check", "model", "", "value", "bound", "why"),
+                [
+                    (_text(c.name), _text(c.model), _mark(c), _number(c.value), _number(c.bound), _text(c.reason))
+                    for c in map(GateCheck.model_validate, found)
+                ],
+            )
     plots = ""
     if "evaluate.json" in names:
         shown = EvaluateReport.from_json(files.read(f"{where}/evaluate.json")).plots
@@ -97,7 +99,7 @@ def page(dag_id: str, run_id: str) -> Response:
         )
     head = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>"
     return HTMLResponse(
-        head + said + gate + plots,
+        head + said + checks + plots,
         headers={"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"},
     )
 
@@ -165,8 +167,13 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
-def _mark(passed: bool | None) -> str:
-    return {True: "<b class=yes>pass</b>", False: "<b class=no>fail</b>", None: "<b class=na>unknown</b>"}[passed]
+def _mark(check: GateCheck) -> str:
+    """A check that does not hold back says so."""
+    if check.passed is None:
+        return f"<b class=na>{'unknown' if check.blocks else 'reported'}</b>"
+    if check.passed:
+        return "<b class=yes>pass</b>"
+    return "<b class=no>fail</b>" if check.blocks else "<b class=na>warned</b>"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -178,8 +185,9 @@ class StageLink(BaseOperatorLink):
     """A link on a stage's task, where that stage has something to show."""
 
     name = ""
-    tasks: tuple[str, ...] = ()
-    path = ""
+
+    def __init__(self, name: str, path: str, *tasks: str) -> None:
+        self.name, self.path, self.tasks = name, path, tasks
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         if not loop_of(ti_key.dag_id)[0] or ti_key.task_id not in self.tasks:
@@ -187,57 +195,19 @@ class StageLink(BaseOperatorLink):
         return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
 
 
-class RunPage(StageLink):
-    name = "Retrain run"
-    tasks = (*SHOWN, "start")
-
-
-class QualityReport(StageLink):
-    name = "Quality report"
-    tasks = ("validate",)
-    path = "/files/validate/quality.html"
-
-
-class DriftPage(StageLink):
-    name = "Drift report"
-    tasks = ("drift", "decide")
-    path = "/files/drift/drift.html"
-
-
-class ScorePage(StageLink):
-    name = "Scores"
-    tasks = ("score",)
-    path = "/files/score/score.html"
-
-
-class EstimatePage(StageLink):
-    name = "Estimate"
-    tasks = ("estimate",)
-    path = "/files/estimate/estimate.html"
-
-
-class MeasurePage(StageLink):
-    name = "Measurement"
-    tasks = ("measure",)
-    path = "/files/measure/measure.html"
-
-
-class DiagnosisPage(StageLink):
-    name = "Diagnosis"
-    tasks = ("diagnose",)
-    path = "/files/diagnose/diagnose.html"
-
-
-class GateTable(StageLink):
-    name = "Gate table"
-    tasks = ("evaluate", "gate", "refit", "promote")
-    path = "#gate"
-
-
-class MlflowRun(StageLink):
-    name = "MLflow run"
-    tasks = ("register", "promote")
-    path = "/mlflow"
+LINKS = (
+    StageLink("Retrain run", "", *SHOWN, "start", "ask"),
+    StageLink("Quality report", "/files/validate/quality.html", "validate"),
+    StageLink("Drift report", "/files/drift/drift.html", "drift", "decide"),
+    StageLink("Scores", "/files/score/score.html", "score"),
+    StageLink("Estimate", "/files/estimate/estimate.html", "estimate"),
+    StageLink("Measurement", "/files/measure/measure.html", "measure"),
+    StageLink("Diagnosis", "/files/diagnose/diagnose.html", "diagnose"),
+    StageLink("Rollout", "/files/rollout/rollout.html", "rollout"),
+    StageLink("Gate table", "#gate", "evaluate", "gate", "refit", "promote", "ask"),
+    StageLink("Probe", "#probe", "probe", "promote"),
+    StageLink("MLflow run", "/mlflow", "register", "promote"),
+)
 
 
 class RetrainPlugin(AirflowPlugin):
@@ -253,7 +223,4 @@ class RetrainPlugin(AirflowPlugin):
             "url_route": "retrain",
         }
     ]
-    global_operator_extra_links = [  # noqa: RUF012
-        *(RunPage(), QualityReport(), DriftPage(), ScorePage(), EstimatePage(), MeasurePage(), DiagnosisPage()),
-        *(GateTable(), MlflowRun()),
-    ]
+    global_operator_extra_links = list(LINKS)  # noqa: RUF012

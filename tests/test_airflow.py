@@ -1,6 +1,7 @@
 """The loops in a real Airflow: six short months, one of them bad, and what people do to them afterwards.
 
 Beside them a second model, whose world changes in its fourth month: it is scored, watched and retrained on its own.
+And a third, whose versions serve only after a person has said so.
 
 One start serves every test here, and they run in the order in which they stand: each finds what the ones before left.
 """
@@ -44,6 +45,8 @@ DAG = "churn_retrain"
 ENDED = ("success", "failed")
 FALLEN = MONTHS[:4]
 WATCH = "fallen_monitor"
+ASKED = MONTHS[:3]
+APPROVE = "asked_approve"
 
 
 def until(what: str, ask: Callable[[], T | None], seconds: float = 420) -> T:
@@ -90,11 +93,34 @@ class Airflow:
 
         return until(f"{dag} {run} ended", asked)
 
-    def trigger(self, dag: str = DAG, **conf: Any) -> dict[str, Any]:
-        """A run by hand, once it has ended."""
+    def start(self, dag: str = DAG, **conf: Any) -> str:
+        """A run by hand."""
         answer = self.post(f"dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
         assert answer.status_code == 200, answer.text
-        return self.ended(answer.json()["dag_run_id"], dag)
+        return str(answer.json()["dag_run_id"])
+
+    def trigger(self, dag: str = DAG, **conf: Any) -> dict[str, Any]:
+        """A run by hand, once it has ended."""
+        return self.ended(self.start(dag, **conf), dag)
+
+    def waiting(self, run: str) -> dict[str, Any]:
+        """The form of a run of the approval DAG, once it waits for an answer."""
+        parked = f"task_id=approve, run_id={re.escape(run)}, .*state=awaiting_input"
+
+        def form() -> dict[str, Any] | None:
+            # An answer that comes before the scheduler has noticed that the task waits would fail the task.
+            if not re.search(parked, (settings.home() / "logs/scheduler.log").read_text()):
+                return None
+            found = self.get(f"dags/{APPROVE}/dagRuns/{run}/hitlDetails", response_received=False)["hitl_details"]
+            return found[0] if found else None
+
+        return until(f"{run} waits", form)
+
+    def answer(self, run: str, option: str, reason: str = "looked at it") -> httpx.Response:
+        return self.http.patch(
+            f"/api/v2/dags/{APPROVE}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails",
+            json={"chosen_options": [option], "params_input": {"reason": reason}},
+        )
 
     def tasks(self, run: str, dag: str = DAG) -> dict[str, dict[str, Any]]:
         found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances", limit=100)["task_instances"]
@@ -149,6 +175,7 @@ class Loop:
         self.ledger = Ledger(f"sqlite:///{clone.root / '.retrain/ledger.db'}")
         self.month: dict[str, str] = {}
         self.watched: dict[str, str] = {}
+        self.asked: dict[str, str] = {}
 
     @property
     def champions(self) -> list[int]:
@@ -173,6 +200,16 @@ class Loop:
         from mlflow import MlflowClient
 
         return len(MlflowClient(self.services.mlflow_url).search_model_versions(f"name='{model}'"))
+
+    def user(self, name: str) -> Airflow:
+        """Airflow as somebody else sees it."""
+        password = settings.read("airflow/simple_auth_manager_passwords.json.generated")[name]
+        return Airflow(self.services._replace(user=name, password=password))
+
+    def words(self) -> list[tuple[int, str, str]]:
+        """The answers on record: version, verdict, and whose."""
+        found = self.ledger.records("asked", "approval")
+        return [(one.body["version"], one.body["verdict"], one.by) for one in found]
 
     def alert(self, number: str, **conf: Any) -> httpx.Response:
         """As somebody outside sends it: the run's id is made of the alert's."""
@@ -209,19 +246,30 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         interval={"every": "month", "start": MONTHS[0], "end": "2024-05-01"},
         owner={**owner, "notify": ["hook"]},
         policy={"schedule": 0, "drift": False, "performance": True},
-        gate={"min_rows": 100, "margin": 0.45},
+        # Nobody who has learnt from the months before is calibrated on the one that fell.
+        gate={"min_rows": 100, "margin": 0.45, "calibration": None},
     )
     for month in FALLEN:
         frame = churn_rows(month, 500)
         if month == FALLEN[-1]:  # the same subscribers, but every second one leaves whatever they are like
             frame["churned"] |= frame.index % 2 == 0
         frame.to_csv(clone.root / f"data/fallen/{month[:7]}.csv", index=False)
+    clone.add(
+        "asked",
+        ASKED,
+        interval={"every": "month", "start": MONTHS[0], "end": "2024-04-01"},
+        owner={**owner, "notify": ["hook"]},
+        policy={"schedule": 0, "drift": False},
+        gate={"min_rows": 100, "margin": 0.45},
+        promotion={"mode": "approve", "approval": {"two_people": True}},
+    )
+    (clone.root / "data/asked/2024-03.csv").unlink()
     airflow, mlflow = free_ports(2)
 
     def environment(dags: Path = settings.DAGS) -> dict[str, str]:
         # A user who may only look, and files looked at more often than a real installation would.
         more = {
-            "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,vi:viewer",
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:user,vi:viewer",
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3",
             "DAG_PROCESSOR__REFRESH_INTERVAL": "3",
         }
@@ -244,7 +292,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         try:
             loop = Loop(clone, local.start(), told)
             fallen = ("fallen_retrain", "fallen_score", WATCH)
-            for dag in (DAG, *fallen, "late_retrain", "churn_rollback"):
+            for dag in (DAG, *fallen, "late_retrain", "asked_retrain"):
                 loop.airflow.unpause(dag)
             broken = {**churn_spec(), "model": "typo", "quallity": {}}
             (clone.root / "include/models/typo.yaml").write_text(json.dumps(broken))
@@ -253,7 +301,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
                 found = loop.airflow.runs(dag, run_type="scheduled")
                 return found if [run["state"] in ENDED for run in found] == [True] * len(months) else None
 
-            for dag, months, runs in ((DAG, MONTHS, loop.month), (WATCH, FALLEN, loop.watched)):
+            looked = ((DAG, MONTHS, loop.month), (WATCH, FALLEN, loop.watched), ("asked_retrain", ASKED, loop.asked))
+            for dag, months, runs in looked:
                 for run in until(f"the months of {dag} have run", lambda d=dag, m=months: all_ended(d, m), 900):  # type: ignore[misc]
                     runs[run["logical_date"][:10]] = run["dag_run_id"]
             yield loop
@@ -399,6 +448,8 @@ def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
         ("fallen", "2024-04-01", "performance-fell"): 1,
         ("fallen", "2024-04-01", "retraining-started"): 1,
         ("fallen", "2024-04-01", "promoted"): 1,
+        ("asked", "2024-02-01", "approval-wanted"): 1,
+        ("asked", "2024-03-01", "batch-missing"): 1,
     }
     (fell,) = (one for one in loop.told if one["kind"] == "performance-fell")
     assert fell["owner"] == "Ada Example <ada@example.org>"
@@ -410,6 +461,7 @@ def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
 def test_scores_and_looks_have_their_pages(loop: Loop) -> None:
     airflow, watch = loop.airflow, loop.watched["2024-04-01"]
     found = {name: link for stage in MONITORING for name, link in airflow.links(watch, stage.name, WATCH).items()}
+    found.pop("Rollout")  # a link of the task, which had nothing beside the champion to show
     assert set(found) == {"Retrain run", "Drift report", "Estimate", "Measurement", "Diagnosis"}
     (score,) = (run for run in airflow.runs("fallen_score") if run["logical_date"].startswith("2024-04"))
     found |= {"Scores": airflow.links(score["dag_run_id"], "score", "fallen_score")["Scores"]}
@@ -449,8 +501,9 @@ def test_dvc_reaches_the_same_to_the_last_digit(loop: Loop) -> None:
 def test_the_links_of_a_task_lead_to_what_it_says(loop: Loop) -> None:
     airflow, run = loop.airflow, loop.month["2024-05-01"]
     found = {name: link for task in NAMES for name, link in airflow.links(run, task).items()}
-    assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "MLflow run"}
-    for name, inside in {"Quality report": "churn", "Drift report": "root_metric", "Gate table": "within"}.items():
+    assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "Probe", "MLflow run"}
+    insides = {"Quality report": "churn", "Drift report": "root_metric", "Gate table": "within", "Probe": "id='probe'"}
+    for name, inside in insides.items():
         answer = airflow.http.get(found[name])
         assert answer.status_code == 200, name
         assert inside in answer.text, name
@@ -489,8 +542,7 @@ def test_no_page_without_somebody_signed_in(loop: Loop) -> None:
 
 
 def test_who_may_look_may_look_and_no_more(loop: Loop) -> None:
-    password = settings.read("airflow/simple_auth_manager_passwords.json.generated")["vi"]
-    viewer = Airflow(loop.services._replace(user="vi", password=password))
+    viewer = loop.user("vi")
     link = loop.airflow.links(loop.month["2024-05-01"], "gate")["Retrain run"]
     assert viewer.http.get(link).status_code == 200
     assert viewer.post(f"dags/{DAG}/dagRuns", {"logical_date": None}).status_code == 403
@@ -577,10 +629,87 @@ def test_a_rollback_puts_the_predecessor_back(loop: Loop) -> None:
     assert run["state"] == "success"
     assert loop.airflow.said(run["dag_run_id"], "rollback", "churn_rollback")["verdict"] == "rolled back"
     assert (loop.serves(), loop.champions) == (1, [1, 2, 1])
+    assert loop.ledger.records("churn", "promotion")[-1].by == "admin"
+    (told,) = (one for one in loop.told if one["kind"] == "rolled-back")
+    assert told["severity"] == "critical"
+    assert "complaints from sales" in told["happened"]
     again = loop.airflow.trigger("churn_rollback", reason="and once more")
     assert again["state"] == "failed", "the first champion has no predecessor"
     assert loop.airflow.tasks(again["dag_run_id"], "churn_rollback")["rollback"]["try_number"] == 1
     assert loop.serves() == 1
+
+
+# --- a person's word
+
+
+def test_a_version_waits_and_holds_nothing_up(loop: Loop) -> None:
+    airflow, run = loop.airflow, loop.asked["2024-02-01"]
+    assert airflow.ended(run, "asked_retrain")["state"] == "success"
+    assert airflow.said(run, "promote", "asked_retrain")["verdict"] == "waiting"
+    assert airflow.states(run, "asked_retrain")["ask"] == "success"
+    later = airflow.ended(loop.asked["2024-03-01"], "asked_retrain")
+    assert later["state"] == "failed", "its batch never came, but its turn did"
+    form = airflow.waiting("approve-v1")
+    assert (form["options"], form["defaults"]) == (["Approve", "Reject"], ["Reject"])
+    assert form["subject"] == "May version 1 of asked serve?"
+    for inside in ("**Version**: 1 (first)", "| check | model | verdict |", "| passed |", "reject at 20"):
+        assert inside in form["body"], inside
+    (link,) = re.findall(r"\[The run\]\((.*?)\)", form["body"])
+    page = airflow.http.get(link)
+    assert (page.status_code, "<b>promote</b>" in page.text) == (200, True)
+    assert (loop.serves("asked"), loop.champions_of("asked")) == (None, [])
+
+
+def test_who_may_only_look_answers_nothing(loop: Loop) -> None:
+    assert loop.user("vi").answer("approve-v1", "Approve").status_code == 403
+    assert loop.user("vi").post(f"dags/{APPROVE}/dagRuns", {"logical_date": None, "conf": {}}).status_code == 403
+    assert loop.words() == []
+
+
+def test_an_approved_version_serves(loop: Loop) -> None:
+    assert loop.airflow.answer("approve-v1", "Approve").status_code == 200
+    assert loop.airflow.ended("approve-v1", APPROVE)["state"] == "success"
+    assert loop.airflow.answer("approve-v1", "Reject").status_code == 409
+    assert loop.words() == [(1, "approve", "admin")], "the schedule triggered it: one person is enough"
+    assert (loop.serves("asked"), loop.champions_of("asked")) == (1, [1])
+
+
+def test_who_triggered_may_not_approve(loop: Loop) -> None:
+    churn_rows("2024-03-01").to_csv(loop.clone.root / "data/asked/2024-03.csv", index=False)
+    run = loop.airflow.trigger("asked_retrain", force=True, interval="2024-03-01", reason="new month")
+    assert run["state"] == "success"
+    (proposal,) = (one for one in loop.ledger.records("asked", "proposal") if one.body["version"] == 2)
+    assert proposal.by == "admin"
+    assert "anybody but admin" in loop.airflow.waiting("approve-v2")["body"]
+    assert loop.airflow.answer("approve-v2", "Approve").status_code == 200
+    assert loop.airflow.ended("approve-v2", APPROVE)["state"] == "failed"
+    assert loop.airflow.states("approve-v2", APPROVE) == {"approve": "failed", "promote": "upstream_failed"}
+    (told,) = (one for one in loop.told if one["kind"] == "not-approved")
+    assert "admin may not approve version 2" in told["happened"]
+    assert (loop.serves("asked"), len(loop.words())) == (1, 1)
+
+
+def test_a_no_keeps_the_champion_and_somebody_elses_yes_promotes(loop: Loop) -> None:
+    said = {}
+    for who, option in (("admin", "Reject"), ("bob", "Approve")):
+        airflow = loop.user(who)
+        run = airflow.start(APPROVE, version=2)
+        airflow.waiting(run)
+        assert airflow.answer(run, option, f"as {who} sees it").status_code == 200
+        assert airflow.ended(run, APPROVE)["state"] == "success"
+        said[who] = airflow.said(run, "promote", APPROVE)
+    assert said["admin"]["verdict"] == "kept"
+    assert "reject by admin: as admin sees it" in said["admin"]["reasons"][0]
+    assert said["bob"]["verdict"] == "promoted"
+    assert loop.words()[1:] == [(2, "reject", "admin"), (2, "approve", "bob")]
+    assert (loop.serves("asked"), loop.champions_of("asked")) == (2, [1, 2])
+
+
+def test_a_rollback_goes_to_the_version_that_is_named(loop: Loop) -> None:
+    run = loop.user("bob").trigger("asked_rollback", reason="better then", to=1)
+    assert run["state"] == "success"
+    assert (loop.serves("asked"), loop.champions_of("asked")) == (1, [1, 2, 1])
+    assert loop.ledger.records("asked", "promotion")[-1].by == "bob"
 
 
 # --- alerts from outside

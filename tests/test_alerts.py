@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 
 from retrain import errors, results
-from retrain.alerts import DID, KINDS, LONGEST, OF_ERROR, Notice, clean, of_error, of_look, of_report, started
+from retrain.alerts import (
+    DID,
+    KINDS,
+    LONGEST,
+    OF_ERROR,
+    OF_PROMOTE,
+    OF_ROLLOUT,
+    Notice,
+    clean,
+    of_error,
+    of_look,
+    of_report,
+    started,
+)
 from retrain.errors import RetrainError
 from retrain.results import Decision, Interval
 from retrain.spec import EXAMPLE, Spec, parse
@@ -59,6 +72,10 @@ def test_every_section_says_what_to_do() -> None:
         ("ContradictoryLabels", "suspect-labels"),
         ("OutOfBandChange", "alias-moved"),
         ("DigestMismatch", "model-damaged"),
+        ("NotApproved", "not-approved"),
+        ("ProbeFailed", "probe-failed"),
+        ("Barred", "barred"),
+        ("ChainBroken", "chain-broken"),
         ("LedgerBusy", "task-failed"),
     ],
 )
@@ -73,7 +90,8 @@ def test_an_error_has_its_kind(spec: Spec, error: str, kind: str) -> None:
 def test_every_refusal_is_of_one_kind() -> None:
     named = [error for kind in OF_ERROR.values() for error in kind]
     assert len(named) == len(set(named))
-    assert set(OF_ERROR) | {"task-failed"} == set(DID) <= set(KINDS)
+    assert set(OF_ERROR) | {"task-failed"} <= set(DID) <= set(KINDS)
+    assert {*OF_PROMOTE.values(), *OF_ROLLOUT.values()} - {"drift"} <= set(DID)
     assert all(issubclass(error, RetrainError) for error in named)
 
 
@@ -122,11 +140,55 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
         (results.GateReport(**BEGIN, decision=said("inconclusive")), "kept"),
         (results.GateReport(**BEGIN, decision=said("promote")), ""),
         (results.PromoteReport(**BEGIN, decision=said("kept")), ""),
+        (results.ScoreReport(**BEGIN, decision=said("scored")), ""),
+        (results.ScoreReport(**BEGIN, decision=said("scored"), alias_moved="it is at 7"), "alias-moved"),
     ],
-    ids=["broken", "suspect", "changed", "sound", "keep", "inconclusive", "gate", "promote"],
+    ids=[
+        *("broken", "suspect", "changed", "sound", "keep", "inconclusive", "gate", "nothing to promote"),
+        *("scored", "alias"),
+    ],
 )
 def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.StageReport, kind: str) -> None:
     assert [notice.kind for notice in of_report(spec, report, look=LOOK)] == [kind] * bool(kind)
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict", "kind"),
+    [
+        (results.PromoteReport, "promoted", "promoted"),
+        (results.PromoteReport, "waiting", "approval-wanted"),
+        (results.PromoteReport, "kept", "not-approved"),
+        (results.PromoteReport, "shadow", "challenger-beside"),
+        (results.PromoteReport, "canary", "challenger-beside"),
+        (results.PromoteReport, "rolled back", "rolled-back"),
+        (results.RolloutReport, "advanced", "rollout-advanced"),
+        (results.RolloutReport, "promoted", "promoted"),
+        (results.RolloutReport, "stopped", "rollout-stopped"),
+        (results.RolloutReport, "rolled back", "rolled-back"),
+        (results.RolloutReport, "drift", "drift"),
+        *((results.RolloutReport, verdict, "") for verdict in ("idle", "waiting", "held", "watched", "ended")),
+    ],
+)
+def test_what_becomes_of_a_version_is_told(spec: Spec, report: Any, verdict: str, kind: str) -> None:
+    told = list(of_report(spec, report(**BEGIN, decision=said(verdict), version=3), look=LOOK))
+    assert [one.kind for one in told] == [kind] * bool(kind)
+    assert all("because" in one.happened and one.did for one in told)
+
+
+def test_the_same_version_may_be_put_back_twice(spec: Spec) -> None:
+    reports = [
+        results.PromoteReport(**BEGIN, decision=said("rolled back"), version=1, sequence=number) for number in (3, 3, 5)
+    ]
+    keys = [one.key for report in reports for one in of_report(spec, report, look=LOOK)]
+    assert keys == ["rolled-back/2024-02-01/v1/3"] * 2 + ["rolled-back/2024-02-01/v1/5"]
+
+
+def test_a_drift_of_both_is_told_beside_that_of_the_rows(spec: Spec) -> None:
+    report = results.RolloutReport(**BEGIN, decision=said("drift"), purpose="watch", version=1)
+    (told,) = of_report(spec, report, look=LOOK)
+    (rows,) = look(spec, drift=said("drift"))
+    assert told.key != rows.key
+    assert told.did == "Nothing was put back: both fell together."
 
 
 def look(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:

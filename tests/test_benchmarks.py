@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmarks import alarms, cycle, measure, parse, rows, timelines
-from retrain import pipeline
+from benchmarks import alarms, cycle, gates, measure, parse, rollback, rows, timelines
+from retrain import metrics, pipeline
 from retrain.replay import FIXED
 from retrain.results import Outcome, Trigger
 from retrain.run import Run
@@ -107,6 +107,29 @@ def test_every_data_stage_is_measured(tmp_path: Path) -> None:
     assert verdicts["drift"] in ("stable", "drift")
 
 
+def test_the_gates_world_is_as_true_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of many rows are those that the noise was solved for; then every judge is asked once."""
+    for metric in gates.TASKS:
+        for kind, rare in (("independent", False), ("rare mistakes", True)):
+            world = gates.World(np.random.default_rng(1), metric, kind, 2_000)
+            champion = metrics.score(world.task, metric, world.y, world.answers(gates.NOISE))
+            assert champion == pytest.approx(gates.true_score(metric, gates.NOISE, False), rel=0.02)
+            refresh = metrics.score(world.task, metric, world.y, world.challenger(-0.05))
+            wanted = champion * (0.95 if metric == "roc_auc" else 1.05)
+            assert refresh == pytest.approx(wanted, rel=0.02), (metric, rare)
+    said = gates.cycles(("log_loss", "days", 30, 0, 6, (0.10, -0.10)))
+    assert sum(one["gate: new"] for one in said) >= 5
+    assert sum(one["gate: both"] for one in said) >= 4
+    assert not any(one["gate: refresh"] or one["point: refresh"] or one["mlflow: refresh"] for one in said)
+    assert all(one["mlflow: new"] for one in said)
+    monkeypatch.setattr(gates, "STEPS", 2)
+    assert gates.creep((0, True))[1] <= 2
+    told = gates._history([[(0.09, 9), (0.1, 10)], [(0.01, 1), (0.02, 2)]], [(False, True)] * 100)
+    assert told.rows[3][1] == "100.0% wrong"
+    assert told.said[0].startswith("With the pin 50% of 2 histories end beyond")
+    assert "met" in told.said[1]
+
+
 def test_figures_land_between_their_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- rows: begin -->\nold\n<!-- rows: end -->\nafter\n")
@@ -157,6 +180,16 @@ def test_policies_are_held_against_their_bars() -> None:
     ]
     assert "Within 1 % on 3 of 4, better on 1, few enough trainings on 1." in table.said[0]
     assert table.said[0].endswith("Better on most: MISSED.")
+
+
+def test_rollbacks_are_of_models_that_are_as_much_worse_as_is_said() -> None:
+    draw = np.random.default_rng(0)
+    for share in (0.0, 0.1):
+        newer, older = rollback.losses(draw, 100, 3_000, (rollback.error_of(share), rollback.ERROR))
+        assert newer.mean() / older.mean() - 1 == pytest.approx(share, abs=0.01)
+    assert [ours for ours, _ in rollback.months(draw.normal(1, 1, 90), np.arange(90), 30)] == [True] * 3
+    assert rollback.first([False, True, True]) == 2
+    assert rollback.first([False] * 3) == 4
 
 
 def test_alarms_are_counted_and_the_other_side_is_tuned() -> None:

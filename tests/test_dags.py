@@ -35,6 +35,7 @@ print(json.dumps({
         name: [str(d.start_date), str(d.end_date), d.catchup, d.max_active_runs, getattr(d.timetable, "summary", "")]
         for name, d in bag.dags.items()
     },
+    "paused": {name: bool(dag.is_paused_upon_creation) for name, dag in bag.dags.items()},
     "untold": [task.task_id for dag in bag.dags.values() for task in dag.tasks if not task.on_failure_callback],
     "errors": bag.import_errors,
     "edges": {
@@ -65,7 +66,7 @@ def read(root: Path, **environment: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sound specs and two broken ones."""
+    """Two sound specs and three broken ones, one of them without an owner."""
     root = tmp_path_factory.mktemp("dags")
     models = root / "include" / "models"
     models.mkdir(parents=True)
@@ -78,11 +79,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "model": "weekly",
                 "interval": {"every": "week", "start": "2024-01-01"},
                 "monitor": {"every": "day"},
+                "promotion": "approve",
             }
         )
     )
     (models / "typo.yaml").write_text(yaml.safe_dump({**churn_spec(), "model": "typo", "quallity": {}}))
     (models / "torn.yaml").write_text("model: [torn")
+    nobody = {**churn_spec(), "model": "nobody", "owner": {"name": " ", "contact": "ada@example.org"}}
+    (models / "nobody.yaml").write_text(yaml.safe_dump(nobody))
     return root
 
 
@@ -94,8 +98,9 @@ def bag(root: Path) -> dict[str, Any]:
 def test_every_sound_spec_has_its_family(bag: dict[str, Any]) -> None:
     from retrain.pipeline import MONITORING, NAMES, SCORING
 
-    family = {"retrain", "score", "monitor", "rollback"}
-    assert set(bag["dags"]) == {f"{model}_{name}" for model in ("churn", "weekly") for name in family}
+    family = ("retrain", "score", "monitor", "rollback")
+    all_of = {f"{model}_{name}" for model in ("churn", "weekly") for name in family}
+    assert set(bag["dags"]) == {*all_of, "weekly_approve"}, "where the spec asks for approval, there is one more"
     assert set(bag["serialized"]) == set(bag["dags"])
     assert bag["dags"]["churn_retrain"] == list(NAMES)
     assert bag["dags"]["churn_score"] == [stage.name for stage in SCORING]
@@ -108,10 +113,21 @@ def test_the_monitor_asks_its_questions_side_by_side(bag: dict[str, Any]) -> Non
         "labels": ["context"],
         "context": questions,
         **{question: ["diagnose"] for question in questions},
-        "diagnose": ["decide"],
+        "diagnose": ["rollout"],
+        "rollout": ["decide"],
         "decide": ["start"],
         "start": [],
     }
+
+
+def test_a_version_that_waits_is_asked_about_in_a_dag_of_its_own(bag: dict[str, Any]) -> None:
+    from retrain.pipeline import NAMES
+
+    assert bag["dags"]["weekly_retrain"] == [*NAMES, "ask"]
+    assert bag["dags"]["weekly_approve"] == ["approve", "promote"]
+    assert bag["about"]["weekly_approve"][3] > 1, "one that waits keeps no other waiting"
+    assert [bag["paused"][f"weekly_{name}"] for name in ("approve", "rollback")] == [False, False]
+    assert set(bag["params"]["weekly_approve"]) == {"version", "digest"}
 
 
 def test_a_broken_spec_is_shown_and_takes_nothing_with_it(bag: dict[str, Any]) -> None:
@@ -120,6 +136,7 @@ def test_a_broken_spec_is_shown_and_takes_nothing_with_it(bag: dict[str, Any]) -
     assert "typo.yaml" in bag["errors"][file]
     assert "did you mean 'quality'?" in bag["errors"][file]
     assert "torn.yaml:1" in bag["errors"][file]
+    assert "owner.name: names nobody" in bag["errors"][file]
 
 
 def test_reading_imports_nothing_heavy(bag: dict[str, Any]) -> None:
@@ -143,7 +160,7 @@ def test_the_monitor_has_a_schedule_of_its_own(bag: dict[str, Any]) -> None:
 def test_a_manual_start_has_its_form(bag: dict[str, Any]) -> None:
     assert set(bag["params"]["churn_retrain"]) == {"interval", "force", "dry_run", "revise", "reason", "alert"}
     assert set(bag["params"]["churn_score"]) == set(bag["params"]["churn_monitor"]) == {"interval"}
-    assert set(bag["params"]["churn_rollback"]) == {"reason"}
+    assert set(bag["params"]["churn_rollback"]) == {"reason", "to"}
 
 
 def test_whoever_fails_the_owner_is_told(bag: dict[str, Any]) -> None:
@@ -175,11 +192,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         yield module
 
 
-def context(end: str = "", *, run_id: str = "r", kind: str = "scheduled", **params: Any) -> dict[str, Any]:
+def context(end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: Any = None, **params: Any) -> Any:
     """What a task is given, of a run whose data interval ends at `end`."""
     stop = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else None
     start = stop and stop.replace(month=stop.month - 1)
-    run = SimpleNamespace(run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop)
+    run = SimpleNamespace(
+        run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop, triggering_user_name=by
+    )
     return {"dag_run": run, "params": {"interval": None, **params}}
 
 
@@ -215,9 +234,13 @@ def test_a_retraining_knows_what_the_decision_knew_that_started_it(models: Modul
 
 def test_a_run_by_hand_takes_its_parameters(models: ModuleType, churn: Model) -> None:
     asked = {"force": True, "dry_run": True, "revise": True, "reason": "to see", "alert": ""}
-    run = models.current_run(churn.run().spec, "retrain", context(kind="manual", interval="2024-02-01", **asked))
+    hand = context(kind="manual", by="ada", interval="2024-02-01", **asked)
+    run = models.current_run(churn.run().spec, "retrain", hand)
     assert (run.trigger.kind, run.interval.name, run.known_at) == ("manual", "2024-02-01", None)
-    assert run.trigger == Trigger(kind="manual", id="r", force=True, dry_run=True, revise=True, reason="to see")
+    assert run.trigger == Trigger(
+        kind="manual", id="r", force=True, dry_run=True, revise=True, reason="to see", by="ada"
+    )
+    assert models.current_run(churn.run().spec, "score", context("2024-03-01")).trigger.by == ""
     with pytest.raises(InvalidName):
         models.current_run(churn.run().spec, "retrain", context("2024-03-01", run_id="monitor-x"))
 

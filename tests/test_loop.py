@@ -124,9 +124,10 @@ def test_mlflow_holds_the_run_and_its_lineage(model: Model) -> None:
 
 def test_a_second_try_of_every_stage_changes_nothing(model: Model) -> None:
     run = model.run(MONTHS[2])
-    before = {name: run.store.read(f"{run.folder}/{name}.json") for name in pipeline.NAMES}
+    names = [name for name in pipeline.NAMES if name != "probe"]  # which measures time
+    before = {name: run.store.read(f"{run.folder}/{name}.json") for name in names}
     assert went(run)["promote"] == "promoted"
-    after = {name: run.store.read(f"{run.folder}/{name}.json") for name in pipeline.NAMES}
+    after = {name: run.store.read(f"{run.folder}/{name}.json") for name in names}
     assert after == before
     client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
     assert len(client.search_model_versions("name='churn'")) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,10 @@ def test_bands_are_few() -> None:
 # --- draws
 
 
+def drawn(task: str, metric: str, y: Any, p: Any, block: Any) -> resampling.Draws:
+    return resampling.draw(task, metric, y, p, block, resamples=200, seed=0, leave_out=True)
+
+
 @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
 def test_draws_equal_the_metric_on_the_drawn_rows(task: str, metric: str) -> None:
     y, p = DATA[task]()
@@ -141,6 +146,27 @@ def test_draws_equal_the_metric_on_the_drawn_rows(task: str, metric: str) -> Non
         times = np.bincount(chosen[:, place], minlength=9)[block]
         drawn = metrics.score(task, metric, y.repeat(times), p.repeat(times, axis=0))
         assert draws.drawn[place] == pytest.approx(drawn, abs=1e-12)
+
+
+@pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
+def test_without_a_block_is_the_metric_on_the_other_rows(task: str, metric: str) -> None:
+    y, p = DATA[task]()
+    block = np.arange(N) // 50
+    for place, value in enumerate(drawn(task, metric, y, p, block).without):
+        left = block != place
+        assert value == pytest.approx(metrics.score(task, metric, y[left], p[left]), abs=1e-12)
+
+
+def test_of_independent_rows_it_is_delongs_variance() -> None:
+    """The error of the difference of two areas, by leaving rows out and by DeLong, DeLong and Clarke-Pearson (1988)."""
+    y, p = binary()
+    worse = np.clip(p + RNG.normal(0, 0.3, N), 0, 1)
+    rows = [drawn("binary", "roc_auc", y, q, np.arange(N)) for q in (p, worse)]
+    left = rows[0].without - rows[1].without
+    over = [np.sign(np.subtract.outer(q[y == 1], q[y == 0])) / 2 + 0.5 for q in (p, worse)]
+    hits, misses = (over[0].mean(axis) - over[1].mean(axis) for axis in (1, 0))
+    delong = hits.var(ddof=1) / len(hits) + misses.var(ddof=1) / len(misses)
+    assert (N - 1) / N * np.sum((left - left.mean()) ** 2) == pytest.approx(delong, rel=0.02)
 
 
 def test_rank_draws_equal_weighted_auc_of_sklearn() -> None:
@@ -156,7 +182,7 @@ def test_rank_draws_equal_weighted_auc_of_sklearn() -> None:
 @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
 def test_the_same_predictions_gain_exactly_nothing(task: str, metric: str) -> None:
     y, p = DATA[task]()
-    one, two = (resampling.draw(task, metric, y, q, np.arange(N) // 20, resamples=200, seed=0) for q in (p, p.copy()))
+    one, two = (drawn(task, metric, y, q, np.arange(N) // 20) for q in (p, p.copy()))
     pair = resampling.paired(task, ("new", one), ("champion", two), 0.05)
     assert (pair.gain, pair.low, pair.high) == (0.0, 0.0, 0.0)
     assert pair.blocks == 20
@@ -166,7 +192,7 @@ def test_the_same_predictions_gain_exactly_nothing(task: str, metric: str) -> No
 def test_a_gain_above_zero_is_better(task: str, metric: str) -> None:
     y, p = DATA[task]()
     worse = RNG.permutation(p)
-    good, bad = (resampling.draw(task, metric, y, q, np.arange(N) // 20, resamples=200, seed=0) for q in (p, worse))
+    good, bad = (drawn(task, metric, y, q, np.arange(N) // 20) for q in (p, worse))
     pair = resampling.paired(task, ("new", good), ("champion", bad), 0.05)
     assert 0 < pair.low < pair.gain < pair.high
     back = resampling.paired(task, ("new", bad), ("champion", good), 0.05)
@@ -176,7 +202,7 @@ def test_a_gain_above_zero_is_better(task: str, metric: str) -> None:
 def test_a_rare_class_that_is_often_not_drawn_has_no_interval() -> None:
     y = np.zeros(200)
     y[:3] = 1
-    draws = resampling.draw("binary", "roc_auc", y, RNG.random(200), np.arange(200) // 20, resamples=200, seed=0)
+    draws = drawn("binary", "roc_auc", y, RNG.random(200), np.arange(200) // 20)
     assert np.isnan(draws.drawn).any()
     assert resampling.interval(draws, 0.05).low is None
     with pytest.raises(NonFiniteMetric, match="undefined in too many draws"):
@@ -185,7 +211,7 @@ def test_a_rare_class_that_is_often_not_drawn_has_no_interval() -> None:
 
 def test_one_block_has_no_interval() -> None:
     y, p = binary()
-    draws = resampling.draw("binary", "brier", y, p, np.zeros(N, dtype=int), resamples=200, seed=0)
+    draws = drawn("binary", "brier", y, p, np.zeros(N, dtype=int))
     assert resampling.interval(draws, 0.05).low is None
 
 
@@ -203,6 +229,41 @@ def test_blocks_cover_where_rows_alone_would_not() -> None:
             covered[name] += measured.low <= np.sqrt(2) <= measured.high
     assert 0.80 <= covered["day"] / trials <= 0.97
     assert covered["row"] / trials < 0.6
+
+
+def losses(rng: np.random.Generator, days: int, skewed: bool, follows: float) -> tuple[Any, Any]:
+    """Absolute errors, (days * 20,), of two models that are equally good."""
+    size = (days, 20)
+    common = rng.normal(0, 0.5, days)
+    for day in range(1, days):
+        common[day] = follows * common[day - 1] + np.sqrt(1 - follows**2) * common[day]
+    rare = (rng.random(size) < 0.02) * 50.0 - 1.0 if skewed else rng.normal(0, 1, size)
+    return (np.full(days * 20, 60.0), (60 + rare + (0 if skewed else common[:, None])).ravel())
+
+
+@pytest.mark.parametrize(("skewed", "follows"), [(True, 0.0), (False, 0.0), (False, 0.5)])
+def test_a_bound_is_wrong_no_more_often_than_its_level(skewed: bool, follows: float) -> None:
+    """Equal models, at 5 %: with rare great losses and with days that follow each other, where percentiles fail."""
+    days, trials, wrong = 30, 300, {"paired": 0, "percentile": 0}
+    block = np.repeat(np.arange(days), 20)
+    for trial in range(trials):
+        old, new = losses(np.random.default_rng(trial), days, skewed, follows)
+        sides = [drawn("regression", "mae", np.zeros(len(block)), errors, block) for errors in (new, old)]
+        pair = resampling.paired("regression", ("new", sides[0]), ("champion", sides[1]), 0.05)
+        wrong["paired"] += pair.low > 0
+        wrong["percentile"] += np.quantile(sides[1].drawn - sides[0].drawn, 0.05) > 0
+    assert wrong["paired"] <= 0.075 * trials, wrong
+    if skewed or follows:
+        assert wrong["percentile"] > 1.5 * wrong["paired"], wrong
+
+
+def test_a_margin_is_a_share_of_a_score_that_is_uncertain_too() -> None:
+    y, p = DATA["regression"]()
+    one, two = (drawn("regression", "mae", y, q, np.arange(N) // 20) for q in (p, p + RNG.normal(0, 0.1, N)))
+    pair = resampling.paired("regression", ("new", one), ("champion", two), 0.05, margin=0.4)
+    known = pair.low + 0.4 * two.value
+    assert pair.within_low < known - 1e-6
+    assert resampling.paired("regression", ("new", one), ("champion", two), 0.05).within_low == pair.low
 
 
 # --- blocks

@@ -25,6 +25,7 @@ from retrain.results import (
     EstimateReport,
     MeasureReport,
     PromoteReport,
+    RolloutReport,
     Trigger,
 )
 from retrain.run import Run
@@ -236,3 +237,25 @@ def test_before_any_champion_a_look_is_calm(churn: Model, mlflow: Home) -> None:
     assert asked(look) == ("undetermined", "undetermined", "undetermined", "sound", "skip")
     assert look.read(DecideReport, "decide").policy == "waiting"
     assert not look.ledger.records("churn", "signal")
+
+
+def test_a_challenger_in_shadow_is_judged_by_the_next_look_and_then_watched(model: Model) -> None:
+    model.write_spec({**spec(), "promotion": {"mode": "shadow", "intervals": 1}})
+    look = month(model, MONTH, world(concept))
+    assert look.read(RolloutReport, "rollout").decision.verdict == "idle"
+    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=look.key))
+    assert dict(pipeline.run_all(run))["promote"].decision.verdict == "shadow"  # type: ignore[attr-defined]
+
+    after = month(model, NEXT, world(concept, NEXT))
+    context = after.read(Context, "context")
+    assert context.champion is not None
+    assert context.rollout is not None
+    assert (context.champion.version, context.rollout.beside.version) == (1, 2)
+    report = after.read(RolloutReport, "rollout")
+    assert report.decision.verdict == "promoted"
+    assert report.gain is not None
+    assert report.gain > 0
+    measured = after.read(MeasureReport, "measure").realised[-1]
+    assert (measured.version, measured.verdict) == (1, "alarm"), "the champion is judged by its own answers"
+    watch = after.ledger.records("churn", "rollout")[-1].body["rollout"]
+    assert (watch["purpose"], watch["beside"]["version"], watch["champion"]) == ("watch", 1, 2)

@@ -60,14 +60,20 @@ def store(home: Home) -> Store:
     interval = Interval(start=datetime(2024, 5, 1, tzinfo=UTC), end=datetime(2024, 6, 1, tzinfo=UTC))
     begin: dict[str, Any] = {"model": "churn", "interval": interval, "effective_at": interval.end}
     check = results.GateCheck(name="champion", model="new", passed=None, value=-0.01, bound=0.0, reason=ATTACK)
+    warned = results.GateCheck(name="overfit", model="new", passed=False, blocks=False, reason="by little")
+    slow = results.GateCheck(name="latency", model="new", passed=True, value=3, bound=50, reason="3 ms a row")
     gate = results.GateReport(
-        **begin, decision=Decision(verdict="inconclusive", reasons=(ATTACK,)), metric="log_loss", checks=(check,)
+        **begin, decision=Decision(verdict="inconclusive", reasons=(ATTACK,)), metric="log_loss", checks=(check, warned)
+    )
+    probe = results.ProbeReport(
+        **begin, decision=Decision(verdict="serves", reasons=("it answers",)), version=3, checks=(slow,)
     )
     evaluate = results.EvaluateReport(
         **begin, decision=Decision(verdict="measured", reasons=("all",)), plots=(f"{FOLDER}/evaluate/curves.png",)
     )
     store = Store(home.store)
     store.write(f"{FOLDER}/gate.json", gate.to_json().encode())
+    store.write(f"{FOLDER}/probe.json", probe.to_json().encode())
     store.write(f"{FOLDER}/evaluate.json", evaluate.to_json().encode())
     store.write(f"{FOLDER}/evaluate/curves.png", b"\x89PNG")
     store.write(f"{FOLDER}/validate/quality.html", b"<script>draw()</script>")
@@ -98,7 +104,9 @@ def test_the_page_shows_what_was_said_and_never_runs_it(reader: Any, store: Stor
     assert "<script" not in answer.text
     assert answer.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
     assert "id='gate'" in answer.text
-    assert "unknown" in answer.text
+    assert "id='probe'" in answer.text
+    for word in ("unknown", "warned", "pass", "3 ms a row"):
+        assert word in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
@@ -175,6 +183,7 @@ def test_links_are_of_stage_tasks_only(plugin: ModuleType) -> None:
     links = plugin.RetrainPlugin.global_operator_extra_links
     given = {link.name: link.get_link(None, ti_key=Key) for link in links}
     assert {name for name, link in given.items() if link} == {"Retrain run", "Gate table"}
+    assert len(given) == len(links), "each has a name of its own"
     assert given["Gate table"] == "/retrain/dags/churn_retrain/runs/scheduled__2024-05-01T00%3A00%3A00%2B00%3A00#gate"
     assert not any(link.get_link(None, ti_key=Other) for link in links)
 
@@ -183,3 +192,18 @@ def test_links_are_of_stage_tasks_only(plugin: ModuleType) -> None:
 
     watched = {link.name for link in links if link.get_link(None, ti_key=Watch)}
     assert watched == {"Retrain run", "Measurement"}
+
+    class Rollout(Watch):
+        task_id = "rollout"
+
+    class Probe(Key):
+        task_id = "probe"
+
+    assert {link.name for link in links if link.get_link(None, ti_key=Rollout)} == {"Retrain run", "Rollout"}
+    assert {link.name for link in links if link.get_link(None, ti_key=Probe)} == {"Retrain run", "Probe"}
+
+
+def test_every_stage_has_its_place_on_the_page(plugin: ModuleType) -> None:
+    from retrain.pipeline import BY_NAME
+
+    assert set(plugin.SHOWN) == set(BY_NAME)

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from retrain import pipeline
 from retrain.errors import BatchMissing, MissingInput, Quarantined, RetrainError
 from retrain.ledger import Ledger
-from retrain.results import HELD, StageReport, Trigger
+from retrain.results import HELD, GateReport, StageReport, Trigger
 from retrain.run import Run, run_key
 from retrain.workspace import Home
 
@@ -34,7 +34,13 @@ Key = Annotated[str, typer.Option("--run", help="the run's folder; by default ma
 History = Annotated[bool, typer.Option("--history", help="first do the same for every earlier interval")]
 Force = Annotated[bool, typer.Option("--force", help="retrain whatever the policy says")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="stop before a version is registered")]
+Version = Annotated[int, typer.Argument(help="number of the version")]
+Reason = Annotated[str, typer.Option("--reason", help="why, for the record")]
 Revise = Annotated[bool, typer.Option("--revise", help="take other bytes for an accepted interval")]
+
+
+def _by_hand(**asked: Any) -> Trigger:
+    return Trigger(kind="laptop", by=getpass.getuser(), **asked)
 
 
 def make_run(model: str, interval: str, key: str, trigger: Trigger) -> Run:
@@ -60,7 +66,7 @@ def _stage(name: str, does: str) -> Callable[..., None]:
         dry_run: DryRun = False,
         revise: Revise = False,
     ) -> None:
-        trigger = Trigger(kind="laptop", force=force, dry_run=dry_run, revise=revise)
+        trigger = _by_hand(force=force, dry_run=dry_run, revise=revise)
         this = make_run(model, interval, run, trigger)
         if history and name in pipeline.DATA_STAGES:
             for span in pipeline.history(this):
@@ -83,6 +89,10 @@ def _earlier(name: str, run: Run) -> None:
 
 def _say(report: StageReport, stage: str) -> None:
     typer.echo(pipeline.last_line(report, stage))
+    if isinstance(report, GateReport) and report.checks:
+        from retrain import checklist
+
+        _show(checklist.terminal(report))
 
 
 for _one in pipeline.STAGES:
@@ -99,7 +109,7 @@ def run(
     revise: Revise = False,
 ) -> None:
     """Run the whole loop in this process: every stage that has something to do."""
-    this = make_run(model, interval, "", Trigger(kind="laptop", force=force, dry_run=dry_run, revise=revise))
+    this = make_run(model, interval, "", _by_hand(force=force, dry_run=dry_run, revise=revise))
     spans = list(pipeline.history(this)) if history else [this.interval]
     for span in spans:
         one = replace(this, interval=span, key=run_key(f"laptop-{span.name}"))
@@ -115,7 +125,7 @@ def run(
 @app.command()
 def monitor(model: Model, interval: When = "", history: History = False) -> None:
     """Score the interval with the champion of its time and look how that champion does; nothing is started."""
-    this = make_run(model, interval, "", Trigger(kind="laptop"))
+    this = make_run(model, interval, "", _by_hand())
     for span in pipeline.history(this) if history else [this.interval]:
         for loop in ("score", "monitor"):
             one = replace(this, interval=span, key=run_key(f"{loop}-laptop-{span.name}"), loop=loop)
@@ -161,28 +171,148 @@ def status(model: Annotated[str, typer.Argument(help="one model; by default all"
     from retrain.status import table
 
     home = Home.from_environment()
+    for name in [model] if model else [file.stem for file in home.specs]:
+        home.spec(name)
+        _show(table(Ledger(home.ledger), name))
+
+
+@app.command()
+def rollback(
+    model: Model,
+    reason: Reason,
+    to: Annotated[int | None, typer.Option("--to", help="version to put back; by default the predecessor")] = None,
+) -> None:
+    """Put the champion's predecessor back, and bar the champion from coming again."""
+    home = Home.from_environment()
+    report = pipeline.roll_back(home, home.spec(model), _key("rollback"), reason, to=to, by=getpass.getuser())
+    _say(report, "rollback")
+
+
+@app.command()
+def approve(
+    model: Model,
+    version: Version,
+    reason: Reason,
+    reject: Annotated[bool, typer.Option("--reject", help="say no")] = False,
+) -> None:
+    """Answer a version that waits for a person's word; approved, it serves."""
+    home = Home.from_environment()
+    verdict: Literal["approve", "reject"] = "reject" if reject else "approve"
+    _say(pipeline.answer(home, home.spec(model), version, verdict, getpass.getuser(), reason), "promote")
+
+
+@app.command()
+def reconcile(
+    model: Model,
+    take: Annotated[str, typer.Option("--take", help="where an alias was moved by hand: ledger or alias")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="why, for the record")] = "",
+) -> None:
+    """Make the ledger and MLflow's alias agree again."""
+    if take not in ("", "ledger", "alias"):
+        raise typer.BadParameter("--take is ledger or alias")
+    home = Home.from_environment()
+    said = pipeline.reconcile(
+        home,
+        home.spec(model),
+        _key("reconcile"),
+        cast(Literal["", "ledger", "alias"], take),
+        reason or "reconciled",
+        by=getpass.getuser(),
+    )
+    typer.echo(f"{model} · reconcile: {said}")
+
+
+@app.command()
+def history(model: Model) -> None:
+    """Show every change of the champion, and what was refused: when, why, who."""
+    from retrain import history as told
+
+    home = Home.from_environment()
+    _show(told.table(Ledger(home.ledger), home.spec(model).model))
+
+
+@app.command()
+def served(
+    model: Model,
+    at: Annotated[str, typer.Option("--at", help="a moment in UTC, like 2013-07-04T12:00Z")],
+    recorded: Annotated[bool, typer.Option("--recorded", help="ask the wall's clock, not the data's")] = False,
+) -> None:
+    """Say which version served at a moment, why, and on which data it was trained."""
+    from retrain import history as told
+
+    home = Home.from_environment()
+    typer.echo("\n".join(told.served(home, home.spec(model), told.moment(at), recorded=recorded)))
+
+
+@app.command()
+def explain(model: Model, version: Version) -> None:
+    """Show the whole chain of a version, from delivered bytes to the alias."""
+    from retrain import explain as told
+
+    home = Home.from_environment()
+    _show(told.explain(home, home.spec(model), version))
+
+
+@app.command()
+def reproduce(model: Model, version: Version) -> None:
+    """Bring a version's data back by hash, train it again, and say whether it is the same."""
+    from retrain import reproduce as again
+
+    home = Home.from_environment()
+    with Console(stderr=True).status("") as shown:
+        report = again.reproduce(home, home.spec(model), version, shown.update)
+    typer.echo("\n".join(report.lines()))
+    if not report.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def changelog(model: Model) -> None:
+    """Print what changed from version to version, as Markdown."""
+    from retrain import changelog as told
+
+    home = Home.from_environment()
+    typer.echo(told.changelog(model, Ledger(home.ledger).records(home.spec(model).model)))
+
+
+@app.command()
+def inventory() -> None:
+    """Show all models: owner, champion, age, health."""
+    from retrain import inventory as told
+
+    _show(told.table(told.entries(Home.from_environment())))
+
+
+@app.command()
+def verify(model: Annotated[str, typer.Argument(help="one model; by default all on record")] = "") -> None:
+    """Look whether record, aliases, model files and data are all there and unaltered."""
+    from retrain import audit
+
+    home, sound, console = Home.from_environment(), True, Console(stderr=True)
+    for name in [home.spec(model).model] if model else audit.models(home):
+        with console.status(name) as shown:
+            answers = audit.verify(home, name, shown.update)
+        _show(audit.table(name, answers))
+        sound = sound and all(one.ok for one in answers)
+    if not sound:
+        raise typer.Exit(1)
+
+
+def _show(made: RenderableType) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 140
-    for name in [model] if model else [file.stem for file in home.specs]:
-        home.spec(name)
-        console.print(table(Ledger(home.ledger), name))
+    console.print(made)
+
+
+def _key(what: str) -> str:
+    return run_key(f"{what}-{datetime.now(UTC).isoformat()}")
 
 
 @app.command()
-def rollback(model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")]) -> None:
-    """Put the champion's predecessor back."""
-    home = Home.from_environment()
-    key = run_key(f"rollback-{datetime.now(UTC).isoformat()}")
-    _say(pipeline.roll_back(home, home.spec(model), key, reason), "rollback")
-
-
-@app.command()
-def release(
-    model: Model, reason: Annotated[str, typer.Option("--reason", help="why, for the record")], interval: When = ""
-) -> None:
+def release(model: Model, reason: Reason, interval: When = "") -> None:
     """Let a batch through that was quarantined, or is held as broken or suspect: these very bytes."""
-    this = make_run(model, interval, "", Trigger(kind="laptop", reason=reason))
+    this = make_run(model, interval, "", _by_hand(reason=reason))
     batches = [one for one in this.ledger.records(model, "batch") if one.body["interval"] == this.interval.name]
     kinds = [one.body for one in this.ledger.records(model, "signal") if one.body["question"] == "kind"]
     held = any(one["interval"] == this.interval.name and one["verdict"] in HELD for one in kinds)

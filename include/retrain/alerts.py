@@ -22,16 +22,21 @@ from typing import Literal
 
 from retrain.errors import (
     ArtifactMissing,
+    Barred,
     BatchMissing,
     BatchTooLarge,
+    ChainBroken,
     ContradictoryLabels,
     DanglingChampion,
     DigestMismatch,
     DtypeChanged,
     EmptyBatch,
     IntervalConflict,
+    ModelFormatRefused,
+    NotApproved,
     OutOfBandChange,
     OutOfInterval,
+    ProbeFailed,
     Quarantined,
     RaggedRow,
     RetrainError,
@@ -46,6 +51,8 @@ from retrain.results import (
     GateReport,
     MeasureReport,
     PromoteReport,
+    RolloutReport,
+    ScoreReport,
     StageReport,
 )
 from retrain.spec import Spec
@@ -66,8 +73,17 @@ KINDS: dict[str, Severity] = {
     "retraining-started": "info",
     "promoted": "info",
     "kept": "info",
+    "approval-wanted": "warning",
+    "not-approved": "info",
+    "challenger-beside": "info",
+    "rollout-advanced": "info",
+    "rollout-stopped": "warning",
+    "rolled-back": "critical",
+    "probe-failed": "warning",
+    "barred": "warning",
     "alias-moved": "critical",
     "model-damaged": "critical",
+    "chain-broken": "critical",
     "task-failed": "critical",
 }
 """Info: nothing to do. Warning: look today. Critical: what serves may be wrong, or the loop stands still."""
@@ -80,17 +96,49 @@ OF_ERROR: dict[str, tuple[type[RetrainError], ...]] = {
     "quarantined": (Quarantined,),
     "rows-rejected": (RowsRejected,),
     "suspect-labels": (ContradictoryLabels,),
+    "not-approved": (NotApproved,),
+    "probe-failed": (ProbeFailed,),
+    "barred": (Barred,),
     "alias-moved": (OutOfBandChange, DanglingChampion),
-    "model-damaged": (ArtifactMissing, DigestMismatch),
+    "model-damaged": (ArtifactMissing, DigestMismatch, ModelFormatRefused),
+    "chain-broken": (ChainBroken,),
 }
+OF_PROMOTE = {
+    "promoted": "promoted",
+    "waiting": "approval-wanted",
+    "kept": "not-approved",
+    "shadow": "challenger-beside",
+    "canary": "challenger-beside",
+    "rolled back": "rolled-back",
+}
+OF_ROLLOUT = {
+    "advanced": "rollout-advanced",
+    "promoted": "promoted",
+    "stopped": "rollout-stopped",
+    "rolled back": "rolled-back",
+    "drift": "drift",
+}
+"""From the verdict to the kind of notice; other verdicts are told to nobody."""
 DID = {
     "batch-missing": "The run has stopped; later intervals go on without this one.",
     "delivery-refused": "Nothing of the delivery was taken in; later intervals go on without this one.",
     "quarantined": "The batch is set aside, nothing learns from it; later intervals go on without it.",
     "rows-rejected": "Nothing of the interval was scored.",
     "suspect-labels": "No label of this delivery was taken; the rows stay unlabelled.",
+    "promoted": "The champion alias was moved, on record; a rollback puts the predecessor back.",
+    "approval-wanted": "The champion serves on until somebody answers: in Airflow under Required Actions, over its"
+    " REST API, or with `python -m retrain approve`.",
+    "challenger-beside": "Both score from the next interval on; who wins serves.",
+    "rollout-advanced": "The challenger answers a larger share of the rows.",
+    "rollout-stopped": "The challenger scores no more; the champion serves on.",
+    "rolled-back": "Model, preprocessing and drift reference are those of the earlier champion again; what served"
+    " before is barred from coming back.",
+    "not-approved": "The version is not promoted, the champion serves on.",
+    "probe-failed": "The version was not promoted; the champion serves on.",
+    "barred": "The version was not promoted; the champion serves on.",
     "alias-moved": "The alias was left where it is, and nothing was promoted.",
     "model-damaged": "The model was not used.",
+    "chain-broken": "The task has stopped; who serves is not changed.",
     "task-failed": "The run has stopped here; what was on record before is as it was.",
 }
 LONGEST = 1000
@@ -180,11 +228,20 @@ def of_report(spec: Spec, report: StageReport, *, look: str) -> Iterator[Notice]
     if isinstance(report, GateReport) and report.decision.verdict != "promote":
         happened = f"{report.decision.verdict}: {'; '.join(report.decision.reasons)}"
         yield _notice(spec, "kept", name, happened, "The champion was kept; the run is recorded in MLflow.", look)
-    if isinstance(report, PromoteReport) and report.decision.verdict == "promoted":
+    if isinstance(report, PromoteReport) and (told := OF_PROMOTE.get(report.decision.verdict)):
+        if told == "not-approved" and report.version is None:
+            return  # nothing was registered, so nobody was asked
         before = f", version {report.previous} before" if report.previous else ", the first"
-        happened = f"version {report.version} serves{before}: {'; '.join(report.decision.reasons)}"
-        did = "The champion alias was moved, on record; a rollback puts the predecessor back."
-        yield _notice(spec, "promoted", name, happened, did, look, f"v{report.version}")
+        happened = f"version {report.version} serves{before}: " if told == "promoted" else ""
+        # The same version may be put back twice.
+        about = f"v{report.version}/{report.sequence}" if told == "rolled-back" else f"v{report.version}"
+        yield _notice(spec, told, name, happened + "; ".join(report.decision.reasons), DID[told], look, about)
+    if isinstance(report, RolloutReport) and (told := OF_ROLLOUT.get(report.decision.verdict)):
+        did = "Nothing was put back: both fell together." if told == "drift" else DID[told]
+        yield _notice(spec, told, name, "; ".join(report.decision.reasons), did, look, f"v{report.version}")
+    if isinstance(report, ScoreReport) and report.alias_moved:
+        did = "The alias was left where it is; the version on record has scored."
+        yield _notice(spec, "alias-moved", name, report.alias_moved, did, look)
 
 
 def of_look(

@@ -10,7 +10,15 @@ next. Stages raise with what they know; `pipeline` adds the model and the stage.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Self
+
+
+def near(word: object, known: Iterable[object]) -> str:
+    """`; did you mean 'x'?` or nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class RetrainError(Exception):
@@ -253,3 +261,7 @@ class LedgerBusy(RetrainError):
     """The ledger's database stayed locked."""
 
     retryable = True
+
+
+class LedgerNewer(RetrainError):
+    """The ledger's tables were made by a newer Retrain."""

@@ -153,10 +153,7 @@ def calibration(y: Array, p: Array, weight: Array | None = None, bins: int = 10)
     mean of |observed - predicted| weighted by share (Naeini, Cooper and Hauskrecht 2015).
     """
     w = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=float)
-    _, place = np.unique(p, return_inverse=True)
-    mass = np.bincount(place, weights=w)
-    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    bin_ = np.minimum((middle * bins).astype(int), bins - 1)[place]
+    bin_ = equal_mass(p, w, bins)
     total = np.bincount(bin_, weights=w, minlength=bins)
     used = total > 0
     return pd.DataFrame(
@@ -167,6 +164,18 @@ def calibration(y: Array, p: Array, weight: Array | None = None, bins: int = 10)
             "rows": np.bincount(bin_, minlength=bins)[used],
         }
     )
+
+
+def equal_mass(p: Array, weight: Array, bins: int = 10) -> Array:
+    """The bin of each row, 0 … bins - 1, of equal mass; equal values stay in one bin.
+
+    >>> equal_mass(np.array([0.1, 0.9, 0.1, 0.8]), np.ones(4), 2).tolist()
+    [0, 1, 0, 1]
+    """
+    _, place = np.unique(p, return_inverse=True)
+    mass = np.bincount(place, weights=weight)
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    return np.asarray(np.minimum((middle * bins).astype(int), bins - 1)[place])
 
 
 def _calibration_error(bins: pd.DataFrame) -> float:

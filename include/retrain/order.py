@@ -25,7 +25,10 @@ PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
 KINDS = ("stage", "score stage", "score")
 """The kinds of records that the rule reads."""
 
-ENDS = {("decide", "skip"), ("register", "recorded"), ("promote", "promoted"), ("promote", "kept")}
+ENDS = {
+    *{("decide", "skip"), ("register", "recorded"), ("promote", "promoted"), ("promote", "kept")},
+    *{("promote", "waiting"), ("promote", "shadow"), ("promote", "canary")},
+}
 """The last words of a retraining that went well, as stage and verdict."""
 
 IDLE = timedelta(minutes=15)

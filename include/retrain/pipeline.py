@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import cast
+from typing import Literal, cast
 
 from pydantic import ConfigDict
 
-from retrain.errors import ConfigChanged, RetrainError
-from retrain.ledger import Ledger
+from retrain.errors import ConfigChanged, NotApproved, RetrainError
+from retrain.ledger import Ledger, Record
 from retrain.results import Context, Decision, Interval, PromoteReport, Result, StageReport, Trigger
 from retrain.run import Run
 from retrain.spec import Spec
@@ -44,6 +45,7 @@ STAGES = (
     Stage("gate", "promote, keep or inconclusive", needs=("decide", "retrain")),
     Stage("refit", "fit the gated configuration on all mature rows", needs=("gate", "promote")),
     Stage("register", "record the run in MLflow, and the version if there is one", needs=("decide", "retrain")),
+    Stage("probe", "load the version in a fresh process and ask it the golden rows", needs=("register", "registered")),
     Stage("promote", "move the champion alias once, on record", needs=("register", "registered")),
 )
 SCORING = (
@@ -57,6 +59,7 @@ MONITORING = (
     Stage("estimate", "performance without labels"),
     Stage("measure", "realised performance on matured labels, per slice, against what was promised"),
     Stage("diagnose", "broken data, wrong labels, or a changed world"),
+    Stage("rollout", "judge what scores beside the champion: go on, promote, stop, or put the predecessor back"),
     Stage("decide", "start a retraining or not, and why"),
 )
 NAMES = tuple(stage.name for stage in STAGES)
@@ -169,6 +172,7 @@ def _signal(run: Run, report: StageReport) -> None:
 
 def _same_spec(run: Run) -> None:
     key = f"{run.folder}/spec.json"
+    _keep(run)
     # The laptop's run folder is used again after every edit; DVC decides there what is stale.
     if run.trigger.kind == "laptop" or not run.store.exists(key):
         run.store.write(key, run.spec.digest.encode())
@@ -177,6 +181,17 @@ def _same_spec(run: Run) -> None:
             f"the run {run.key} began with spec {begun[:12]}, the file is now {run.spec.digest[:12]}",
             do="start a new run, or put the spec back",
         )
+
+
+def _keep(run: Run) -> None:
+    """The spec and the files beside it, for whoever reproduces this run."""
+    own = run.spec.training.features
+    files = {"spec.yaml": run.spec.text, own.file if own else "": run.spec.code}
+    files |= {run.spec.gate.cases or "": run.spec.cases}
+    for name, text in files.items():
+        key = run.path("spec", name) if name and text else ""
+        if key and (run.trigger.kind == "laptop" or not run.store.exists(key)):
+            run.store.write(key, text.encode())
 
 
 def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float) -> None:
@@ -196,6 +211,7 @@ def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str
         },
         effective_at=run.as_of,
         run=run.key,
+        by=run.trigger.by,
     )
 
 
@@ -207,24 +223,71 @@ def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
             yield name, run_stage(name, run)
 
 
-def roll_back(home: Home, spec: Spec, key: str, reason: str) -> PromoteReport:
-    """Put the champion's predecessor back; the same key twice is one rollback."""
-    from retrain.stages.promote import rollback
+def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None = None, by: str = "") -> PromoteReport:
+    """Put the champion's predecessor, or version `to`, back; the same key twice is one rollback."""
+    from retrain.promotion import roll_back as back
 
-    # The rollback belongs to no batch: its interval is the one that the champion was promoted in.
-    history = Ledger(home.ledger).records(spec.model, "promotion")
-    moment = history[-1].effective_at if history else next(spec.intervals_until(datetime.max.replace(tzinfo=UTC))).end
-    run = Run(
-        home=home,
-        spec=spec,
-        interval=Interval(start=moment, end=moment),
-        key=key,
-        trigger=Trigger(kind="manual", reason=reason),
-    )
+    with refusals(spec, "rollback"):
+        return back(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), reason, to=to)
+
+
+def reconcile(
+    home: Home, spec: Spec, key: str, take: Literal["", "ledger", "alias"], reason: str, *, by: str = ""
+) -> str:
+    """Make ledger and alias agree again; what was done, for people."""
+    from retrain.promotion import reconcile as settle
+
+    with refusals(spec, "reconcile"):
+        return settle(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), take, reason)
+
+
+def proposed(home: Home, spec: Spec, version: int, digest: str = "") -> tuple[Run, Record]:
+    """The run that proposed a version, as it was, and its proposal on record.
+
+    Raises:
+        UnknownVersion: it has not been proposed.
+        NotApproved: it was proposed with other files than those of `digest`.
+    """
+    from retrain.approval import proposal_of
+
+    with refusals(spec, "approve"):
+        proposal = proposal_of(_apart(home, spec, f"answer-{version}", Trigger()), version)
+        if digest not in ("", proposal.body["digest"]):
+            raise NotApproved(
+                f"version {version} was proposed with the files {proposal.body['digest'][:12]}, not {digest[:12]}",
+                do="look at the version that waits, and answer that",
+            )
+        trigger = Trigger.model_validate(proposal.body["trigger"])
+        run = Run(home, spec, spec.at(proposal.body["interval"]), proposal.run, trigger)
+        return replace(run, known_at=proposal.effective_at), proposal
+
+
+def answer(
+    home: Home, spec: Spec, version: int, verdict: Literal["approve", "reject"], by: str, reason: str
+) -> StageReport:
+    """A person's word about a proposed version; its run's promote stage then does what follows from it."""
+    from retrain.approval import answer as say
+
+    run, proposal = proposed(home, spec, version)
+    with refusals(spec, "approve"):
+        say(run, proposal, verdict, by, reason)
+    return run_stage("promote", run)
+
+
+@contextmanager
+def refusals(spec: Spec, stage: str) -> Iterator[None]:
+    """Our own refusals leave with model and stage."""
     try:
-        return rollback(run, reason)
+        yield
     except RetrainError as error:
-        raise error.at(spec.model, "rollback") from None
+        raise error.at(spec.model, stage) from None
+
+
+def _apart(home: Home, spec: Spec, key: str, trigger: Trigger) -> Run:
+    """A run that belongs to no batch: its interval is empty, at the moment of the newest promotion."""
+    made = Ledger(home.ledger).records(spec.model, "promotion")
+    moment = made[-1].effective_at if made else next(spec.intervals_until(datetime.max.replace(tzinfo=UTC))).end
+    return Run(home=home, spec=spec, interval=Interval(start=moment, end=moment), key=key, trigger=trigger)
 
 
 def history(run: Run) -> Iterator[Interval]:

@@ -208,14 +208,14 @@ def scores(values: Mapping[str, Array], label: str) -> bytes:
 
 @mpl.rc_context(_STYLE)
 def agreement(champion: Array, challenger: Array, label: str) -> bytes:
-    """The challenger's scores (n,) against the champion's (n,): on the diagonal they agree."""
+    """The scores (n,) of the version beside against the champion's (n,): on the diagonal they agree."""
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     step = max(1, len(champion) // 3_000)
     axes.scatter(champion[::step], challenger[::step], s=6, alpha=0.4, color=COLOURS["new"], linewidths=0)
     span = [min(champion.min(), challenger.min()), max(champion.max(), challenger.max())]
     axes.plot(span, span, color="#cccccc", linewidth=1, linestyle=":")
-    axes.set(xlabel=f"champion: {label}", ylabel=f"challenger: {label}")
+    axes.set(xlabel=f"champion: {label}", ylabel=f"beside: {label}")
     return _png(figure)
 
 
@@ -262,6 +262,30 @@ def over_time(
         axes.axhline(promised, color="#3a3a3a", linestyle=":", label="promised")
     axes.set_xticks(at, list(table["interval"]), rotation=45, ha="right")
     axes.set_ylabel(metric)
+    axes.legend()
+    return _png(figure)
+
+
+@mpl.rc_context(_STYLE)
+def watched(table: pd.DataFrame, label: str) -> bytes:
+    """What each interval says of two models, and what all so far do: a confidence sequence over its looks.
+
+    Args:
+        table: a row per look: interval, its own `difference`, and `mean`, `low`, `high` of all rows so far; a bound
+            that is not there yet is missing.
+        label: what is on the axis; above zero the newer model is worse.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes, at = figure.subplots(), np.arange(len(table))
+    difference, mean, low, high = (table[name].to_numpy(dtype=float) for name in ("difference", "mean", "low", "high"))
+    axes.fill_between(at, low, high, color="#1f6f8b", alpha=0.2, linewidth=0, label="bounds at any look")
+    axes.plot(at, low, color="#1f6f8b", linewidth=0.8, marker="_")
+    axes.plot(at, high, color="#1f6f8b", linewidth=0.8, marker="_")
+    axes.plot(at, mean, "o-", color="#1f6f8b", label="all so far")
+    axes.plot(at, difference, "s", color="#e07a1f", label="this interval")
+    axes.axhline(0, color="#3a3a3a", linewidth=1)
+    axes.set_xticks(at, list(table["interval"]), rotation=45, ha="right")
+    axes.set_ylabel(label)
     axes.legend()
     return _png(figure)
 

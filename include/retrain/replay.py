@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from retrain import estimators, pipeline, rows, serving
+from retrain import estimators, pipeline, promotion, rows, serving
 from retrain.errors import InvalidSpec, MissingInput, RetrainError
-from retrain.ledger import Ledger, Record, champion_at
+from retrain.ledger import Ledger, Record
 from retrain.metrics import score
 from retrain.results import (
     Accepted,
     Champion,
+    Context,
     Decision,
     DriftReport,
     EstimateReport,
@@ -43,7 +44,7 @@ from retrain.results import (
 )
 from retrain.run import Run, run_key
 from retrain.spec import Policy, Spec, near
-from retrain.stages.promote import champion
+from retrain.standing import champion_at
 from retrain.workspace import Home, Store, digest_of
 
 OFF: Mapping[str, Any] = {
@@ -285,7 +286,9 @@ class _Walk:
         if gate.decision.verdict != "promote":
             return False, gate.decision.verdict
         history = self.ledger.records(run.model, "promotion")
-        mine = champion(run, len(history) + 1, "replay")
+        mine = promotion.facts(run, len(history) + 1, "replay")
+        pin = run.read(Context, "context").pinned
+        pin = mine if gate.pins or pin is None else pin
         with run.store.local(run.read(RefitReport, "refit").fitted.key) as folder:
             shutil.copytree(folder, self.home.state / "models" / mine.digest, dirs_exist_ok=True)
         body = {
@@ -295,6 +298,7 @@ class _Walk:
             "kind": gate.kind,
             "reasons": list(gate.decision.reasons),
             "champion": mine.model_dump(mode="json"),
+            "pinned": pin.model_dump(mode="json"),
         }
         self.ledger.append(
             run.model, "promotion", run.key, body, effective_at=run.as_of, run=run.key, sequence=mine.version

@@ -281,6 +281,7 @@ class Rollout(Result):
     beside: Champion = Field(description="the challenger; of a watch the predecessor")
     champion: int = Field(description="the version that serves")
     kind: Literal["refresh", "new"] = Field(default="new", description="what the challenger, or the new champion, is")
+    pins: bool = Field(default=False, description="the gate has shown the challenger better than the pinned champion")
     step: int = Field(default=0, description="of a canary")
     share: float = Field(default=0.0, description="of the rows that the challenger answers")
     since: Utc = Field(description="from when on, on the data's clock, this step holds")
@@ -467,6 +468,8 @@ class Paired(Result):
     gain: float
     low: float
     high: float
+    within_low: float = Field(description="of the gain and what `gate.margin` grants, a share of the other's score")
+    within_high: float
     level: float
     blocks: int
     resamples: int
@@ -506,6 +509,7 @@ class EvaluateReport(StageReport):
         default=None, description="chance of a wrong promotion that each comparison of this look may have"
     )
     looks: int = Field(default=0, description="earlier looks at these sealed rows")
+    lost: str = Field(default="", description="why the pinned champion could not be scored")
     findings: tuple[Finding, ...] = ()
     sealed: tuple[Interval, ...] = ()
     rows: int = 0
@@ -525,6 +529,7 @@ class GateCheck(Result):
     passed: bool | None = Field(description="None: cannot be told from these rows")
     value: float | None = None
     bound: float | None = None
+    blocks: bool = Field(default=True, description="False: reported only, it says nothing against the model")
     reason: str
 
 
@@ -559,6 +564,9 @@ class RegisterReport(StageReport):
     key: str | None = None
     url: str | None = Field(default=None, description="of the run in the MLflow UI")
 
+    def facts(self) -> dict[str, Any]:
+        return {"version": self.version}
+
 
 class ProbeReport(StageReport):
     """A version in a fresh process: what it answered and what it took."""
@@ -573,7 +581,7 @@ class RolloutReport(StageReport):
     """What came of the version that scores beside the champion, as of the monitor's look."""
 
     decision: Decision = Field(
-        description="idle, waiting, held, advanced, promoted, stopped, watched, drift or rolled back"
+        description="idle, waiting, held, advanced, promoted, stopped, watched, ended, drift or rolled back"
     )
     purpose: Literal["shadow", "canary", "watch"] | None = None
     version: int | None = Field(default=None, description="the one beside")
@@ -633,6 +641,7 @@ class ScoreReport(StageReport):
     version: int | None = Field(default=None, description="of the champion of that time")
     rows: int = 0
     scored: int = 0
+    answered: dict[str, int] = Field(default={}, description="version → rows that got its answer")
     rejected: dict[str, int] = Field(default={}, description="breach → rows; a row may break two rules")
     unknown_categories: dict[str, int] = Field(default={}, description="rows with a category that training had not")
     outside: float | None = Field(
@@ -642,6 +651,7 @@ class ScoreReport(StageReport):
     sha256: str | None = None
     data: str | None = Field(default=None, description="SHA-256 of the batch that was scored")
     quarantined: str | None = Field(default=None, description="where the rows lie that were set aside")
+    alias_moved: str | None = Field(default=None, description="how the champion alias differs from the ledger")
     shadow: Disagreement | None = None
     html: str | None = None
 

@@ -2,12 +2,15 @@
 
 One file per scored batch, `<model>/scores/<interval>/<sha256>.parquet`, never written over. Its columns: the spec's
 key and time, `score` (binary: probability of the last class; regression: the number) or `score_<place>` of each class
-and `predicted`, `version`, `data` (the batch's SHA-256), `reason` (why a row has no score); where a challenger scored
-too, `shadow_score…` and `shadow_version`. A column of the spec that is called like one of these gets a `_` appended.
+and `predicted`, `version`, `data` (the batch's SHA-256), `reason` (why a row has no score). `score` is the answer that
+was served and `version` whose it is. Where another version scored beside the champion, `shadow_score…` and
+`shadow_version` are the other one's answer to the same row: the champion's where a canary answered, else that of the
+version beside. A column of the spec that is called like one of these gets a `_` appended.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrain import contract, rows
@@ -53,7 +57,9 @@ class Joined:
     Attributes:
         frame: their inputs, slices, target, key and time, as `rows.read` gives them, in the
             batch's order.
-        prediction: the scores given at the time, (n,) or (n, k), in the frame's order.
+        prediction: the champion's scores, given at the time, (n,) or (n, k), in the frame's order; its own also where
+            a canary answered.
+        beside: those of the version that scored beside it; None where none did.
         outcome: the labels (n,), as `rows.outcome` gives them; NaN where there is none.
         counts: of the whole interval.
     """
@@ -62,12 +68,17 @@ class Joined:
     prediction: Array
     outcome: Array
     counts: Coverage
+    beside: Array | None = None
 
     def labelled(self) -> Joined:
         """Those with a label: a row without one is left out, it is not a no."""
         known = np.flatnonzero(np.isfinite(self.outcome))
         return Joined(
-            self.frame.iloc[known].reset_index(drop=True), self.prediction[known], self.outcome[known], self.counts
+            self.frame.iloc[known].reset_index(drop=True),
+            self.prediction[known],
+            self.outcome[known],
+            self.counts,
+            None if self.beside is None else self.beside[known],
         )
 
 
@@ -100,29 +111,66 @@ def _columns(spec: Spec) -> list[str]:
     return [*(f"score_{place}" for place in range(len(spec.classes))), "predicted"]
 
 
+def exposed(model: str, keys: pa.Table, share: float) -> Array:
+    """Which of n rows a canary answers, (n,): those whose hashed key falls below `share`.
+
+    The same key falls at the same place in every batch, on every machine and at every step, so that the rows of a
+    small share are among those of a larger one. The hash is SHA-256 of the model's name and the key as text.
+
+    Args:
+        keys: (n) the spec's key columns.
+
+    >>> keys = pa.table({"id": [str(n) for n in range(1000)]})
+    >>> few, many = exposed("churn", keys, 0.05), exposed("churn", keys, 0.25)
+    >>> int(few.sum()), int(many.sum()), bool(many[few].all())
+    (56, 256, True)
+    """
+    texts = [_plain(keys[name]).cast(pa.string()).fill_null("") for name in keys.column_names]
+    joined = pc.binary_join_element_wise(*texts, "\0").to_pylist()
+    place = [hashlib.sha256(f"{model}\0{one}".encode()).digest()[:8] for one in joined]
+    return np.frombuffer(b"".join(place), dtype=">u8").astype(np.float64) < share * 2.0**64
+
+
 def table(
-    spec: Spec, lead: pa.Table, champion: Answers, shadow: Answers | None, *, data: str, reason: Sequence[str | None]
+    spec: Spec,
+    lead: pa.Table,
+    champion: Answers,
+    beside: Answers | None,
+    canary: Array | None = None,
+    *,
+    data: str,
+    reason: Sequence[str | None],
 ) -> bytes:
     """The Parquet file of these scores; the same scores give the same bytes.
 
     Args:
         lead: (n) the key and time columns, as they were delivered.
         champion: its answers; NaN where a row has no score.
+        beside: those of the version that scores beside it.
+        canary: (n,) which rows get the answer of the version beside.
         data: SHA-256 of the batch.
         reason: (n) why a row has no score; None where it has one.
     """
     n = lead.num_rows
+    turned = np.zeros(n, dtype=bool) if canary is None or beside is None else canary
     made = {shown: _plain(lead[name]) for name, shown in names(spec).items()}
-    made |= _answers(spec, champion.values, "")
-    made["version"] = pa.repeat(pa.scalar(champion.version, pa.int64()), n)
+    made |= _served(spec, champion, beside, turned, "")
     made["data"] = pa.repeat(pa.scalar(data, pa.string()), n)
     made["reason"] = pa.array(reason, pa.string())
-    if shadow is not None:
-        made |= _answers(spec, shadow.values, SHADOW)
-        made[f"{SHADOW}version"] = pa.repeat(pa.scalar(shadow.version, pa.int64()), n)
+    if beside is not None:
+        made |= _served(spec, beside, champion, turned, SHADOW)
     buffer = io.BytesIO()
     pq.write_table(pa.table(made), buffer)
     return buffer.getvalue()
+
+
+def _served(spec: Spec, one: Answers, other: Answers | None, turned: Array, prefix: str) -> dict[str, pa.Array]:
+    """The columns of a version's answers, those of the other one at the turned rows."""
+    values, version = one.values, np.full(len(turned), one.version, dtype=np.int64)
+    if other is not None and turned.any():
+        at = turned if values.ndim == 1 else turned[:, None]
+        values, version = np.where(at, other.values, values), np.where(turned, other.version, version)
+    return _answers(spec, values, prefix) | {f"{prefix}version": pa.array(version, pa.int64())}
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -144,8 +192,18 @@ def _answers(spec: Spec, values: Array, prefix: str) -> dict[str, pa.Array]:
     return made | {f"{prefix}predicted": pa.array(named, pa.string())}
 
 
+def of_version(spec: Spec, frame: pd.DataFrame, version: int) -> Array:
+    """What a version said of the rows of a frame that `read` gave, served or not; NaN where it said nothing."""
+    found = np.full_like(answers(spec, frame), np.nan)
+    for shadow, column in ((False, "version"), (True, f"{SHADOW}version")):
+        if column in frame:
+            mine = (frame[column] == version).to_numpy()
+            found[mine] = answers(spec, frame, shadow=shadow)[mine]
+    return found
+
+
 def answers(spec: Spec, frame: pd.DataFrame, *, shadow: bool = False) -> Array:
-    """The scores of a frame that `read` gave: (n,), or (n, k) of a multiclass model; NaN where a row has none."""
+    """The scores served, of a frame that `read` gave, or the others: (n,), or (n, k); NaN where a row has none."""
     prefix = SHADOW if shadow else ""
     if spec.task != "multiclass":
         return frame[f"{prefix}score"].to_numpy(dtype=np.float64)
@@ -253,7 +311,9 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
         frame[name] = batch[name].to_pandas()
 
     told, called = _table(run, record), names(spec)
-    given = answers(spec, told.to_pandas())
+    shown = told.to_pandas()
+    given, other = of_version(spec, shown, record.body["version"]), record.body.get("beside")
+    beside = of_version(spec, shown, other["version"]) if other and other["failed"] is None else None
     scored = np.flatnonzero(~np.isnan(given if given.ndim == 1 else given[:, 0]))
     keys = pa.table({name: told[called[name]] for name in key}).take(pa.array(scored))
     for what, side in ((f"the batch of {accepted.batch.interval}", batch), ("its scores", keys)):
@@ -269,6 +329,7 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
         frame=frame.iloc[known].reset_index(drop=True),
         prediction=given[scored[place[known]]],
         outcome=outcome[known],
+        beside=None if beside is None else beside[scored[place[known]]],
         counts=Coverage(
             predictions=len(scored),
             labels=labels,

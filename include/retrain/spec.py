@@ -11,7 +11,6 @@ Imports pydantic and yaml only: every Airflow component parses specs, none may p
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -20,12 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from retrain import cases as edge
 from retrain.errors import InvalidInterval, InvalidSpec
+from retrain.errors import near as near
 from retrain.results import Interval
 
 MAX_BYTES = 256 * 1024
+CASES = ".cases.yaml"
 
 EXAMPLE = """
 model: churn
@@ -111,6 +113,13 @@ class Owner(Part):
     notify: tuple[Name, ...] = Field(
         default=(), description="Airflow connections that notices go to: smtp mails `contact`, others get a JSON POST"
     )
+
+    @field_validator("name", "contact")
+    @classmethod
+    def _somebody(cls, value: str) -> str:
+        if not any(map(str.isalnum, value)):
+            raise ValueError("names nobody: a model without an owner is not run")
+        return value.strip()
 
 
 class Every(Part):
@@ -285,7 +294,6 @@ class Scoring(Part):
         description="a row that breaks its columns' contract: stop scores nothing, quarantine sets the row aside,"
         " abstain keeps it without a score; counted either way",
     )
-    shadow: bool = Field(default=True, description="the challenger scores beside the champion where there is one")
 
 
 class Monitor(Part):
@@ -402,7 +410,9 @@ class Gate(Part):
         default=0.1, description="how far the refit's mean prediction may lie from the gated candidate's"
     )
     calibration: Share | None = Field(
-        default=0.1, description="expected calibration error that a candidate may be shown to have; null asks nothing"
+        default=0.1,
+        description="expected calibration error, of numbers the mean error in standard deviations, above which a"
+        " candidate must not be shown to be; null asks nothing",
     )
     overfit: Share | None = Field(
         default=None,
@@ -410,7 +420,7 @@ class Gate(Part):
     )
     leak: bool = Field(default=True, description="stop what is too good to be true, or one feature alone nearly is")
     cases: str | None = Field(
-        default=None, description="YAML file beside the spec: rows, and what a candidate must answer to them"
+        default=None, description="`NAME.cases.yaml` beside the spec: rows, and what a candidate must answer to them"
     )
     fairness: Fairness = Fairness()
 
@@ -600,6 +610,11 @@ class Spec(Part):
         return self.target.classes or (False, True)
 
     @property
+    def edge_cases(self) -> tuple[edge.Case, ...]:
+        """What `gate.cases` holds."""
+        return edge.read(yaml.load(self.cases, Loader=_Loader)) if self.cases else ()
+
+    @property
     def greater_is_better(self) -> bool:
         return METRICS[self.task][self.gate.metric]
 
@@ -685,12 +700,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def near(word: str, known: Any) -> str:
-    """`; did you mean 'x'?` or nothing."""
-    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def line_of(text: str, path: tuple[Any, ...]) -> int:
     """The line, from 1, of the deepest node of `path` that the file has."""
     node = yaml.compose(text, Loader=_Loader)
@@ -768,7 +777,23 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
         raise refuse(problems) from None
     if spec.model != name:
         raise refuse([f"{where}:{line_of(text, ('model',))}: model is {spec.model!r}, the file is called {name!r}"])
+    if cases and (wrong := _wrong_cases(spec)):
+        raise refuse(wrong)
     return spec
+
+
+def _wrong_cases(spec: Spec) -> list[str]:
+    """What is wrong with the file of `gate.cases`, each with its line."""
+    file = spec.gate.cases
+    try:
+        found = [*edge.problems(spec.edge_cases, spec.columns, spec.inputs, spec.classes)]
+    except ValidationError as error:
+        found = [(tuple(one["loc"]), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        return [f"{file}{f':{mark.line + 1}' if mark else ''}: {getattr(error, 'problem', None) or error}"]
+    said = [(path, text if len(path) < 2 else f"{'.'.join(map(str, path[1:]))}: {text}") for path, text in found]
+    return [f"{file}:{line_of(spec.cases, path)}: {text}" for path, text in said]
 
 
 def load(file: Path) -> Spec:
@@ -782,7 +807,7 @@ def load(file: Path) -> Spec:
         spec = parse(text, file.stem, where=file.name)
         beside = {
             "code": _beside(file, spec.training.features.file, ".py") if spec.training.features else "",
-            "cases": _beside(file, spec.gate.cases, ".yaml") if spec.gate.cases else "",
+            "cases": _beside(file, spec.gate.cases, CASES) if spec.gate.cases else "",
         }
         return parse(text, file.stem, where=file.name, **beside) if any(beside.values()) else spec
     except (OSError, UnicodeDecodeError) as error:
@@ -792,6 +817,8 @@ def load(file: Path) -> Spec:
 
 def _beside(file: Path, name: str, suffix: str) -> str:
     path = (file.parent / name).resolve()
-    if path.parent != file.parent.resolve() or path.suffix != suffix:
+    if path.parent != file.parent.resolve() or not path.name.endswith(suffix):
         raise OSError(f"{name} must be a {suffix} file beside the spec")
-    return path.read_text(encoding="utf-8")
+    if not (text := path.read_text(encoding="utf-8")):
+        raise OSError(f"{name} is empty")
+    return text

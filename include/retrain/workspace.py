@@ -35,7 +35,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from retrain.errors import InvalidSpec, MissingInput, SnapshotCorrupt
 from retrain.results import inside
-from retrain.spec import Spec, load, near
+from retrain.spec import CASES, Spec, load, near
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Home:
 
     @property
     def specs(self) -> tuple[Path, ...]:
-        return tuple(sorted(self.models.glob("*.yaml")))
+        return tuple(sorted(file for file in self.models.glob("*.yaml") if not file.name.endswith(CASES)))
 
     def spec(self, model: str) -> Spec:
         """The spec of `model`.

@@ -25,9 +25,18 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from retrain import rows
-from retrain.errors import ArtifactMissing, DigestMismatch, MissingInput, NonFiniteMetric, SchemaChanged, ScoringFailed
+from retrain import estimators, rows, serving
+from retrain.errors import (
+    ArtifactMissing,
+    DigestMismatch,
+    MissingInput,
+    NonFiniteMetric,
+    RegistryDown,
+    SchemaChanged,
+    ScoringFailed,
+)
 from retrain.features import Typed
+from retrain.ledger import Record
 from retrain.results import (
     Accepted,
     Batch,
@@ -125,6 +134,7 @@ class Bench:
         self.training = rows.read(self.run, self.accepted[:3])
         self.fitted: list[Fitted] = []
         self.champion: Champion | None = None
+        self.pinned: Champion | None = None
 
     def accept(self, number: int, frame: pd.DataFrame) -> Accepted:
         interval = self.spec.at(f"2024-0{number}-01")
@@ -180,10 +190,19 @@ class Bench:
 
     def serve(self, model: Pipeline, until: int = 3) -> Bench:
         """Register `model` as the champion, fitted on all months up to `until`."""
-        folder, digest = self.save(model, "champion")
+        self.champion = self.register(model, "champion", until)
+        return self
+
+    def pin(self, model: Pipeline, until: int = 3) -> Bench:
+        """The same for the champion of before that nothing may creep away from."""
+        self.pinned = self.register(model, "pinned", until)
+        return self
+
+    def register(self, model: Pipeline, name: str, until: int) -> Champion:
+        folder, digest = self.save(model, name)
         registry = Registry(self.home.mlflow)
         # The registry is shared by the tests of this file: each is a run of its own.
-        key = f"{self.task}-{self.home.root}"
+        key = f"{self.task}-{name}-{self.home.root}"
         run_id = registry.record(
             experiment="trips", key=key, name="n", description="d", params={}, metrics={}, tags={}, files={}
         )
@@ -191,7 +210,7 @@ class Bench:
             model="trips", run_id=run_id, folder=folder, digest=digest, tags={}, description="d"
         )
         end = self.accepted[until - 1].batch.interval.end
-        self.champion = Champion(
+        return Champion(
             version=version,
             run_id=run_id,
             digest=digest,
@@ -201,7 +220,6 @@ class Bench:
             trained_until=end,
             effective_at=end,
         )
-        return self
 
     def evaluate(self, sealed: tuple[Interval, ...] | None = None) -> EvaluateReport:
         about = {"model": "trips", "interval": self.run.interval, "effective_at": self.run.as_of}
@@ -212,6 +230,7 @@ class Bench:
                 trigger=Trigger(),
                 accepted=tuple(self.accepted),
                 champion=self.champion,
+                pinned=self.pinned or self.champion,
             ),
             "context",
         )
@@ -394,6 +413,152 @@ def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
     bench.champion = bench.champion.model_copy(update={"version": 999})
     with pytest.raises(ArtifactMissing):
         bench.evaluate()
+
+
+# --- the pinned champion
+
+
+def lasting(bench: Bench) -> Bench:
+    """Old and new champion of before, and a candidate that is better than both."""
+    bench.pin(bench.pipeline(DecisionTreeClassifier(max_depth=1, random_state=0)), until=2)
+    return bench.serve(bench.pipeline(DecisionTreeClassifier(max_depth=2, random_state=0)))
+
+
+def test_every_candidate_is_paired_with_the_pinned_champion(place: Home) -> None:
+    report = lasting(Bench(place, "binary").fit_all()).evaluate()
+    over = {pair.against: pair for pair in report.paired if pair.model == "new"}
+    assert set(over) == {"champion", "pinned", "naive", "simple"}
+    assert over["pinned"].gain > over["champion"].gain > 0
+    assert set(report.importance) == {"new"}
+    assert report.lost == ""
+
+
+def test_the_champion_as_its_own_pin_is_asked_once(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
+    assert "pinned" not in report.metrics
+    assert report.lost == ""
+
+
+def test_rows_that_the_pinned_champion_has_seen_do_not_judge(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    bench.pin(bench.pipeline(DummyClassifier()), until=4)
+    report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
+    assert report.decision.verdict == "inconclusive"
+    assert f"champion v{bench.pinned and bench.pinned.version} was fitted on rows until" in report.decision.reasons[0]
+
+
+def test_a_pinned_champion_that_is_gone_stops_nothing(place: Home) -> None:
+    bench = lasting(Bench(place, "binary").fit_all())
+    assert bench.pinned
+    bench.pinned = bench.pinned.model_copy(update={"version": 999, "digest": "0" * 64})
+    report = bench.evaluate()
+    assert report.decision.verdict == "measured"
+    assert "999" in report.lost
+    assert any("the pinned champion is lost" in reason for reason in report.decision.reasons)
+    assert "pinned" not in report.metrics
+    assert {pair.against for pair in report.paired} == {"champion", "naive", "simple"}
+
+
+def test_a_pinned_champion_of_other_classes_stops_nothing(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    model = bench.pipeline(DummyClassifier())
+    model[0].outcomes = ("no", "yes")
+    report = bench.pin(model).serve(bench.pipeline(DummyClassifier())).evaluate()
+    assert report.decision.verdict == "measured"
+    assert report.lost.startswith("pinned knows the classes")
+    assert "pinned" not in report.metrics
+
+
+def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a pity to lose the pin to an hour without network."""
+    bench = lasting(Bench(place, "binary").fit_all())
+    real = serving.load
+
+    def load(run: Run, champion: Champion) -> Pipeline:
+        if champion == bench.pinned:
+            raise RegistryDown("no answer", do="try again")
+        return real(run, champion)
+
+    monkeypatch.setattr(serving, "load", load)
+    with pytest.raises(RegistryDown):
+        bench.evaluate()
+
+
+# --- what a look costs
+
+
+def looks(bench: Bench) -> list[Record]:
+    return bench.run.ledger.records("trips", "look")
+
+
+def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(home, "binary").fit_all()
+    seen = []
+
+    def predict(*_: Any) -> Any:
+        seen.extend(looks(bench))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimators, "predict", predict)
+    with pytest.raises(KeyboardInterrupt):
+        bench.evaluate()
+    assert [one.body["batches"] for one in seen] == [[bench.accepted[3].batch.sha256]]
+
+
+def test_rows_that_nobody_can_judge_by_cost_nothing(home: Home) -> None:
+    Bench(home, "binary", month(4).assign(late=pd.array([None] * 400, dtype="boolean"))).fit_all().evaluate()
+    bench = Bench(home, "binary").fit_all()
+    bench.evaluate(sealed=rows.intervals(bench.accepted[2:3]))
+    assert not looks(bench)
+
+
+def test_candidates_of_one_run_share_the_level(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    report = bench.evaluate()
+    assert report.level == pytest.approx(0.8 * bench.spec.gate.level)
+    assert {pair.level for pair in report.paired} == {report.level}
+    bench.fit("refresh", "refresh", bench.pipeline(LogisticRegression()))
+    assert bench.evaluate().level == pytest.approx(0.16 * bench.spec.gate.level), "the first model is one candidate"
+    report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
+    assert report.level == pytest.approx(0.032 * bench.spec.gate.level / 2)
+    assert {pair.level for pair in report.paired} == {report.level}
+    assert any("for each of 2 candidates" in reason for reason in report.decision.reasons)
+
+
+def test_the_same_question_again_is_the_same_look(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    first = bench.evaluate()
+    for key in ("test", "another"):
+        bench.run = dataclasses.replace(bench.run, key=key, trigger=Trigger(kind="laptop", dry_run=True))
+        again = bench.evaluate()
+        assert (again.level, again.looks, again.paired) == (first.level, 0, first.paired)
+    assert len(looks(bench)) == 1
+
+
+def test_another_question_to_the_same_rows_is_counted_and_paid_for(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    first = bench.evaluate()
+    wide = {pair.against: pair.gain - pair.low for pair in first.paired}
+    bench.fitted.pop(0)
+    bench.fit("new", "new", bench.pipeline(DecisionTreeClassifier(max_depth=4, random_state=0)))
+    bench.run = dataclasses.replace(bench.run, key="another", trigger=Trigger(kind="laptop", dry_run=True))
+    second = bench.evaluate()
+    assert second.looks == 1
+    assert second.level == pytest.approx(0.2 * (first.level or 0))
+    assert any("looked at once before" in reason for reason in second.decision.reasons)
+    assert all(pair.gain - pair.low > 1.2 * wide[pair.against] for pair in second.paired if pair.against == "naive")
+
+
+def test_rows_whose_level_is_spent_judge_no_more(home: Home) -> None:
+    bench = Bench(home, "binary").fit_all()
+    body = {"batches": [bench.accepted[3].batch.sha256], "level": bench.spec.gate.level, "expected": 1}
+    for place in range(20):
+        bench.run.ledger.append("trips", "look", f"{place}", body, effective_at=bench.run.as_of)
+    report = bench.evaluate()
+    assert (report.decision.verdict, report.looks) == ("inconclusive", 20)
+    assert "have spent gate.level" in report.decision.reasons[0]
+    assert not report.metrics
 
 
 def test_a_changed_candidate_is_an_error(home: Home) -> None:

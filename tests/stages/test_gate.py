@@ -10,6 +10,7 @@ import pytest
 from retrain import rows
 from retrain.results import (
     Accepted,
+    Bar,
     Batch,
     Champion,
     Configuration,
@@ -23,6 +24,7 @@ from retrain.results import (
     Paired,
     Slice,
     TrainReport,
+    Trigger,
 )
 from retrain.spec import EXAMPLE, Spec, parse
 from retrain.stages.gate import judge
@@ -92,15 +94,38 @@ def verdict(
     slices: tuple[Slice, ...] = (),
     decision: Decision | None = None,
     candidates: tuple[Fitted, ...] | None = None,
+    pinned: Champion | None = None,
+    barred: tuple[Bar, ...] = (),
+    lost: str = "",
+    granted: float = 1.0,
 ) -> GateReport:
-    """The gate on these paired gains; baselines are beaten unless said otherwise."""
+    """The gate on these paired gains; baselines are beaten unless said otherwise.
+
+    `granted` is the part of the margin that the uncertainty of the other's score leaves.
+    """
     if candidates is None:
         names = sorted({model for model, _ in gains})
         candidates = tuple(fitted(name, name, NEW if name == "new" else OLD, 0.5) for name in names)
     for one in candidates:
         gains = {(one.name, "naive"): GAIN, (one.name, "simple"): GAIN, **gains}
-    scores = {"new": 0.49, "refresh": 0.5, "champion": 0.51, "naive": 0.6, "simple": 0.55, **(scores or {})}
-    context = Context(**about(), spec_digest="s", trigger={}, accepted=ACCEPTED, champion=serving)  # type: ignore[arg-type]
+    scores = {
+        "new": 0.49,
+        "refresh": 0.5,
+        "champion": 0.51,
+        "pinned": 0.52,
+        "naive": 0.6,
+        "simple": 0.55,
+        **(scores or {}),
+    }
+    context = Context(
+        **about(),
+        spec_digest="s",
+        trigger=Trigger(),
+        accepted=ACCEPTED,
+        champion=serving,
+        pinned=pinned or serving,
+        barred=barred,
+    )
     train = TrainReport(
         **about(),
         fitted=(*candidates, fitted("naive", "baseline", OLD), fitted("simple", "baseline", OLD)),
@@ -110,6 +135,7 @@ def verdict(
     evaluate = EvaluateReport(
         **about(),
         decision=decision or Decision(verdict="measured", reasons=("measured",)),
+        lost=lost,
         sealed=INTERVALS[-1:],
         rows=found,
         blocks=blocks,
@@ -122,6 +148,8 @@ def verdict(
                 gain=gain,
                 low=low,
                 high=high,
+                within_low=low + granted * spec.gate.margin * abs(scores[against] or 0),
+                within_high=high + spec.gate.margin * abs(scores[against] or 0),
                 level=0.05,
                 blocks=blocks,
                 resamples=1000,
@@ -238,6 +266,94 @@ def test_greater_can_be_better() -> None:
     assert check(report, "champion").passed is None
 
 
+@pytest.mark.parametrize(("granted", "expected"), [(1.0, "promote"), (0.9, "inconclusive")])
+def test_the_margin_is_as_uncertain_as_the_score_that_it_is_a_share_of(granted: float, expected: str) -> None:
+    gains = {("refresh", "champion"): (-0.002, -0.0048, 0.001)}
+    report = verdict(gains, serving=champion(), granted=granted)
+    assert report.decision.verdict == expected, report.decision
+    one = check(report, "champion", "refresh")
+    assert one.value is not None
+    assert one.bound is not None
+    assert (one.value > one.bound) is (expected == "promote"), "what the table shows says what the gate said"
+
+
+# --- against the pinned champion
+
+PIN = champion(version=1)
+
+
+@pytest.mark.parametrize("name", ["new", "refresh"])
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        (GAIN, "promote"),
+        (TIE, "promote"),
+        ((-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the pinned one's 0.52
+        ((-0.002, -0.0053, 0.001), "inconclusive"),
+        (WORSE, "keep"),
+    ],
+)
+def test_nothing_creeps_away_from_the_pinned_champion(name: str, behind: Any, expected: str) -> None:
+    gains = {(name, "champion"): GAIN, (name, "pinned"): behind}
+    report = verdict(gains, serving=champion(), pinned=PIN)
+    assert report.decision.verdict == expected, report.decision
+    assert check(report, "pinned", name).bound == pytest.approx(-0.0052)
+
+
+def test_a_candidate_that_was_not_compared_with_the_pinned_champion_is_not_promoted() -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), pinned=PIN)
+    assert report.decision.verdict == "inconclusive"
+
+
+def test_a_lost_pin_moves_on_and_blocks_nothing() -> None:
+    gains = {("refresh", "champion"): TIE}
+    report = verdict(gains, serving=champion(), pinned=PIN, lost="version 1 has no files")
+    assert (report.decision.verdict, report.pins) == ("promote", True)
+    assert check(report, "pinned", "refresh").reason.endswith("version 1 has no files")
+    worse = verdict({("refresh", "champion"): WORSE}, serving=champion(), pinned=PIN, lost="version 1 has no files")
+    assert (worse.decision.verdict, worse.pins) == ("keep", False)
+
+
+@pytest.mark.parametrize(
+    ("gains", "serving", "pinned", "pins"),
+    [
+        ({("new", "naive"): GAIN}, None, None, True),
+        ({("refresh", "champion"): TIE}, champion(), None, False),
+        ({("refresh", "champion"): GAIN}, champion(), None, True),
+        ({("refresh", "champion"): GAIN, ("refresh", "pinned"): TIE}, champion(), PIN, False),
+        ({("refresh", "champion"): TIE, ("refresh", "pinned"): GAIN}, champion(), PIN, True),
+        ({("new", "champion"): WORSE, ("new", "pinned"): GAIN}, champion(), PIN, False),
+    ],
+)
+def test_who_is_shown_better_than_the_pin_is_the_next_pin(gains: Any, serving: Any, pinned: Any, pins: bool) -> None:
+    assert verdict(gains, serving=serving, pinned=pinned).pins is pins
+
+
+# --- a model that was taken back
+
+
+def bar(configuration: Configuration, read: tuple[Accepted, ...]) -> Bar:
+    training = rows.training_digest(read)
+    return Bar(version=7, digest="b", training=training, configuration=configuration, reason="it failed at night")
+
+
+@pytest.mark.parametrize(
+    ("barred", "passed"),
+    [((NEW, ACCEPTED), False), ((OLD, ACCEPTED), True), ((NEW, ACCEPTED[:-1]), True)],
+)
+def test_a_barred_model_does_not_come_back(barred: Any, passed: bool) -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), barred=(bar(*barred),))
+    assert check(report, "barred").passed is passed
+    assert report.decision.verdict == ("promote" if passed else "keep")
+    assert passed or "v7 again, which is barred: it failed at night" in report.decision.reasons[0]
+
+
+def test_a_refresh_may_come_where_the_barred_one_is_another() -> None:
+    gains = {("new", "champion"): GAIN, ("refresh", "champion"): TIE}
+    report = verdict(gains, serving=champion(), barred=(bar(NEW, ACCEPTED),))
+    assert (report.decision.verdict, report.chosen) == ("promote", "refresh")
+
+
 # --- the same model again
 
 
@@ -294,6 +410,7 @@ def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatc
     assert good.decision.verdict == "promote"
     build: Callable[..., Paired] = Paired.model_construct
     numbers = dict(zip(("gain", "low", "high"), (bad if i == place else 0.02 for i in range(3)), strict=True))
+    numbers |= {"within_low": 0.02, "within_high": 0.02}
     pair = build(model="new", against="champion", metric="log_loss", level=0.05, blocks=30, resamples=9, **numbers)
     context = Context(**about(), spec_digest="s", trigger={}, accepted=ACCEPTED, champion=champion())  # type: ignore[arg-type]
     train = TrainReport(**about(), fitted=(fitted("new", "new", NEW),), sealed=INTERVALS[-1:], seed=1)

@@ -2,18 +2,44 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from retrain import pipeline
-from retrain.errors import ArtifactMissing, NothingToRollBack, OutOfBandChange, PromotionConflict, StaleRun
-from retrain.results import Configuration, Context, Decision, Fitted, GateReport, RefitReport, RegisterReport, Trigger
+from retrain import approval, pipeline, probing, promotion, standing
+from retrain.errors import (
+    ArtifactMissing,
+    Barred,
+    NotApproved,
+    NothingToRollBack,
+    OutOfBandChange,
+    PromotionConflict,
+    StaleRun,
+    UnknownVersion,
+)
+from retrain.ledger import Ledger, Record
+from retrain.results import (
+    Champion,
+    Configuration,
+    Context,
+    Decision,
+    Fitted,
+    GateCheck,
+    GateReport,
+    ProbeReport,
+    RefitReport,
+    RegisterReport,
+)
 from retrain.run import Run
-from retrain.stages.promote import promote, rollback
+from retrain.stages.promote import promote
 from retrain.tools.registry import Registry, save_model
 from tests.conftest import Model
 
@@ -21,9 +47,9 @@ pytestmark = pytest.mark.usefixtures("mlflow")
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 
 
-def registered(model: Model, month: str, *, key: str = "") -> Run:
-    """A run that has come as far as a registered version."""
-    run = model.run(month, key=key)
+def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **trigger: Any) -> Run:
+    """A run that has come as far as a registered version that has shown to load."""
+    run = model.run(month, key=key, **trigger)
     folder = Path(run.store.url(run.path("refit", "model")))
     frame = pd.DataFrame({"x": [0.0, 1.0]})
     pipe = Pipeline([("model", DummyClassifier(strategy="constant", constant=int(month[5:7]) % 2))]).fit(frame, [0, 1])
@@ -39,11 +65,45 @@ def registered(model: Model, month: str, *, key: str = "") -> Run:
         name="new", kind="new", training=month, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
         digest=digest, configuration=Configuration(estimator="linear", parameters={}, pipeline="p"),
     )  # fmt: skip
-    run.write(Context(**about, spec_digest="s", trigger=Trigger(), accepted=()), "context")
-    run.write(GateReport(**about, decision=yes, chosen="new", kind="new"), "gate")
+    served = [one for one in run.ledger.records("churn", "promotion") if one.run != run.key]
+    champion = Champion.model_validate(served[-1].body["champion"]) if served else None
+    pinned = standing.pinned(served)
+    run.write(
+        Context(**about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=pinned), "context"
+    )
+    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", pins=pins), "gate")
     run.write(RefitReport(**about, decision=yes, fitted=fitted, golden="", mean_prediction=(0.5,)), "refit")
     run.write(RegisterReport(**about, decision=yes, run_id=run_id, version=version, digest=digest), "register")
+    run.write(ProbeReport(**about, decision=yes, version=version), "probe")
     return run
+
+
+@pytest.fixture(autouse=True)
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are looked at; a process that loads them has its own tests."""
+
+    def probe(run: Run, target: Champion) -> tuple[GateCheck, ...]:
+        with tempfile.TemporaryDirectory() as folder:
+            Registry(run.home.mlflow).fetch(run.model, target.version, target.digest, Path(folder) / "model")
+        return ()
+
+    monkeypatch.setattr(probing, "probe", probe)
+
+
+def move_by_hand(model: Model, version: int) -> None:
+    MlflowClient(model.home.mlflow).set_registered_model_alias("churn", "champion", str(version))
+
+
+def chain(model: Model) -> list[Record]:
+    return Ledger(model.home.ledger).records("churn", "promotion")
+
+
+def sound(model: Model) -> None:
+    """One champion, alias and ledger agree, everything completed, the sequence without a gap."""
+    made = chain(model)
+    assert [one.sequence for one in made] == list(range(1, len(made) + 1))
+    assert serving(model) == made[-1].body["version"]
+    assert Ledger(model.home.ledger).find("churn", "completed", str(made[-1].sequence))
 
 
 def serving(model: Model) -> int | None:
@@ -51,15 +111,27 @@ def serving(model: Model) -> int | None:
 
 
 def test_the_alias_moves_once_and_stands_on_record(churn: Model) -> None:
-    first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
+    first = registered(churn, MONTHS[0])
     assert promote(first).version == serving(churn) == 1
+    second = registered(churn, MONTHS[1], by="ada")
     said = promote(second)
     assert (said.version, said.previous, said.sequence) == (2, 1, 2)
     assert promote(second) == said, "a retry is the same promotion"
-    records = first.ledger.records("churn", "promotion")
-    assert [record.body["version"] for record in records] == [1, 2] == [record.sequence for record in records]
-    assert records[1].body["reasons"] == ["better"]
-    assert serving(churn) == 2
+    made = chain(churn)
+    assert [one.body["version"] for one in made] == [1, 2]
+    assert (made[1].body["reasons"], made[1].by) == (["better"], "ada")
+    sound(churn)
+
+
+def test_what_pins_is_kept_until_another_is_shown_better(churn: Model) -> None:
+    for month, pins in zip(MONTHS, (True, False, False, True), strict=True):
+        promote(registered(churn, month, pins=pins))
+    pins = [one.body["pinned"]["version"] for one in chain(churn)]
+    assert pins == [1, 1, 1, 4]
+    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    back = standing.pinned(chain(churn))
+    assert back
+    assert back.version == 1, "the pin goes back with the champion"
 
 
 def test_an_older_run_never_replaces_a_newer_champion(churn: Model) -> None:
@@ -68,6 +140,7 @@ def test_an_older_run_never_replaces_a_newer_champion(churn: Model) -> None:
     with pytest.raises(StaleRun):
         promote(older)
     assert serving(churn) == 2
+    sound(churn)
 
 
 def test_a_retry_of_a_replaced_promotion_changes_nothing(churn: Model) -> None:
@@ -75,31 +148,111 @@ def test_a_retry_of_a_replaced_promotion_changes_nothing(churn: Model) -> None:
     promote(first)
     promote(second)
     promote(first)
+    sound(churn)
     assert serving(churn) == 2
 
 
 def test_a_kill_between_record_and_alias_is_completed(churn: Model) -> None:
     first, second, third = (registered(churn, month) for month in MONTHS[:3])
     promote(first)
-    promote(second)
-    Registry(churn.home.mlflow).point("churn", "champion", 1)  # as if the second was killed before the alias moved
-    promote(second)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(second)
+    assert serving(churn) == 1
+    assert promote(second).version == serving(churn) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(third)
+    assert promote(registered(churn, MONTHS[3])).previous == 3, "and whoever comes next completes it too"
+    assert Ledger(churn.home.ledger).find("churn", "completed", "3")
+    sound(churn)
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_version_deleted_before_the_alias_could_follow_is_undone(churn: Model) -> None:
+    first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
+    promote(first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(second)
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
+    with pytest.raises(ArtifactMissing, match="undone, version 1 serves on"):
+        promote(second)
+    assert [one.body["action"] for one in chain(churn)] == ["promote", "promote", "undo"]
+    sound(churn)
+    assert promote(registered(churn, MONTHS[2])).previous == 1
+
+
+def test_a_slow_promoter_does_not_take_the_alias_back(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
+    point = Registry.point
+    came: list[int] = []
+
+    def slowly(self: Registry, model: str, name: str, version: int) -> None:
+        if not came:
+            came.append(version)
+            promote(second)  # while the first stands before the alias
+        point(self, model, name, version)
+
+    monkeypatch.setattr(Registry, "point", slowly)
+    promote(first)
     assert serving(churn) == 2
-    Registry(churn.home.mlflow).point("churn", "champion", 1)
-    assert promote(third).previous == 2, "and whoever comes next completes it too"
+    sound(churn)
 
 
 def test_an_alias_moved_by_hand_is_never_overwritten(churn: Model) -> None:
     runs = [registered(churn, month) for month in MONTHS]
     for run in runs[:3]:
         promote(run)
-    Registry(churn.home.mlflow).point("churn", "champion", 1)
-    with pytest.raises(OutOfBandChange, match="points at version 1, the ledger says 3"):
+    move_by_hand(churn, 2)
+    with pytest.raises(OutOfBandChange, match="points at version 2, the ledger says 3"):
         promote(runs[3])
+    spec = churn.home.spec("churn")
     with pytest.raises(OutOfBandChange):
-        pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
-    assert serving(churn) == 1
-    assert len(runs[0].ledger.records("churn", "promotion")) == 3
+        pipeline.roll_back(churn.home, spec, "rb", "bad")
+    with pytest.raises(OutOfBandChange, match="--take ledger"):
+        pipeline.reconcile(churn.home, spec, "rc", "", "")
+    assert serving(churn) == 2
+    assert len(chain(churn)) == 3
+
+
+def test_a_person_settles_an_alias_moved_by_hand(churn: Model) -> None:
+    for month in MONTHS[:3]:
+        promote(registered(churn, month))
+    spec, home = churn.home.spec("churn"), churn.home
+    move_by_hand(churn, 2)
+    assert "put back to version 3" in pipeline.reconcile(home, spec, "rc-1", "ledger", "a slip", by="ada")
+    sound(churn)
+    move_by_hand(churn, 1)
+    assert "version 1 serves" in pipeline.reconcile(home, spec, "rc-2", "alias", "as she said", by="ada")
+    sound(churn)
+    last = chain(churn)[-1]
+    assert (last.body["action"], last.body["version"], last.by) == ("adopt", 1, "ada")
+    registered(churn, MONTHS[3])
+    move_by_hand(churn, 4)
+    with pytest.raises(UnknownVersion):
+        pipeline.reconcile(home, spec, "rc-3", "alias", "never promoted")
+    assert "put back" in pipeline.reconcile(home, spec, "rc-4", "ledger", "")
+    assert "by ledger and alias" in pipeline.reconcile(home, spec, "rc-5", "", "")
+
+
+def test_a_deleted_champion_is_registered_again(churn: Model) -> None:
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
+    before = chain(churn)[-1].body["champion"]
+    assert "serve as version" in pipeline.reconcile(churn.home, churn.home.spec("churn"), "rc", "", "deleted by a slip")
+    after = chain(churn)[-1].body["champion"]
+    assert after["digest"] == before["digest"]
+    assert serving(churn) == after["version"] != 2
+    sound(churn)
+    assert pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == 1
 
 
 def _race(run: Run) -> str:
@@ -110,28 +263,54 @@ def _race(run: Run) -> str:
     return "won"
 
 
-def test_of_racing_promoters_the_alias_follows_the_ledger(churn: Model) -> None:
-    runs = [registered(churn, MONTHS[0], key=f"racer-{place}") for place in range(4)]
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+@pytest.mark.parametrize("racers", [2, 6])
+def test_of_racing_promoters_the_alias_follows_the_ledger(churn: Model, racers: int) -> None:
+    runs = [replace(registered(churn, MONTHS[0], key=f"racer-{place}")) for place in range(racers)]
+    with multiprocessing.get_context("fork").Pool(racers) as pool:
         outcomes = pool.map(_race, runs)
-    records = runs[0].ledger.records("churn", "promotion")
-    assert outcomes.count("won") == len(records) >= 1
-    assert [record.sequence for record in records] == list(range(1, len(records) + 1))
-    assert serving(churn) == records[-1].body["version"]
+    assert outcomes.count("won") == len(chain(churn)) >= 1
+    sound(churn)
 
 
 def test_rollback_puts_the_predecessor_back_and_again(churn: Model) -> None:
-    runs = [registered(churn, month) for month in MONTHS[:3]]
-    for run in runs:
-        promote(run)
-    spec = churn.home.spec("churn")
-    assert pipeline.roll_back(churn.home, spec, "rb-1", "bad scores").version == serving(churn) == 2
-    assert pipeline.roll_back(churn.home, spec, "rb-1", "bad scores").version == serving(churn) == 2, "the same one"
-    assert pipeline.roll_back(churn.home, spec, "rb-2", "still bad").version == serving(churn) == 1
+    for month in MONTHS[:3]:
+        promote(registered(churn, month))
+    spec, home = churn.home.spec("churn"), churn.home
+    assert pipeline.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2
+    assert pipeline.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2, "the same one"
+    assert pipeline.roll_back(home, spec, "rb-2", "still bad").version == serving(churn) == 1
     with pytest.raises(NothingToRollBack):
-        pipeline.roll_back(churn.home, spec, "rb-3", "still bad")
-    newest = runs[0].ledger.records("churn", "promotion")[-1]
-    assert (newest.body["action"], newest.body["reasons"]) == ("rollback", ["still bad"])
+        pipeline.roll_back(home, spec, "rb-3", "still bad")
+    made = chain(churn)
+    assert (made[-1].body["action"], made[-1].body["reasons"]) == ("rollback", ["still bad"])
+    assert made[-2].by == "ada"
+    sound(churn)
+
+
+def test_what_was_put_back_does_not_come_again(churn: Model) -> None:
+    first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
+    promote(first)
+    promote(second)
+    spec, home = churn.home.spec("churn"), churn.home
+    pipeline.roll_back(home, spec, "rb-1", "bad")
+    again = registered(churn, MONTHS[3], key="again")  # April's files are February's
+    with pytest.raises(Barred, match="version 3 is the model of version 2, which is barred: bad"):
+        promote(again)
+    assert serving(churn) == 1
+    pipeline.roll_back(home, spec, "rb-2", "it was not that one", to=2)
+    assert serving(churn) == 2
+    assert standing.bars(chain(churn))[0].version == 1, "named by a person it is barred no more; the other one is"
+    sound(churn)
+
+
+def test_on_the_datas_clock_a_rollback_serves_from_now_on(churn: Model) -> None:
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    third = churn.run(MONTHS[2])
+    third.ledger.append("churn", "stage", "later", {}, effective_at=third.as_of)
+    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    served = [standing.champion_at(chain(churn), churn.run(month).interval.end) for month in MONTHS[:3]]
+    assert [one and one.version for one in served] == [1, 2, 1]
 
 
 def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
@@ -144,11 +323,106 @@ def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
 
 
 def test_a_predecessor_whose_files_are_gone_is_refused(churn: Model) -> None:
-    runs = [registered(churn, month) for month in MONTHS[:2]]
-    for run in runs:
-        promote(run)
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
     files = [path for path in churn.home.state.rglob("model.skops") if "mlartifacts" in str(path)]
     shutil.rmtree(min(files, key=lambda path: path.stat().st_mtime_ns).parent)
     with pytest.raises(ArtifactMissing):
-        rollback(churn.run(MONTHS[2], key="rb"), "bad")
+        pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert serving(churn) == 2
+    assert len(chain(churn)) == 2
+
+
+# --- ways other than at once
+
+
+def asks(model: Model, spec: dict[str, Any], promotion: Any) -> None:
+    model.write_spec(spec | {"promotion": promotion})
+
+
+def test_an_approval_is_bound_to_version_and_files(churn: Model, spec_of: Any) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), "approve")
+    run = registered(churn, MONTHS[1])
+    said = promote(run)
+    assert said.decision.verdict == "waiting"
+    assert serving(churn) == 1
+    proposal = approval.proposal_of(run, 2)
+    run.ledger.append(
+        "churn", "approval", "forged", {"version": 2, "digest": "another", "verdict": "approve", "reason": ""},
+        effective_at=run.as_of, by="eve",
+    )  # fmt: skip
+    assert promote(run).decision.verdict == "waiting", "of other files"
+    approval.answer(run, proposal, "approve", "bob", "looks right")
+    assert promote(run).version == serving(churn) == 2
+    sound(churn)
+
+
+def test_a_rejected_version_does_not_serve(churn: Model, spec_of: Any) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), "approve")
+    run = registered(churn, MONTHS[1])
+    promote(run)
+    said = pipeline.answer(churn.home, churn.home.spec("churn"), 2, "reject", "bob", "not now")
+    assert said.decision.verdict == "kept"  # type: ignore[attr-defined]
+    assert "reject by bob: not now" in said.decision.reasons[0]  # type: ignore[attr-defined]
+    assert serving(churn) == 1
+
+
+@pytest.mark.parametrize(("otherwise", "serves"), [("reject", 1), ("approve", 2)])
+def test_where_nobody_answers_the_default_does(churn: Model, spec_of: Any, otherwise: str, serves: int) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), {"mode": "approve", "approval": {"expires": "0m", "otherwise": otherwise}})
+    promote(registered(churn, MONTHS[1]))
+    assert serving(churn) == serves
+
+
+def test_two_people_are_two(churn: Model, spec_of: Any) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), {"mode": "approve", "approval": {"two_people": True}})
+    run = registered(churn, MONTHS[1], by="ada")
+    promote(run)
+    spec = churn.home.spec("churn")
+    for nobody in ("ada", ""):
+        with pytest.raises(NotApproved):
+            pipeline.answer(churn.home, spec, 2, "approve", nobody, "mine")
+    assert serving(churn) == 1
+    pipeline.answer(churn.home, spec, 2, "approve", "bob", "his")
+    assert serving(churn) == 2
+
+
+def test_an_approval_after_its_time_is_none(churn: Model, spec_of: Any) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), {"mode": "approve", "approval": {"expires": "1h"}})
+    run = registered(churn, MONTHS[1])
+    promote(run)
+    proposal = approval.proposal_of(run, 2)
+    assert approval.word(run, proposal, datetime.now(UTC))[0] == "wait"
+    assert approval.word(run, proposal, datetime.now(UTC) + timedelta(hours=2))[0] == "reject"
+
+
+@pytest.mark.parametrize(("mode", "share"), [("shadow", 0.0), ("canary", 0.05)])
+def test_a_challenger_first_scores_beside_the_champion(churn: Model, spec_of: Any, mode: Any, share: float) -> None:
+    promote(registered(churn, MONTHS[0]))
+    asks(churn, spec_of(), mode)
+    run = registered(churn, MONTHS[1])
+    assert promote(run).decision.verdict == mode
+    assert promote(run).decision.verdict == mode
+    assert serving(churn) == 1
+    rollouts = run.ledger.records("churn", "rollout")
+    assert len(rollouts) == 1
+    found = standing.rollout_at(chain(churn), rollouts, run.as_of)
+    assert found
+    assert (found.beside.version, found.champion, found.share) == (2, 1, share)
+    assert standing.rollout_at(chain(churn), rollouts, run.interval.start) is None
+
+
+def test_the_predecessor_goes_on_scoring_beside_a_new_champion(churn: Model, spec_of: Any) -> None:
+    promote(registered(churn, MONTHS[0]))
+    run = registered(churn, MONTHS[1])
+    promote(run)
+    found = standing.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
+    assert found
+    assert (found.purpose, found.beside.version, found.champion) == ("watch", 1, 2)
+    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    assert standing.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None

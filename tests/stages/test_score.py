@@ -31,7 +31,7 @@ from retrain.errors import (
     SnapshotCorrupt,
 )
 from retrain.ledger import Ledger
-from retrain.results import Accepted, Champion, Configuration, IngestReport, ScoreReport
+from retrain.results import Accepted, Champion, Configuration, IngestReport, Rollout, ScoreReport
 from retrain.run import Run
 from retrain.stages.ingest import ingest
 from retrain.stages.score import score
@@ -121,27 +121,45 @@ class Bench:
         self.models[version], self.digests[version] = model, digest
         return version
 
-    def promote(self, version: int = FIRST, *, as_of: str = FEBRUARY, reference: str = "nowhere") -> None:
-        ledger, when = Ledger(self.home.ledger), self.spec.at(as_of).start
-        history = ledger.records("churn", "promotion")
-        champion = Champion(
+    def champion(
+        self, version: int, digest: str, *, reference: str = "nowhere", when: datetime | None = None
+    ) -> Champion:
+        when = when or self.spec.at(FEBRUARY).start
+        return Champion(
             version=version,
             run_id="r",
-            digest=self.digests[version],
+            digest=digest,
             configuration=LINEAR,
             training="t",
             reference=reference,
             trained_until=when,
             effective_at=when,
         )
+
+    def promote(self, version: int = FIRST, *, as_of: str = FEBRUARY, reference: str = "nowhere") -> None:
+        ledger, when = Ledger(self.home.ledger), self.spec.at(as_of).start
+        history = ledger.records("churn", "promotion")
+        champion = self.champion(version, self.digests[version], reference=reference, when=when)
         body = {"version": version, "previous": None, "champion": champion.model_dump(mode="json")}
         ledger.append(
             "churn", "promotion", f"promotion-{len(history)}", body, effective_at=when, sequence=len(history) + 1
         )
         self.registry.point("churn", "champion", version)
 
-    def challenge(self, version: int = OTHER) -> None:
-        self.registry.point("churn", "challenger", version)
+    def challenge(self, version: int = OTHER, *, champion: int = FIRST, share: float = 0.0, purpose: str = "") -> None:
+        """From February on a version scores beside the champion."""
+        ledger, when = Ledger(self.home.ledger), self.spec.at(FEBRUARY).start
+        rollout = Rollout(
+            purpose=purpose or ("canary" if share else "shadow"),  # type: ignore[arg-type]
+            beside=self.champion(version, self.digests[version]),
+            champion=champion,
+            share=share,
+            since=when,
+            began=when,
+        )
+        body = {"rollout": rollout.model_dump(mode="json"), "verdict": "begun", "reasons": []}
+        key = f"rollout-{len(ledger.records('churn', 'rollout'))}"
+        ledger.append("churn", "rollout", key, body, effective_at=when)
 
     @property
     def store(self) -> Any:
@@ -248,7 +266,9 @@ def test_scores_are_the_fitted_pipelines_own_answers(bench: Bench) -> None:
         "rejected": {},
         "mode": "quarantine",
         "quarantined": None,
-        "shadow": None,
+        "answered": {"1": 200},
+        "beside": None,
+        "breach": None,
     }
     assert report.html == run.path("score", "score.html")
     assert b"200 of 200 rows scored by version 1" in run.store.read(report.html)
@@ -445,6 +465,7 @@ def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
     assert report.version == 1
     said = "the champion alias points at version 2, the ledger says 1: version 1 scored"
     assert report.decision.reasons[-1] == said
+    assert report.alias_moved == said.removesuffix(": version 1 scored")
 
 
 def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
@@ -456,13 +477,16 @@ def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
 
 
 def test_a_copy_of_the_model_scores_while_the_registry_is_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.challenge()
     bench.score(FEBRUARY)
+    bench.challenge()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     bench.model = Model(dataclasses.replace(bench.home, mlflow="http://127.0.0.1:9"))
     run = bench.begin(MARCH)
     report = score(run)
     assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
+    (record,) = bench.records(MARCH)
+    assert record.body["beside"]["failed"].startswith("RegistryDown: "), "a server's failure"
+    assert not record.body["beside"]["breach"], "is none of the version"
     assert "did not answer" in report.decision.reasons[-1]
     assert "scored from this machine's copy" in report.decision.reasons[-1]
     assert bench.table(report)["score"].tolist() == bench.predicted(1, run).tolist()
@@ -516,7 +540,7 @@ def test_a_champion_whose_files_are_gone_is_an_error(bench: Bench) -> None:
         bench.score()
 
 
-# --- the challenger
+# --- what scores beside the champion
 
 
 def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
@@ -530,7 +554,8 @@ def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
     assert table["score"].tolist() == ours.tolist()
     assert table["shadow_score"].tolist() == theirs.tolist()
     assert shadow
-    assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["shadow"], report.scored)
+    assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["beside"]["version"], report.scored)
+    assert report.answered == {"1": 198}
     assert shadow.mean_champion == pytest.approx(ours.mean())
     assert shadow.mean_shadow == pytest.approx(theirs.mean())
     assert shadow.mean_absolute == pytest.approx(np.abs(theirs - ours).mean()) != 0
@@ -546,16 +571,6 @@ def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
     assert table["id"][worst].encode() in page
 
 
-def no_version(bench: Bench) -> None:
-    """The challenger is the champion itself."""
-    bench.challenge(1)
-
-
-def fitted_on_the_rows(bench: Bench) -> None:
-    bench.registry.tag("churn", OTHER, "effective_at", "2024-03-01T00:00:00+00:00")
-    bench.challenge()
-
-
 def gone(bench: Bench) -> None:
     number = bench.register(bench.fit(STEEP))
     run = bench.registry._client.get_run(bench.registry.describe("churn", number)["run_id"])
@@ -566,43 +581,116 @@ def gone(bench: Bench) -> None:
 def of_nan(bench: Bench) -> None:
     model = bench.fit(STEEP)
     model[-1].coef_[:] = np.nan
-    bench.challenge(bench.register(model))
+    bench.challenge(bench.register(model), share=0.5)
 
 
-def dated_by_nobody(bench: Bench) -> None:
-    bench.registry._client.delete_model_version_tag("churn", str(OTHER), "effective_at")
+def another_file(bench: Bench) -> None:
+    bench.digests[OTHER] = "0" * 64
     bench.challenge()
 
 
 @pytest.mark.parametrize(
     ("arrange", "said"),
     [
-        (no_version, None),
-        (fitted_on_the_rows, "it is as of 2024-03-01 00:00 and may have been fitted on these rows"),
         (gone, "ArtifactMissing: the files of version 3 of churn are gone"),
         (of_nan, "NonFiniteMetric: version 3: 200 of 200 predictions are not finite"),
-        (dated_by_nobody, "KeyError: 'effective_at'"),
+        (another_file, "DigestMismatch: version 2 of churn"),
     ],
 )
 def test_a_challenger_that_cannot_score_stops_nothing(
-    bench: Bench, arrange: Callable[[Bench], None], said: str | None
+    bench: Bench, arrange: Callable[[Bench], None], said: str
 ) -> None:
     arrange(bench)
     report = bench.score()
     assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
+    assert report.answered == {"1": 200}
     assert "shadow_score" not in bench.table(report)
-    found = [reason.split(" did not score in shadow: ")[1] for reason in report.decision.reasons if "shadow" in reason]
-    assert len(found) == (said is not None)
-    assert all(reason.startswith(said or "") for reason in found)
+    (found,) = [one.split(" did not score: ")[1] for one in report.decision.reasons if " did not score: " in one]
+    assert found.startswith(said)
+    beside = bench.records()[0].body["beside"]
+    assert (beside["failed"], beside["breach"]) == (found, True)
 
 
-def test_a_spec_may_want_no_shadow(lay: Lay) -> None:
-    bench = lay(scoring={"shadow": False})
-    bench.promote()
-    bench.challenge()
+def test_without_a_rollout_nobody_scores_beside(bench: Bench) -> None:
+    bench.registry.point("churn", "challenger", OTHER)
+    bench.challenge(champion=99)
     report = bench.score()
     assert report.shadow is None
-    assert not any("shadow" in reason for reason in report.decision.reasons)
+    assert bench.records()[0].body["beside"] is None
+
+
+def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) -> None:
+    bench = lay(scoring={"rejected": "abstain"})
+    bench.promote()
+    bench.challenge(share=0.25)
+    run = bench.begin(FEBRUARY, spoilt(visits=(3, -5)))
+    report = score(run)
+    table, (ours, theirs) = bench.table(report), (bench.predicted(version, run) for version in (1, 2))
+    chosen = scores.exposed("churn", pa.table({"id": table["id"]}), 0.25)
+    chosen[3] = False
+    assert 30 < chosen.sum() < 70, "a quarter of 200"
+    assert (table["version"] == 2).tolist() == chosen.tolist() == (table["shadow_version"] == 1).tolist()
+    for column, (one, other) in {"score": (theirs, ours), "shadow_score": (ours, theirs)}.items():
+        expected = np.where(chosen, one, other)
+        expected[3] = np.nan
+        np.testing.assert_array_equal(table[column], expected)
+    assert report.answered == {"1": 199 - int(chosen.sum()), "2": int(chosen.sum())}
+    assert bench.records()[0].body["answered"] == report.answered
+    assert report.version == 1
+
+    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    assert joined.prediction.tolist() == np.delete(ours, 3).tolist(), "the champion is judged by its own answers"
+    assert joined.beside is not None
+    assert joined.beside.tolist() == np.delete(theirs, 3).tolist()
+
+    revised = bench.score(FEBRUARY, churn_rows(FEBRUARY).sample(frac=1, random_state=1), key="revised")
+    again = bench.table(revised).set_index("id")["version"]
+    assert again.drop("202402-00003").to_dict() == table.set_index("id")["version"].drop("202402-00003").to_dict()
+
+
+def test_a_share_is_kept_and_grows_by_adding_rows() -> None:
+    keys = pa.table({"a": np.arange(20_000), "b": ["x"] * 20_000})
+    steps = [scores.exposed("churn", keys, share) for share in (0.05, 0.25, 0.5)]
+    for share, chosen in zip((0.05, 0.25, 0.5), steps, strict=True):
+        assert abs(chosen.mean() - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
+    assert steps[1][steps[0]].all()
+    assert steps[2][steps[1]].all()
+    other = scores.exposed("other", keys, 0.05)
+    assert (other & steps[0]).mean() < 0.01, "another model's canary has other rows"
+    text = pa.table({"a": [str(n) for n in range(20_000)], "b": pa.array(["x"] * 20_000).dictionary_encode()})
+    assert scores.exposed("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
+
+
+# --- a champion under watch
+
+
+def test_where_a_champion_under_watch_fails_its_predecessor_answers(bench: Bench) -> None:
+    model = bench.fit()
+    model[-1].coef_[:] = np.nan
+    bad = bench.register(model)
+    bench.promote(bad)
+    bench.challenge(FIRST, champion=bad, purpose="watch")
+    run = bench.begin(FEBRUARY)
+    report = score(run)
+    assert (report.decision.verdict, report.version, report.answered) == ("scored", FIRST, {"1": 200})
+    assert bench.table(report)["score"].tolist() == bench.predicted(FIRST, run).tolist()
+    said = "version 3 failed, its predecessor answered in its stead: NonFinite"
+    assert any(reason.startswith(said) for reason in report.decision.reasons)
+    breach = bench.records()[0].body["breach"]
+    assert breach["version"] == bad
+    assert breach["failed"].startswith("NonFiniteMetric: version 3: 200 of 200 predictions")
+
+
+def test_where_both_fail_nothing_is_scored(bench: Bench) -> None:
+    model = bench.fit()
+    model[-1].coef_[:] = np.nan
+    bad, worse = bench.register(model), OTHER
+    bench.promote(bad)
+    bench.digests[worse] = "0" * 64
+    bench.challenge(worse, champion=bad, purpose="watch")
+    with pytest.raises(NonFiniteMetric, match="version 3"):
+        bench.score()
+    assert bench.records() == []
 
 
 # --- the other tasks

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ from retrain.errors import (
     RegistryDown,
 )
 from retrain.features import Codes, DateParts, FeatureFunction, Typed, code_digest
+from retrain.loading import TRUSTED
 from retrain.tools.registry import Registry, digest, load_model, save_model
-from retrain.tools.registry.files import _is_ours
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -207,11 +208,12 @@ def test_mlflow_itself_can_serve_the_folder(saved: tuple[Path, str]) -> None:
 
 
 def test_code_travels_under_the_digest(tmp_path: Path) -> None:
-    source = tmp_path / "extra.py"
-    source.write_text("ANSWER = 42\n")
-    expected = save(pipeline(Ridge(), REAL), tmp_path / "m", code=(source,))
+    package = tmp_path / "retrain"
+    package.mkdir()
+    (package / "extra.py").write_text("ANSWER = 42\n")
+    expected = save(pipeline(Ridge(), REAL), tmp_path / "m", code=(package,))
     load_model(tmp_path / "m", expected)
-    (tmp_path / "m" / "code" / "extra.py").write_text("ANSWER = 43\n")
+    (tmp_path / "m" / "code" / "retrain" / "extra.py").write_text("ANSWER = 43\n")
     with pytest.raises(DigestMismatch):
         load_model(tmp_path / "m", expected)
 
@@ -242,6 +244,7 @@ def test_nothing_or_a_symlink_is_no_model(copied: Path, tmp_path: Path) -> None:
         lambda recipe: recipe["flavors"].update(langchain={"model": "x"}),
         lambda recipe: recipe["flavors"].pop("sklearn"),
         lambda recipe: recipe.pop("flavors"),
+        lambda recipe: recipe.update(env_vars=["HOME"]),
         lambda recipe: recipe["flavors"].update(sklearn=["a"]),
     ],
 )
@@ -273,10 +276,37 @@ def test_a_planted_type_is_refused_on_load(tmp_path: Path) -> None:
         load_model(folder, digest(folder))
 
 
-def test_only_classes_of_the_features_module_are_ours() -> None:
-    assert _is_ours("retrain.features.DateParts")
-    assert not _is_ours("retrain.features.os.system")
-    assert not _is_ours("retrain.featuresque.DateParts")
+@pytest.mark.parametrize(
+    ("module", "name", "loader"),
+    [
+        ("retrain.features", "_function", "ConstructorFromReduceNode"),
+        ("retrain.features", "FeatureFunction", "ConstructorFromReduceNode"),
+        ("retrain.features", "hashlib", "TypeNode"),
+        ("retrain.featuresque", "Codes", "ObjectNode"),
+        ("xgboost.core", "Booster", "ConstructorFromReduceNode"),
+        ("numpy", "dtype", "ConstructorFromReduceNode"),
+    ],
+)
+def test_a_type_is_built_by_its_own_loader_only(module: str, name: str, loader: str, copied: Path) -> None:
+    listed = {"__class__": "tuple", "__module__": "builtins", "__loader__": "TupleNode", "content": []}
+    schema = {"__class__": name, "__module__": module, "__loader__": loader, "content": listed, "protocol": 2}
+    with zipfile.ZipFile(copied / "model.skops", "w") as archive:
+        archive.writestr("schema.json", json.dumps(schema))
+    with pytest.raises(EstimatorRefused, match=rf"{module}\.{name}"):
+        load_model(copied, digest(copied))
+
+
+def test_the_features_module_has_no_other_classes_for_a_pipeline() -> None:
+    made = {f"retrain.features.{kind.__name__}" for kind in (Codes, DateParts, FeatureFunction, Typed)}
+    assert made == {name for name in TRUSTED if name.startswith("retrain.")}
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "code/numpy.py", "code/retrain/more/deep.py", "code/retrain/more.so"])
+def test_a_file_that_no_model_of_ours_has_is_refused(name: str, copied: Path) -> None:
+    (copied / name).parent.mkdir(parents=True, exist_ok=True)
+    (copied / name).write_text("")
+    with pytest.raises(ModelFormatRefused, match=name):
+        load_model(copied, digest(copied))
 
 
 # --- runs

@@ -15,6 +15,7 @@ import yaml
 
 import retrain
 from retrain.errors import (
+    ChainBroken,
     IntervalConflict,
     InvalidName,
     InvalidSpec,
@@ -430,6 +431,10 @@ def test_a_remote_by_url_with_a_password_that_is_never_committed(
     assert "hunter2" not in git(registry, "log", "-p", "--all") + repr(registry)
     assert address in git(registry, "show", "main:.dvc/config")
     (key,) = files
+    files[key] = b"APRIL"
+    registry.verify(version)
+    with pytest.raises(SnapshotCorrupt, match="bytes with MD5"):
+        registry.verify(version, whole=True)
     files[key] = b"apri"
     with pytest.raises(SnapshotCorrupt):
         registry.verify(version)
@@ -444,4 +449,116 @@ def test_a_remote_that_refuses_to_write_leaves_no_commit(store: tuple[str, dict[
     registry = DataRegistry(str(tmp_path / "registry.git"), store[0], {"method": "PUT"})
     with pytest.raises(RetrainError, match="flights/april"):
         publish(registry, "april", b"april")
+    assert not Path(registry.url).exists()
+
+
+# --- where a ledger stands
+
+ANCHORER = """
+import sys
+from retrain.tools.versions import DataRegistry
+
+url, remote, model, *places = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for place in places:
+    DataRegistry(url, remote).anchor(model, int(place), f"hash-{place}")
+"""
+
+
+def test_an_anchor_is_in_the_history_of_a_clone_for_good(registry: DataRegistry, tmp_path: Path) -> None:
+    assert registry.anchors("churn") == ()
+    assert not Path(registry.url).exists()
+    first = registry.anchor("churn", 3, "aaa")
+    publish(registry, "april", b"april")
+    other = registry.anchor("other", 1, "ccc")
+    second = registry.anchor("churn", 5, "bbb")
+    assert (first.place, first.hash, second.place, second.hash) == (3, "aaa", 5, "bbb")
+    assert registry.anchors("churn") == (first, second)
+    assert registry.anchors("other") == (other,)
+    git(registry, "clone", "--quiet", registry.url, str(tmp_path / "clone"))
+    assert (tmp_path / "clone/.ledger/churn").read_text() == "5 bbb\n"
+    assert not git(registry, "-C", str(tmp_path / "clone"), "status", "--porcelain")
+    assert git(registry, "ls-tree", "--name-only", "main").split() == [".dvc", ".gitignore", ".ledger", "flights"]
+
+
+def test_dvc_brings_the_data_back_beside_an_anchor(
+    registry: DataRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    registry.anchor("churn", 1, "aaa")
+    publish(registry, "april", b"april")
+    git(registry, "clone", "--quiet", registry.url, str(tmp_path / "clone"))
+    with Repo(str(tmp_path / "clone")) as repo:
+        repo.pull()
+        assert repo.status() == {}
+    assert (tmp_path / "clone/flights/april").read_bytes() == b"april"
+
+
+def test_an_anchor_is_committed_once_and_never_goes_back(registry: DataRegistry) -> None:
+    first = registry.anchor("churn", 3, "aaa")
+    publish(registry, "april", b"april")
+    assert registry.anchor("churn", 3, "aaa").place == 3
+    assert (registry.anchor("churn", 2, "old").place, registry.anchor("churn", 2, "old").hash) == (3, "aaa")
+    with pytest.raises(ChainBroken, match="record 3 of churn"):
+        registry.anchor("churn", 3, "bbb")
+    assert registry.anchors("churn") == (first,)
+    assert git(registry, "rev-list", "--count", "main").strip() == "2"
+
+
+def test_anchors_and_data_race_and_nothing_is_lost(registry: DataRegistry, tmp_path: Path) -> None:
+    names = ["april", "may"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    children = [publisher(registry, *names)]
+    for model, places in (("churn", "123456"), ("churn", "246"), ("other", "12")):
+        children.append(
+            subprocess.Popen(
+                [sys.executable, "-c", ANCHORER, registry.url, registry.remote, model, *places],
+                env=os.environ | {"PYTHONPATH": str(Path(retrain.__file__).parents[1])},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        assert children[-1].stdout is not None
+        assert children[-1].stdout.readline() == "ready\n"
+    for child in children:
+        go(child)
+    assert [child.communicate()[1] for child in children] == [""] * 4
+    found = [(one.place, one.hash) for one in registry.anchors("churn")]
+    assert found == sorted(set(found))
+    assert found[-1] == (6, "hash-6")
+    assert [one.place for one in registry.anchors("other")] == [1, 2]
+    assert sorted(committed(registry)) == ["flights/april.dvc", "flights/may.dvc"]
+    assert git(registry, "rev-list", "--count", "main").strip() == str(2 + len(found) + 2)
+
+
+def test_an_anchor_that_a_hand_removed_or_spoilt_still_shows(registry: DataRegistry, tmp_path: Path) -> None:
+    first = registry.anchor("churn", 3, "aaa")
+    clone = tmp_path / "clone"
+    git(registry, "clone", "--quiet", registry.url, str(clone))
+    hand = ("-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    (clone / ".ledger/churn").unlink()
+    git(registry, *hand, "commit", "--quiet", "-am", "gone")
+    git(registry, *hand, "push", "--quiet", "origin", "main")
+    assert registry.anchors("churn") == (first,)
+    (clone / ".ledger").mkdir(exist_ok=True)
+    (clone / ".ledger/churn").write_text("nonsense\n")
+    git(registry, *hand, "add", ".ledger/churn")
+    git(registry, *hand, "commit", "--quiet", "-m", "spoilt")
+    git(registry, *hand, "push", "--quiet", "origin", "main")
+    with pytest.raises(SnapshotCorrupt, match=r"\.ledger/churn"):
+        registry.anchors("churn")
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a\0b", "-a", ".git", "a b"])
+def test_a_hostile_name_is_not_anchored(registry: DataRegistry, name: str) -> None:
+    with pytest.raises(InvalidName):
+        registry.anchor(name, 1, "aaa")
+    with pytest.raises(InvalidName):
+        registry.anchors(name)
     assert not Path(registry.url).exists()

@@ -15,6 +15,7 @@ from retrain.results import (
     DriftReport,
     EstimateReport,
     MeasureReport,
+    RolloutReport,
     StageReport,
 )
 from retrain.run import Run
@@ -28,6 +29,8 @@ def decide(run: Run) -> DecideReport:
     """Judge, and put the decision on record with its evidence; a rehearsal leaves no record."""
     context, drift = run.read(Context, "context"), run.read(DriftReport, "drift")
     policy, decision, evidence = judge(run.spec, _told(context, _mine(run)), drift)
+    if back := _put_back(run):
+        policy, decision, evidence = "put back", Decision(verdict="skip", reasons=(back,)), {"put back": back}
     if not run.trigger.dry_run:
         body = {
             "interval": run.interval.name,
@@ -39,7 +42,7 @@ def decide(run: Run) -> DecideReport:
             "champion": context.champion and context.champion.version,
             "alert": context.alert and context.alert.model_dump(mode="json"),
         }
-        run.ledger.append(run.model, "decision", run.key, body, effective_at=run.as_of, run=run.key)
+        run.ledger.append(run.model, "decision", run.key, body, effective_at=run.as_of, run=run.key, by=run.trigger.by)
     return DecideReport(
         model=run.model,
         interval=run.interval,
@@ -48,6 +51,16 @@ def decide(run: Run) -> DecideReport:
         policy=policy,
         evidence=evidence,
     )
+
+
+def _put_back(run: Run) -> str:
+    """What this look has found is of a champion that it has just taken out of service; empty where it has not."""
+    if not run.store.exists(f"{run.folder}/rollout.json"):
+        return ""
+    told = run.read(RolloutReport, "rollout")
+    if told.decision.verdict != "rolled back":
+        return ""
+    return f"version {told.version} was put back: the next look judges it"
 
 
 def _mine(run: Run) -> Iterator[StageReport]:
@@ -69,8 +82,8 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
     """The rule that decided, the decision (`retrain` or `skip`), and what every rule that was asked said.
 
     All times are the data's clock, so that a year of history replays as it was. What says no comes first: waiting for
-    labels, an older run, broken data, a training that has answered already, no new data, cooldown, budget; then an
-    alert, and then the rules of the policy, any or all of them.
+    labels, an older run, broken data, a training that has answered already, a challenger on its way, no new data,
+    cooldown, budget; then an alert, and then the rules of the policy, any or all of them.
     """
     context = _told(context, [drift])
     now, policy, champion, alert = context.effective_at, spec.policy, context.champion, context.alert
@@ -108,6 +121,9 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
     if trained is not None and (trained >= now or (alert and trained >= alert.effective_at)):
         return no("answered", f"answered already: the training as of {trained:%Y-%m-%d} has seen what there is")
     assert champion
+    if (rollout := context.rollout) and rollout.purpose != "watch":
+        said = f"version {rollout.beside.version} is in {rollout.purpose} since {rollout.began:%Y-%m-%d}"
+        return no("rollout", f"{said}: one challenger at a time")
     if alert and alert.verdict != "retrain":
         return no("not confirmed", f"the decision {alert.id} on record says {alert.verdict}: {alert.reason}")
     fresh = sum(one.batch.rows for one in mature if one.batch.interval.start >= champion.trained_until)

@@ -1,14 +1,17 @@
-"""Candidates, champion and baselines on the same sealed rows.
+"""Candidates, champion, pinned champion and baselines on the same sealed rows.
 
 The rows are newer than anything that a compared model was fitted on, the champion included: of the sealed
 intervals only those count that begin after its newest training row. The champion is measured here and now, by
 its own fitted pipeline; its score of the day it was promoted is never read.
+
+A look at sealed rows is on record, and its level fixed, before a model answers them (`retrain.spending`); candidates of
+one run share that level (Bonferroni).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,15 +20,15 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from retrain import behaviour, estimators, metrics, plots, resampling, rows, serving
-from retrain.errors import MissingInput, NonFiniteMetric, RetrainError, ScoringFailed
+from retrain import behaviour, estimators, metrics, plots, resampling, rows, serving, spending
+from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
 from retrain.metrics import Array
-from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
+from retrain.results import Accepted, Champion, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
 from retrain.run import Run
 from retrain.spec import METRICS, Spec
 from retrain.tools.registry import load_model
 
-CHAMPION = "champion"
+CHAMPION, PINNED = "champion", "pinned"
 IMPORTANCE_ROWS, IMPORTANCE_CELLS, IMPORTANCE_REPEATS = 2_000, 200_000, 2
 """Rows of the sample, rows of all its shuffled copies together, and how often each column is shuffled."""
 SECONDARY_RESAMPLES = 200
@@ -39,6 +42,8 @@ def evaluate(run: Run) -> EvaluateReport:
         ScoringFailed: a model cannot score the rows; the champion keeps serving.
         NonFiniteMetric: a model answers with NaN.
         ArtifactMissing, DigestMismatch: the champion's files are gone, or are others.
+        RegistryDown: the registry does not answer and there is no copy of a champion.
+        LedgerBusy: the look could not be put on record; nothing was looked at.
     """
     context, train, spec = run.read(Context, "context"), run.read(TrainReport, "train"), run.spec
     run.store.write(run.path("evaluate", "metrics.json"), b"{}\n")
@@ -49,13 +54,26 @@ def evaluate(run: Run) -> EvaluateReport:
     if not fresh:
         return _inconclusive(run, f"no fresh labels: {_seen(context, sealed)}")
     models = _models(run, context, train)
-    frame, y, unlabelled = _labelled(run, fresh, models.get(CHAMPION), train.judged_from)
+    pinned, lost = _pinned(run, context)
+    others = [models[CHAMPION]] if CHAMPION in models else []
+    frame, y, unlabelled = _labelled(run, fresh, [*others, pinned] if pinned else others, train.judged_from)
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
+    look = spending.look(run, context, train, fresh)
+    if not look.level:
+        said = f"{look.earlier} earlier looks at rows of {_span(fresh)} have spent gate.level; wait for newer ones"
+        return _inconclusive(run, said).model_copy(update={"looks": look.earlier})
     predictions = {name: _predict(name, model, spec, frame) for name, model in models.items()}
+    if pinned:
+        try:
+            predictions[PINNED] = _predict(PINNED, pinned, spec, frame)
+        except RetrainError as error:
+            lost = error.found
     block = resampling.blocks(spec, frame)
     measured, draws = _measure(spec, y, predictions, block)
-    problem, pairs = _compare(spec, train, draws)
+    asked = _asked(context, train)
+    level = look.level / max(asked, 1)
+    problem, pairs = _compare(spec, train, draws, level)
     report = EvaluateReport(
         model=run.model,
         interval=run.interval,
@@ -66,8 +84,13 @@ def evaluate(run: Run) -> EvaluateReport:
                 *problem,
                 f"{len(frame):,} labelled rows of {_span(fresh)} in {block.max() + 1} blocks"
                 + (f", {unlabelled:,} without a label left out" if unlabelled else ""),
+                _paid(look, asked),
+                *([f"the pinned champion is lost: {lost}"] if lost else []),
             ),
         ),
+        level=level,
+        looks=look.earlier,
+        lost=lost,
         sealed=rows.intervals(fresh),
         rows=len(frame),
         blocks=int(block.max()) + 1,
@@ -80,7 +103,7 @@ def evaluate(run: Run) -> EvaluateReport:
             if one.kind != "baseline" and (found := _importance(spec, models[one.name], frame, y))
         },
         unknown_categories=_unknown(frame, models),
-        findings=behaviour.examine(run, train, models, frame, y, predictions, block),
+        findings=behaviour.examine(run, train, models, frame, y, {name: predictions[name] for name in models}, block),
     )
     return _publish(run, frame, y, predictions, report)
 
@@ -91,8 +114,7 @@ def evaluate(run: Run) -> EvaluateReport:
 def _fresh(context: Context, train: TrainReport, sealed: tuple[Accepted, ...]) -> tuple[Accepted, ...]:
     """The sealed batches that begin after every training row of every model."""
     until = [interval.end for one in train.fitted for interval in one.intervals]
-    if context.champion:
-        until.append(context.champion.trained_until)
+    until += [one.trained_until for one in (context.champion, context.pinned) if one]
     return tuple(one for one in sealed if all(_begin(train, one) >= end for end in until))
 
 
@@ -105,10 +127,10 @@ def _begin(train: TrainReport, one: Accepted) -> datetime:
 def _seen(context: Context, sealed: tuple[Accepted, ...]) -> str:
     if not sealed:
         return "no interval is sealed"
-    if context.champion:
-        return (
-            f"champion v{context.champion.version} was fitted on rows until {context.champion.trained_until:%Y-%m-%d}"
-        )
+    known = [one for one in (context.champion, context.pinned) if one]
+    if known:
+        newest = max(known, key=lambda one: one.trained_until)
+        return f"champion v{newest.version} was fitted on rows until {newest.trained_until:%Y-%m-%d}"
     return f"the candidates were fitted on rows of {_span(sealed)}"
 
 
@@ -132,13 +154,46 @@ def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipelin
     return models
 
 
+def _pinned(run: Run, context: Context) -> tuple[Pipeline | None, str]:
+    """The pinned champion, where it is another than the one that serves, or why there is none any more."""
+    pin = _another_pin(context)
+    if pin is None:
+        return None, ""
+    try:
+        return serving.load(run, pin), ""
+    except RegistryDown:
+        raise  # it may be back for the next try
+    except RetrainError as error:
+        return None, error.found
+
+
+def _another_pin(context: Context) -> Champion | None:
+    champion, pin = context.champion, context.pinned
+    return pin if champion and pin and pin.version != champion.version else None
+
+
+def _asked(context: Context, train: TrainReport) -> int:
+    """How many candidates share the level; without a champion the gate asks only one."""
+    candidates = sum(one.kind != "baseline" for one in train.fitted)
+    return candidates if context.champion else min(candidates, 1)
+
+
+def _paid(look: spending.Look, asked: int) -> str:
+    """What this look may cost, for people."""
+    before = f"these rows were looked at {look.earlier} times before" if look.earlier > 1 else ""
+    before = "these rows were looked at once before" if look.earlier == 1 else before
+    each = f", {look.level / asked:.2%} for each of {asked} candidates" if asked > 1 else ""
+    said = f"the chance of a wrong promotion is held below {look.level:.2%}{each}"
+    return f"{before}, which costs: {said}" if before else said
+
+
 def _labelled(
-    run: Run, fresh: tuple[Accepted, ...], champion: Pipeline | None, since: datetime | None
+    run: Run, fresh: tuple[Accepted, ...], champions: Sequence[Pipeline], since: datetime | None
 ) -> tuple[pd.DataFrame, Array, int]:
     """The rows that judge and have a label, their outcomes, and how many had none."""
     spec = run.spec
     # A champion from before a change of the spec may read a column that is no feature any more.
-    others = [name for name in getattr(champion and champion[0], "columns", ()) if name in spec.columns]
+    others = [name for one in champions for name in getattr(one[0], "columns", ()) if name in spec.columns]
     group = [spec.training.group] if spec.training.group else []
     frame = rows.read(
         run,
@@ -193,6 +248,7 @@ def _measure(
                 block,
                 resamples=count if metric == spec.gate.metric else min(count, SECONDARY_RESAMPLES),
                 seed=spec.training.seed,
+                leave_out=metric == spec.gate.metric,
             )
             measured[name][metric] = resampling.interval(draws, spec.gate.level)
             if metric == spec.gate.metric:
@@ -200,19 +256,25 @@ def _measure(
     return measured, primary
 
 
-def _compare(spec: Spec, train: TrainReport, draws: Drawn) -> tuple[tuple[str, ...], tuple[Paired, ...]]:
-    """Why there is nothing to compare, if so; else each candidate against champion, refresh and baselines."""
+def _compare(spec: Spec, train: TrainReport, draws: Drawn, level: float) -> tuple[tuple[str, ...], tuple[Paired, ...]]:
+    """Why there is nothing to compare, if so; else each candidate against champions, refresh and baselines."""
     pairs = []
     try:
         for one in train.fitted:
             others = [
                 CHAMPION,
+                PINNED,
                 *(other.name for other in train.fitted if other.name != one.name and other.kind != "new"),
             ]
             for other in others if one.kind == "new" else [name for name in others if one.kind == "refresh"]:
                 if one.name in draws and other in draws:
                     pair = resampling.paired(
-                        spec.task, (one.name, draws[one.name]), (other, draws[other]), spec.gate.level
+                        spec.task,
+                        (one.name, draws[one.name]),
+                        (other, draws[other]),
+                        level,
+                        margin=spec.gate.margin,
+                        seed=spec.training.seed,
                     )
                     pairs.append(pair)
     except NonFiniteMetric as error:

@@ -2,7 +2,12 @@
 
 A check is passed, failed or undetermined, and only an explicit comparison of finite numbers passes. Where the
 bound is on a paired interval, `low > bound` shows that the check holds, `high <= bound` shows that it does not,
-and anything between cannot be told from these rows (superiority and non-inferiority as in ICH E9).
+and anything between cannot be told from these rows (superiority and non-inferiority as in ICH E9). Every bound has the
+level that evaluate paid for. A candidate has to pass all of its checks, which costs no level (intersection-union test,
+Berger 1982).
+
+Small losses, each within the margin, must not add up: a candidate is also held within the margin of the pinned
+champion, the newest that was shown to be better than the one pinned before it.
 
 A candidate with every check passed is promoted, a new configuration before a refresh. If none is, but one has
 nothing against it except what cannot be told, the answer is inconclusive; else the champion is kept.
@@ -30,7 +35,7 @@ from retrain.results import (
 from retrain.run import Run
 from retrain.spec import Spec
 
-CHAMPION = "champion"
+CHAMPION, PINNED = "champion", "pinned"
 FAR = 1_000
 """Beyond this multiple of the rows at hand nobody is told to wait for more."""
 
@@ -75,6 +80,7 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
         metric=spec.gate.metric,
         challenger_score=chosen and facts.score(chosen.name),
         champion_score=facts.score(CHAMPION),
+        pins=chosen is not None and decision.verdict == "promote" and facts.pins(chosen),
         checks=tuple(check for each in checks.values() for check in each),
     )
 
@@ -99,12 +105,19 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
     def against(one: Fitted) -> list[GateCheck]:
         # A slice that is too small to tell says nothing against the model.
         return [
-            c for c in checks[one.name] if c.passed is False or (c.passed is None and not c.name.startswith("slice"))
+            c
+            for c in checks[one.name]
+            if c.blocks and (c.passed is False or (c.passed is None and not c.name.startswith("slice")))
         ]
 
     for one in candidates:
         if not against(one):
-            why = [check for name in (CHAMPION, "naive", "simple") for check in checks[one.name] if check.name == name]
+            why = [
+                check
+                for name in (CHAMPION, PINNED, "naive", "simple")
+                for check in checks[one.name]
+                if check.name == name
+            ]
             return one, Decision(verdict="promote", reasons=tuple(f"{one.name} {check.reason}" for check in why))
     open_ = [one for one in candidates if all(check.passed is None for check in against(one))]
     reasons = []
@@ -138,14 +151,16 @@ class _Facts:
             yield self._not_worse("naive", one)
             yield self._not_worse("simple", one)
         else:
-            yield self._interval("naive", one, "naive", "the naive baseline", 0.0)
+            yield self._interval("naive", one, "naive", "the naive baseline")
             yield self._simple(one)
         yield from behaviour.checks(self.spec, self.evaluate, one)
         if champion is None:
             return
         yield self._another(one, champion)
-        margin = -gate.margin * abs(self.score(CHAMPION) or 0.0) if one.kind == "refresh" else 0.0
-        yield self._interval("champion", one, CHAMPION, f"champion v{champion.version}", margin)
+        yield self._barred(one)
+        yield self._interval(CHAMPION, one, CHAMPION, f"champion v{champion.version}", within=one.kind == "refresh")
+        if pin := self._pin():
+            yield self._pinned(one, pin)
         if one.kind != "refresh":
             yield from self._refresh(one)
         for part in self.evaluate.slices:
@@ -161,21 +176,51 @@ class _Facts:
     def _paired(self, one: Fitted, against: str) -> Paired | None:
         for pair in self.evaluate.paired:
             if (pair.model, pair.against, pair.metric) == (one.name, against, self.spec.gate.metric):
-                return pair if all(map(math.isfinite, (pair.gain, pair.low, pair.high))) else None
+                return (
+                    pair
+                    if all(map(math.isfinite, (pair.gain, pair.low, pair.high, pair.within_low, pair.within_high)))
+                    else None
+                )
         return None
 
-    def _interval(self, name: str, one: Fitted, against: str, shown: str, bound: float) -> GateCheck:
-        """Better than `against` by more than `bound`: shown, shown not to be, or open."""
+    def _interval(self, name: str, one: Fitted, against: str, shown: str, *, within: bool = False) -> GateCheck:
+        """Better than `against`, or within the margin of it: shown, shown not to be, or open.
+
+        The margin is a share of a score that is itself measured on these rows; the interval has both.
+        """
         pair = self._paired(one, against)
-        if pair is None or not math.isfinite(bound):
+        score = self.score(against)
+        if pair is None or score is None:
             return GateCheck(name=name, model=one.name, passed=None, reason=f"was not compared with {shown}")
-        passed = True if pair.low > bound else False if pair.high <= bound else None
-        wanted = "better than" if bound == 0 else f"within {-bound:.4g} of"
+        granted = self.spec.gate.margin * abs(score) if within else 0.0
+        low, high = (pair.within_low, pair.within_high) if within else (pair.low, pair.high)
+        passed = True if low > 0 else False if high <= 0 else None
+        wanted = f"within {granted:.4g} of" if within else "better than"
         says = {True: f"is {wanted}", False: f"is not {wanted}", None: f"may or may not be {wanted}"}[passed]
         reason = f"{says} {shown}: {_shown(pair)}"
         if passed is None:
-            reason += f"; {_to_settle(pair, bound, self.evaluate.rows)}"
-        return GateCheck(name=name, model=one.name, passed=passed, value=pair.low, bound=bound, reason=reason)
+            reason += f"; {_to_settle(pair.gain + granted, low, high, self.evaluate.rows)}"
+        value, bound = low - granted, 0.0 - granted
+        return GateCheck(name=name, model=one.name, passed=passed, value=value, bound=bound, reason=reason)
+
+    def _pin(self) -> Champion | None:
+        """The pinned champion, where it is another than the one that serves."""
+        pin, champion = self.context.pinned, self.context.champion
+        return pin if pin and champion and pin.version != champion.version else None
+
+    def _pinned(self, one: Fitted, pin: Champion) -> GateCheck:
+        """Not creeping away from the pinned champion. A pin that is lost must not stop every later model."""
+        if self.evaluate.lost:
+            moved = f"the pin, v{pin.version}, is lost and moves on to the version that is promoted"
+            return GateCheck(name=PINNED, model=one.name, passed=True, reason=f"{moved}: {self.evaluate.lost}")
+        return self._interval(PINNED, one, PINNED, f"the pinned champion v{pin.version}", within=True)
+
+    def pins(self, one: Fitted) -> bool:
+        """Whether later models are held against this one: the first, one better than the pin, or the pin is lost."""
+        if self.context.champion is None or self.evaluate.lost:
+            return True
+        pair = self._paired(one, PINNED if self._pin() else CHAMPION)
+        return pair is not None and pair.low > 0
 
     def _simple(self, one: Fitted) -> GateCheck:
         """Must not lose to the simple baseline. A tie is fine: the candidate may be that very model."""
@@ -183,8 +228,7 @@ class _Facts:
         if pair is not None and pair.gain >= 0:
             reason = f"does not lose to the simple baseline: {_shown(pair)}"
             return GateCheck(name="simple", model=one.name, passed=True, value=pair.gain, bound=0.0, reason=reason)
-        margin = self.spec.gate.margin * abs(self.score("simple") or 0.0)
-        return self._interval("simple", one, "simple", "the simple baseline", -margin)
+        return self._interval("simple", one, "simple", "the simple baseline", within=True)
 
     def _not_worse(self, baseline: str, one: Fitted) -> GateCheck:
         """A refresh is stopped by a baseline only when it is shown to lose to it.
@@ -197,19 +241,32 @@ class _Facts:
             reason = f"was not compared with the {baseline} baseline"
             return GateCheck(name=baseline, model=one.name, passed=None, reason=reason)
         bound = -self.spec.gate.margin * abs(self.score(baseline) or 0.0)
-        worse = pair.high <= bound
+        worse = pair.within_high <= 0
         says = "loses to" if worse else "is not shown to lose to"
         reason = f"{says} the {baseline} baseline: {_shown(pair)}"
-        return GateCheck(name=baseline, model=one.name, passed=not worse, value=pair.high, bound=bound, reason=reason)
+        return GateCheck(
+            name=baseline, model=one.name, passed=not worse, value=pair.within_high + bound, bound=bound, reason=reason
+        )
 
-    def _another(self, one: Fitted, champion: Champion) -> GateCheck:
-        """The refit reads the sealed rows too, so what counts is the set of rows that it would read."""
+    def _refit(self, one: Fitted) -> str:
+        """Digest of the rows that the refit would read; they have the sealed ones too."""
         training, sealed = rows.split(self.context, self.spec)
         mature = (*training, *sealed)
         window, since = one.configuration.window, one.configuration.since
         batches = [batch for batch in mature if since is None or batch.batch.interval.start >= since]
-        digest = rows.training_digest(batches if window is None else batches[-window:])
-        same = digest == champion.training and one.configuration == champion.configuration
+        return rows.training_digest(batches if window is None else batches[-window:])
+
+    def _barred(self, one: Fitted) -> GateCheck:
+        """A model that was taken back must not come back by another run."""
+        digest = self._refit(one)
+        for bar in self.context.barred:
+            if (bar.configuration, bar.training) == (one.configuration, digest):
+                reason = f"would be v{bar.version} again, which is barred: {bar.reason}"
+                return GateCheck(name="barred", model=one.name, passed=False, reason=reason)
+        return GateCheck(name="barred", model=one.name, passed=True, reason="is no model that was taken back")
+
+    def _another(self, one: Fitted, champion: Champion) -> GateCheck:
+        same = self._refit(one) == champion.training and one.configuration == champion.configuration
         again = "is the champion's configuration on the champion's rows: the same model again is no promotion"
         reason = again if same else "is another model than the champion"
         return GateCheck(name="another", model=one.name, passed=not same, reason=reason)
@@ -261,13 +318,12 @@ def _enough(name: str, model: str, found: int, floor: int, what: str) -> GateChe
 
 def _shown(pair: Paired) -> str:
     gain, low, high = (value + 0.0 for value in (pair.gain, pair.low, pair.high))  # no negative zero
-    return f"{pair.metric} gain {gain:+.4g}, {1 - 2 * pair.level:.0%} interval {low:+.4g} to {high:+.4g}"
+    return f"{pair.metric} gain {gain:+.4g}, {100 * (1 - 2 * pair.level):.4g}% interval {low:+.4g} to {high:+.4g}"
 
 
-def _to_settle(pair: Paired, bound: float, found: int) -> str:
-    """Roughly how many rows would do: intervals narrow with the square root of the blocks."""
-    distance = pair.gain - bound
-    width = pair.gain - pair.low if distance > 0 else pair.high - pair.gain
+def _to_settle(distance: float, low: float, high: float, found: int) -> str:
+    """Roughly how many rows would do, asked at the same level: intervals narrow with the square root of the blocks."""
+    width = distance - low if distance > 0 else high - distance
     times = (width / distance) ** 2 if distance else math.inf
     if times > FAR:
         return "no reachable number of rows would settle it"

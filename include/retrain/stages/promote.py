@@ -1,202 +1,88 @@
-"""The champion changes here and nowhere else, once, on record.
+"""A version that passed gate and probe comes to serve: at once, after a person's word, or after scoring beside.
 
-The ledger is the truth and the MLflow alias its projection. A promotion is one record under the next sequence
-number, so that of several racing promoters exactly one wins; then the alias follows. A process killed between
-the two is completed by its retry, because the record is found again by the run's key.
+What moves the champion is `retrain.promotion`; here it is decided whether this run may ask for it now.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from datetime import UTC, datetime
 
-from retrain.errors import NothingToRollBack, OutOfBandChange, StaleRun
-from retrain.ledger import Record
-from retrain.results import (
-    Champion,
-    Context,
-    Decision,
-    GateReport,
-    PromoteReport,
-    RefitReport,
-    RegisterReport,
-)
+from retrain import approval, promotion, standing
+from retrain.errors import MissingInput, NotApproved, PromotionConflict
+from retrain.promotion import Change
+from retrain.results import Champion, Context, Decision, GateReport, ProbeReport, PromoteReport, RegisterReport
 from retrain.run import Run
-from retrain.tools.registry import Registry
-
-CHAMPION = "champion"
-CHALLENGER = "challenger"
 
 
 def promote(run: Run) -> PromoteReport:
-    """Make this run's version the champion.
+    """Make this run's version the champion, or set out on the way there that the spec asks for.
 
     Raises:
         StaleRun: a newer run has promoted since.
-        PromotionConflict: somebody else promoted at this very moment.
+        Barred: the model was put back before.
+        PromotionConflict: the champion is another than the gate compared with, or changed at this very moment.
         OutOfBandChange: the alias was moved by hand; nothing is overwritten.
+        ArtifactMissing: the version was deleted meanwhile.
     """
     registered = run.read(RegisterReport, "register")
     if registered.version is None:
         return _report(run, Decision(verdict="kept", reasons=registered.decision.reasons))
-    registry = Registry(run.home.mlflow)
-    history = run.ledger.records(run.model, "promotion")
-    mine = next((one for one in history if one.key == run.key), None)
-    if mine is None:
-        head = history[-1] if history else None
-        if newer := [one for one in history if one.effective_at > run.as_of]:
-            raise StaleRun(
-                f"this run is as of {run.as_of:%Y-%m-%d}, version {newer[-1].body['version']} was promoted"
-                f" as of {newer[-1].effective_at:%Y-%m-%d}",
-                do="nothing: the newer champion keeps serving",
+    probed = run.read(ProbeReport, "probe")
+    if probed.version != registered.version:
+        raise MissingInput(
+            f"version {probed.version} was probed, version {registered.version} is to be promoted", do="run probe again"
+        )
+    gate, context = run.read(GateReport, "gate"), run.read(Context, "context")
+    target = promotion.facts(run, registered.version, registered.run_id)
+    made = promotion.history(run)
+    if not any(one.key == run.key for one in made):
+        promotion.refuse(run, made, target, run.as_of)
+        _same_champion(context.champion, standing.champion_at(made, datetime.max.replace(tzinfo=UTC)))
+        if wait := _way(run, gate, target, context.champion):
+            return wait
+    pin = target if gate.pins or context.pinned is None else context.pinned
+    more = {"checks": [check.model_dump(mode="json") for check in probed.checks]}
+    change = Change("promote", target, gate.kind or "new", gate.decision.reasons, pin, run.as_of, more)
+    record, newest = promotion.move(run, change)
+    if not newest:
+        return promotion.told(run, record, "promoted before; the champion has changed since")
+    previous = f", was version {record.body['previous']}" if record.body["previous"] else ""
+    return promotion.told(run, record, f"version {target.version} serves{previous}")
+
+
+def _same_champion(gated: Champion | None, serves: Champion | None) -> None:
+    if gated and serves and gated.digest != serves.digest:
+        raise PromotionConflict(
+            f"the gate held the candidate against version {gated.version}, version {serves.version} serves now",
+            do="start a new run: it is held against the one that serves",
+        )
+
+
+def _way(run: Run, gate: GateReport, target: Champion, champion: Champion | None) -> PromoteReport | None:
+    """The report of a version that does not serve yet; None where it may."""
+    rules, version = run.spec.promotion, target.version
+    if rules.mode == "approve":
+        proposal = approval.propose(run, target, gate)
+        if proposal.body["digest"] != target.digest:
+            raise NotApproved(
+                f"version {version} has other files than version {proposal.body['version']}, which this run proposed",
+                do="start a new run: a word counts for the very files that were proposed",
             )
-        _untouched(run, registry, head)
-        gate = run.read(GateReport, "gate")
-        mine = run.ledger.append(
-            run.model,
-            "promotion",
-            run.key,
-            {
-                "action": "promote",
-                "version": registered.version,
-                "previous": head.body["version"] if head else None,
-                "kind": gate.kind,
-                "reasons": list(gate.decision.reasons),
-                "trigger": run.trigger.model_dump(mode="json"),
-                "champion": champion(run, registered.version, registered.run_id).model_dump(mode="json"),
-            },
-            effective_at=run.as_of,
-            run=run.key,
-            sequence=_next(history),
-        )
-    elif mine is not history[-1]:
-        return _told(run, mine, "promoted before; the champion has changed since")
-    registry.point(run.model, CHAMPION, registered.version)
-    if registry.alias(run.model, CHALLENGER) == registered.version:
-        registry.clear(run.model, CHALLENGER)
-    previous = f", was version {mine.body['previous']}" if mine.body["previous"] else ""
-    return _told(run, mine, f"version {registered.version} serves{previous}")
+        said, why = approval.word(run, proposal, datetime.now(UTC))
+        if said == "approve":
+            return None
+        verdict = "waiting" if said == "wait" else "kept"
+        return _report(run, Decision(verdict=verdict, reasons=(f"version {version}: {why}",)), version)
+    if rules.mode == "auto" or champion is None:
+        return None
+    share = rules.steps[0] if rules.mode == "canary" else 0.0
+    promotion.begin(run, rules.mode, target, champion.version, gate.kind or "new", share, pins=gate.pins)
+    shown = f", answering {share:.0%} of the rows" if share else ""
+    why = f"version {version} scores beside version {champion.version}{shown}, for {rules.intervals} intervals at least"
+    return _report(run, Decision(verdict=rules.mode, reasons=(why,)), version)
 
 
-def rollback(run: Run, reason: str) -> PromoteReport:
-    """Put the predecessor of the champion back.
-
-    Args:
-        run: names the model; its key makes a repeated call the same rollback.
-        reason: why, for the record.
-
-    Raises:
-        NothingToRollBack: there is no champion, or it had no predecessor.
-        OutOfBandChange: the alias was moved by hand.
-        ArtifactMissing, DigestMismatch: the predecessor's files are not what they were.
-    """
-    registry = Registry(run.home.mlflow)
-    history = run.ledger.records(run.model, "promotion")
-    mine = next((one for one in history if one.key == run.key), None)
-    if mine is None:
-        head = history[-1] if history else None
-        _untouched(run, registry, head)
-        target = _predecessor(run, history)
-        _loads(run, registry, target)
-        mine = run.ledger.append(
-            run.model,
-            "promotion",
-            run.key,
-            {
-                "action": "rollback",
-                "version": target.body["version"],
-                "previous": history[-1].body["version"],
-                "kind": "rollback",
-                "reasons": [reason],
-                "trigger": run.trigger.model_dump(mode="json"),
-                "champion": target.body["champion"],
-            },
-            # On the data's clock the rollback stands where the bad promotion stood: a later run may promote again.
-            effective_at=history[-1].effective_at,
-            run=run.key,
-            sequence=_next(history),
-        )
-    elif mine is not history[-1]:
-        return _told(run, mine, "rolled back before; the champion has changed since")
-    registry.point(run.model, CHAMPION, mine.body["version"])
-    return _told(
-        run, mine, f"version {mine.body['version']} serves again, was version {mine.body['previous']}: {reason}"
-    )
-
-
-def _next(history: list[Record]) -> int:
-    return (history[-1].sequence or 0) + 1 if history else 1
-
-
-def _predecessor(run: Run, history: list[Record]) -> Record:
-    """The record that made the champion's predecessor champion."""
-    if history:
-        serving = history[-1].body["version"]
-        came = next(
-            one for one in reversed(history) if one.body["version"] == serving and one.body["action"] == "promote"
-        )
-        for one in reversed(history):
-            if one.body["version"] == came.body["previous"] and one.body["action"] == "promote":
-                return one
-    raise NothingToRollBack(
-        f"{run.model} has no earlier champion on record", do="promote a version first; see python -m retrain status"
-    )
-
-
-def _loads(run: Run, registry: Registry, target: Record) -> None:
-    """The target's files are there and are what they were."""
-    champion = Champion.model_validate(target.body["champion"])
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-        registry.fetch(run.model, champion.version, champion.digest, Path(folder) / "model")
-
-
-def _untouched(run: Run, registry: Registry, head: Record | None) -> None:
-    """The alias is where the ledger left it.
-
-    A promoter that was killed after its record and before the alias leaves the alias at the predecessor; that
-    is not a hand's work, and whoever comes next completes it.
-    """
-    found, wanted = registry.alias(run.model, CHAMPION), head.body["version"] if head else None
-    if found == wanted:
-        return
-    if head is not None and found == head.body["previous"]:
-        registry.point(run.model, CHAMPION, head.body["version"])
-        return
-    raise OutOfBandChange(
-        f"the champion alias points at version {found or 'none'}, the ledger says {wanted or 'none'}",
-        do=f"put the alias back to {wanted or 'none'} in MLflow, or roll back with python -m retrain rollback",
-    )
-
-
-def champion(run: Run, version: int, run_id: str) -> Champion:
-    """What this run's refit is as a champion."""
-    context, refit = run.read(Context, "context"), run.read(RefitReport, "refit")
-    return Champion(
-        version=version,
-        run_id=run_id,
-        digest=refit.fitted.digest,
-        configuration=refit.fitted.configuration,
-        training=refit.fitted.training,
-        reference=run.path("refit"),
-        trained_until=refit.fitted.intervals[-1].end,
-        rows=refit.fitted.rows,
-        promised=run.read(GateReport, "gate").challenger_score,
-        effective_at=context.effective_at,
-    )
-
-
-def _report(run: Run, decision: Decision) -> PromoteReport:
-    return PromoteReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision)
-
-
-def _told(run: Run, record: Record, reason: str) -> PromoteReport:
-    verdict = "promoted" if record.body["action"] == "promote" else "rolled back"
+def _report(run: Run, decision: Decision, version: int | None = None) -> PromoteReport:
     return PromoteReport(
-        model=run.model,
-        interval=run.interval,
-        effective_at=run.as_of,
-        decision=Decision(verdict=verdict, reasons=(reason,)),
-        version=record.body["version"],
-        previous=record.body["previous"],
-        sequence=record.sequence,
+        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, version=version
     )

@@ -3,17 +3,22 @@
 The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the sealed
 rows, plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no
 version. The metrics stay the gated candidate's; the files of a version are the refit's, and its tags say so.
+
+A version's model card and the model's changelog up to it lie in the run's files under `card/`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from retrain import rows
+from retrain import cards, checklist, promotion, rows
+from retrain.changelog import changelog
 from retrain.results import (
     Context,
     DecideReport,
@@ -28,8 +33,9 @@ from retrain.results import (
 from retrain.run import Run
 from retrain.tools.registry import Registry
 from retrain.tools.versions import code_version
+from retrain.wording import markdown
 
-CHALLENGER = "challenger"
+CHALLENGER, CARD = "challenger", "card"
 REPORTS = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
 FOLDERS = ("validate", "drift", "evaluate")
 
@@ -51,6 +57,8 @@ def register(run: Run) -> RegisterReport:
         for name in FOLDERS:
             if run.store.keys(f"{run.folder}/{name}"):
                 files[name] = stack.enter_context(run.store.local(f"{run.folder}/{name}"))
+        (Path(folder) / "gate.html").write_bytes(checklist.html(gate))
+        files["gate/gate.html"] = Path(folder) / "gate.html"
         run_id = registry.record(
             experiment=run.model,
             key=run.key,
@@ -73,8 +81,10 @@ def register(run: Run) -> RegisterReport:
                 folder=files_of_model,
                 digest=fitted.digest,
                 tags=tags | {"configuration": fitted.configuration.label, "weights": refit.decision.verdict},
-                description=f"{gate.kind}: {'; '.join(gate.decision.reasons)}",
+                description=f"{gate.kind}: {markdown('; '.join(gate.decision.reasons))}\n\n"
+                f"Model card: {CARD}/model_card.md among the files of its run; what is new: {CARD}/CHANGELOG.md",
             )
+    _describe(run, registry, run_id, version, tags)
     registry.point(run.model, CHALLENGER, version)
     return _report(
         run,
@@ -89,6 +99,15 @@ def register(run: Run) -> RegisterReport:
 
 def _report(run: Run, decision: Decision, **more: Any) -> RegisterReport:
     return RegisterReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, **more)
+
+
+def _describe(run: Run, registry: Registry, run_id: str, version: int, lineage: dict[str, str]) -> None:
+    """Lay the version's card and the changelog up to it into MLflow, and the card beside the run's other pages."""
+    card = cards.card(run, version, lineage)
+    news = changelog(run.model, run.ledger.records(run.model), promotion.facts(run, version, run_id))
+    run.store.write(run.path("register", "model_card.html"), card.html)
+    texts = {"model_card.md": card.markdown, "model_card.html": card.html.decode(), "CHANGELOG.md": news}
+    registry.attach(run_id, {f"{CARD}/{name}": text for name, text in texts.items()})
 
 
 def _judged(train: TrainReport, gate: GateReport) -> Fitted:
@@ -144,17 +163,31 @@ def _lineage(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> 
         "data.sealed": rows.training_digest(one for one in context.accepted if one.batch.interval in train.sealed),
         "data.dvc_md5": newest.md5,
         "data.commit": newest.commit,
-        "code.commit": code_version(run.home.root),
         "spec.digest": run.spec.digest,
-        "lock.digest": _lock_digest(run),
         "model.digest": fitted.digest,
         "seed": str(run.spec.training.seed),
         "trigger": run.trigger.kind,
         "trigger.reason": run.trigger.reason or run.read(DecideReport, "decide").decision.reasons[0],
         "owner": f"{run.spec.owner.name} <{run.spec.owner.contact}>",
+        **circumstances(run.home.root),
     }
 
 
-def _lock_digest(run: Run) -> str:
-    lock = run.home.root / "requirements.txt"
+def circumstances(root: Path) -> dict[str, str]:
+    """What a model made here and now depends on beside data, spec and seed.
+
+    Args:
+        root: the checkout.
+    """
+    return {
+        "code.commit": code_version(root),
+        "lock.digest": _lock_digest(root),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+def _lock_digest(root: Path) -> str:
+    lock = root / "requirements.txt"
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "no requirements.txt"

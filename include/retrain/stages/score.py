@@ -3,8 +3,11 @@
 The model is the one that served when the interval began, so it has seen none of the rows. The scores of a batch are
 one file under its content hash and one record in the ledger, the files first: a killed run is completed by its retry,
 and whoever comes second finds the first scores, whatever serves by then. Other bytes of the interval are another
-batch with a record of its own. A challenger scores the same rows in shadow; it can neither change the scores nor stop
-them.
+batch with a record of its own.
+
+What the ledger says scores beside the champion answers the same rows: a challenger in shadow or canary, or the
+predecessor of a champion under watch. It cannot stop the scores. A canary's answer is the one served for its share of
+the rows; where a champion under watch fails, its predecessor answers in its stead, and the failure is on record.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -25,17 +27,41 @@ import pyarrow.parquet as pq
 from sklearn.pipeline import Pipeline
 
 from retrain import contract, estimators, pages, plots, rows, scores, serving
-from retrain.errors import DanglingChampion, NonFiniteMetric, RegistryDown, RetrainError, RowsRejected, ScoringFailed
+from retrain.errors import (
+    ArtifactMissing,
+    DanglingChampion,
+    DigestMismatch,
+    EstimatorRefused,
+    ModelFormatRefused,
+    NonFiniteMetric,
+    RegistryDown,
+    RetrainError,
+    RowsRejected,
+    ScoringFailed,
+)
 from retrain.estimators import Array
-from retrain.ledger import Record, champion_at
-from retrain.results import Accepted, Apart, Batch, Champion, Decision, Disagreement, IngestReport, ScoreReport
+from retrain.ledger import Record
+from retrain.results import (
+    Accepted,
+    Apart,
+    Batch,
+    Champion,
+    Decision,
+    Disagreement,
+    IngestReport,
+    Rollout,
+    ScoreReport,
+)
 from retrain.run import Run
 from retrain.scores import Answers
-from retrain.tools.registry import Registry, load_model
+from retrain.standing import champion_at, rollout_at
+from retrain.tools.registry import Registry
 
 log = logging.getLogger(__name__)
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION = "champion"
+BREACHES = (ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused, NonFiniteMetric, ScoringFailed)
+"""Failures of a version, not of the rows or of a server."""
 PAGE = "score.html"
 SHOWN = 8
 """How many breaches a message names."""
@@ -60,13 +86,30 @@ def score(run: Run) -> ScoreReport:
     if champion is None:
         why = f"no champion yet: none was promoted by {run.interval.start:%Y-%m-%d %H:%M}"
         return _report(run, Decision(verdict="skipped", reasons=(why,)))
+    rollout = rollout_at(history, run.ledger.records(run.model, "rollout"), run.interval.start)
+    # A replay has a ledger and no registry.
+    said, moved = _alias(run, champion, history[-1]) if run.home.mlflow else ((), None)
+    try:
+        given, answers = _answer(run, batch, champion)
+    except BREACHES as error:
+        if rollout is None or rollout.purpose != "watch":
+            raise
+        try:
+            given, answers = _answer(run, batch, rollout.beside)
+        except RetrainError:
+            raise error from None  # both fall: not for the new champion's sake
+        breach = {"version": champion.version, "failed": f"{type(error).__name__}: {error.found}"}
+        why = f"version {champion.version} failed, its predecessor answered in its stead: {breach['failed']}"
+        facts = {"beside": None, "breach": breach}
+        return _publish(run, batch, rollout.beside, given, answers, None, facts, (why, *said), moved)
+    other, beside = _beside(run, rollout, given.frame) if rollout else (None, None)
+    return _publish(run, batch, champion, given, answers, other, {"beside": beside, "breach": None}, said, moved)
+
+
+def _answer(run: Run, batch: Batch, champion: Champion) -> tuple[Given, Answers]:
     model = serving.load(run, champion)
     given = _read(run, batch, model)
-    answers = Answers(_predict(run, model, champion.version, given.frame), champion.version)
-    # A replay has a ledger and no registry.
-    challenger, said = _aliases(run, champion, history[-1]) if run.home.mlflow else (None, ())
-    shadow, failed = _shadow(run, challenger, given.frame) if challenger else (None, ())
-    return _publish(run, batch, champion, given, answers, shadow, (*failed, *said))
+    return given, Answers(_predict(run, model, champion.version, given.frame), champion.version)
 
 
 def _report(run: Run, decision: Decision, **more: Any) -> ScoreReport:
@@ -129,7 +172,7 @@ def _counted(breaches: Mapping[str, int]) -> str:
     return ", ".join(f"{rule} ({count:,})" for rule, count in most[:SHOWN]) + more
 
 
-# --- the champion and the challenger
+# --- the champion and what scores beside it
 
 
 def _predict(run: Run, model: Pipeline, version: int, frame: pd.DataFrame) -> Array:
@@ -150,54 +193,37 @@ def _predict(run: Run, model: Pipeline, version: int, frame: pd.DataFrame) -> Ar
         ) from error
 
 
-def _aliases(run: Run, champion: Champion, head: Record) -> tuple[int | None, tuple[str, ...]]:
-    """The challenger's version if it is to score too, and what there is to say of the champion's alias."""
-    said, serves = [], head.body["version"]
-    if serves != champion.version:
-        said.append(f"version {champion.version} was the champion of that time, version {serves} is today's")
+def _alias(run: Run, champion: Champion, head: Record) -> tuple[tuple[str, ...], str | None]:
+    """What there is to say of the champion's alias, and how it differs from the ledger."""
+    if (serves := head.body["version"]) != champion.version:
+        return (f"version {champion.version} was the champion of that time, version {serves} is today's",), None
     try:
-        registry = Registry(run.home.mlflow)
-        if serves == champion.version:
-            found = _alias(run, registry, CHAMPION, said)
-            if found != champion.version:
-                said.append(
-                    f"the champion alias points at version {found or 'none'}, the ledger says {champion.version}:"
-                    f" version {champion.version} scored"
-                )
-        challenger = _alias(run, registry, CHALLENGER, said) if run.spec.scoring.shadow else None
+        found = Registry(run.home.mlflow).alias(run.model, CHAMPION)
     except RegistryDown as error:
-        said.append(
-            f"{error.found}: version {champion.version} scored from this machine's copy, its alias and the challenger"
-            " were not looked at"
-        )
-        challenger = None
-    return (None if challenger == champion.version else challenger), tuple(said)
-
-
-def _alias(run: Run, registry: Registry, name: str, said: list[str]) -> int | None:
-    try:
-        return registry.alias(run.model, name)
+        why = f"{error.found}: version {champion.version} scored from this machine's copy, its alias was not looked at"
+        return (why,), None
     except DanglingChampion as error:
-        said.append(error.found)
-        return None
+        return (error.found,), error.found
+    if found == champion.version:
+        return (), None
+    moved = f"the champion alias points at version {found or 'none'}, the ledger says {champion.version}"
+    return (f"{moved}: version {champion.version} scored",), moved
 
 
-def _shadow(run: Run, version: int, frame: pd.DataFrame) -> tuple[Answers | None, tuple[str, ...]]:
-    """The challenger's answers to the rows; whatever goes wrong with it is said and stops nothing."""
+def _beside(run: Run, rollout: Rollout, frame: pd.DataFrame) -> tuple[Answers | None, dict[str, Any]]:
+    """The answers of the version beside, and the facts for the record; whatever goes wrong is said, and stops nothing.
+
+    `breach` says that the failure is the version's own, and no server's.
+    """
+    version = rollout.beside.version
+    facts = {"version": version, "purpose": rollout.purpose, "share": rollout.share, "failed": None, "breach": False}
     try:
-        registry = Registry(run.home.mlflow)
-        tags = registry.describe(run.model, version)
-        since = datetime.fromisoformat(tags["effective_at"])
-        if since > run.interval.start:
-            why = f"it is as of {since:%Y-%m-%d %H:%M} and may have been fitted on these rows"
-            return None, (f"challenger version {version} did not score in shadow: {why}",)
-        digest = tags["digest"]
-        files = registry.fetch(run.model, version, digest, run.home.state / "models" / digest)
-        return Answers(_predict(run, load_model(files, digest), version, frame), version), ()
+        return Answers(_predict(run, serving.load(run, rollout.beside), version, frame), version), facts
     except Exception as error:
+        log.warning("version %s failed beside the champion", version, exc_info=True)
         what = error.found if isinstance(error, RetrainError) else str(error)[:300]
-        log.warning("the challenger failed in shadow", exc_info=True)
-        return None, (f"challenger version {version} did not score in shadow: {type(error).__name__}: {what}",)
+        breach = isinstance(error, BREACHES) or not isinstance(error, (RetrainError, OSError))
+        return None, {**facts, "failed": f"{type(error).__name__}: {what}", "breach": breach}
 
 
 # --- what training knew
@@ -234,19 +260,29 @@ def _publish(
     champion: Champion,
     given: Given,
     answers: Answers,
-    shadow: Answers | None,
+    other: Answers | None,
+    more: Mapping[str, Any],
     said: tuple[str, ...],
+    moved: str | None,
 ) -> ScoreReport:
     """Write the scores, what was set aside, the page and the report; then the record."""
-    spec, facts = run.spec, _reference(run, champion)
+    spec, facts, beside = run.spec, _reference(run, champion), more["beside"]
     rejected = int((~given.sound).sum())
     abstains = spec.scoring.rejected == "abstain"
     kept = np.ones(len(given.sound), dtype=bool) if abstains else given.sound
+    lead = given.lead.filter(pa.array(kept))
+    canary = None
+    if other and beside and beside["share"]:
+        canary = scores.exposed(run.model, lead.select(list(spec.source.key)), beside["share"]) & given.sound[kept]
+    answered = {champion.version: len(given.frame)}
+    if other and canary is not None:
+        answered = {champion.version: len(given.frame) - int(canary.sum()), other.version: int(canary.sum())}
     data = scores.table(
         spec,
-        given.lead.filter(pa.array(kept)),
+        lead,
         _spread(answers, given.sound[kept]),
-        shadow and _spread(shadow, given.sound[kept]),
+        other and _spread(other, given.sound[kept]),
+        canary,
         data=batch.sha256,
         reason=given.reason[kept].tolist(),
     )
@@ -256,9 +292,11 @@ def _publish(
     run.store.write(f"{base}.parquet", data)
     quarantined = _set_aside(run, batch, given, folder) if rejected and not abstains else None
 
-    apart = scores.disagreement(spec, given.lead.filter(pa.array(given.sound)), answers, shadow) if shadow else None
+    apart = scores.disagreement(spec, given.lead.filter(pa.array(given.sound)), answers, other) if other else None
     outside = _outside(answers.values, facts.get("target", {})) if spec.task == "regression" else None
     reasons = [f"{len(given.frame):,} of {len(given.sound):,} rows scored by version {champion.version}"]
+    if other and canary is not None:
+        reasons.append(f"canary: {answered[other.version]:,} of them got the answer of version {other.version}")
     if rejected:
         what = "without a score" if abstains else "set aside"
         reasons.append(f"{rejected:,} rows {what}: {_counted(given.breaches)}")
@@ -267,8 +305,10 @@ def _publish(
         reasons.append(
             f"warning: {outside:.1%} of the scores lie outside the target's range in training, {low:g} to {high:g}"
         )
-    if apart:
-        reasons.append(_told(apart))
+    if apart and beside:
+        reasons.append(_told(apart, beside["purpose"]))
+    if beside and beside["failed"]:
+        reasons.append(f"version {beside['version']} ({beside['purpose']}) did not score: {beside['failed']}")
     if not facts:
         reasons.append(f"version {champion.version} has no reference in the store: unknown categories were not counted")
     report = _report(
@@ -277,6 +317,7 @@ def _publish(
         version=champion.version,
         rows=len(given.sound),
         scored=len(given.frame),
+        answered={str(version): count for version, count in answered.items()},
         rejected=dict(given.breaches),
         unknown_categories=_unknown(given.frame, facts),
         outside=outside,
@@ -284,11 +325,12 @@ def _publish(
         sha256=sha256,
         data=batch.sha256,
         quarantined=quarantined,
+        alias_moved=moved,
         shadow=apart,
     )
-    run.store.write(f"{base}.html", _page(run, report, answers, shadow))
+    run.store.write(f"{base}.html", _page(run, report, answers, other))
     run.store.write(f"{base}.json", report.to_json().encode())
-    record = _record(run, batch, report)
+    record = _record(run, batch, report, more)
     if record.body["sha256"] != sha256:
         return _again(run, record)
     return _bring(run, report)
@@ -319,7 +361,7 @@ def _set_aside(run: Run, batch: Batch, given: Given, folder: str) -> str:
     return key
 
 
-def _record(run: Run, batch: Batch, report: ScoreReport) -> Record:
+def _record(run: Run, batch: Batch, report: ScoreReport, more: Mapping[str, Any]) -> Record:
     """The ledger's record of these scores, or the one that somebody else wrote of this batch first."""
     body = {
         "interval": run.interval.name,
@@ -332,7 +374,8 @@ def _record(run: Run, batch: Batch, report: ScoreReport) -> Record:
         "rejected": report.rejected,
         "mode": run.spec.scoring.rejected,
         "quarantined": report.quarantined,
-        "shadow": report.shadow.version if report.shadow else None,
+        "answered": report.answered,
+        **more,
     }
 
     def append(key: str) -> Record:
@@ -362,14 +405,14 @@ def _bring(run: Run, report: ScoreReport) -> ScoreReport:
 # --- for people
 
 
-def _told(apart: Disagreement) -> str:
+def _told(apart: Disagreement, purpose: str) -> str:
     otherwise = (
         "" if apart.decided_otherwise is None else f", {apart.decided_otherwise:.1%} of the rows answered otherwise"
     )
-    return f"challenger version {apart.version} scored in shadow: {apart.mean_absolute:.3g} apart on average{otherwise}"
+    return f"version {apart.version} scored beside ({purpose}): {apart.mean_absolute:.3g} apart on average{otherwise}"
 
 
-def _page(run: Run, report: ScoreReport, answers: Answers, shadow: Answers | None) -> bytes:
+def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None) -> bytes:
     spec = run.spec
     labels = {
         "binary": f"probability of {spec.target.column} {spec.classes[-1] if spec.classes else ''}",
@@ -377,8 +420,8 @@ def _page(run: Run, report: ScoreReport, answers: Answers, shadow: Answers | Non
         "regression": spec.target.column,
     }
     shown = {"champion": scores.one_number(answers.values, answers.values)}
-    if shadow:
-        shown["challenger"] = scores.one_number(answers.values, shadow.values)
+    if other:
+        shown["beside"] = scores.one_number(answers.values, other.values)
     figures = {"Scores": plots.scores(shown, labels[spec.task])}
     summary = pd.DataFrame({name: pd.Series(values).describe() for name, values in shown.items()})
     tables = {
@@ -387,17 +430,17 @@ def _page(run: Run, report: ScoreReport, answers: Answers, shadow: Answers | Non
         "Categories that training had not": _pairs(report.unknown_categories, "column", "rows"),
     }
     if apart := report.shadow:
-        figures["Champion and challenger"] = plots.agreement(shown["champion"], shown["challenger"], labels[spec.task])
+        figures["The two versions"] = plots.agreement(shown["champion"], shown["beside"], labels[spec.task])
         facts = {
             "mean of the champion": apart.mean_champion,
-            "mean of the challenger": apart.mean_shadow,
+            "mean of the version beside": apart.mean_shadow,
             "mean absolute difference": apart.mean_absolute,
             "rank correlation (Spearman)": apart.correlation,
             "share answered otherwise": apart.decided_otherwise,
             **{f"difference, quantile {q}": value for q, value in apart.quantiles.items()},
         }
-        tables[f"Challenger version {apart.version} against champion version {report.version}"] = _pairs(
-            facts, "of challenger - champion", "value"
+        tables[f"Version {apart.version} against champion version {report.version}"] = _pairs(
+            facts, "of beside - champion", "value"
         )
         tables["Rows that differ most"] = _furthest(spec.source.key, apart.furthest)
     return pages.page(f"{run.model} · {run.interval.name} · scores", report.decision, tables, figures)
@@ -410,5 +453,5 @@ def _pairs(facts: Mapping[str, Any], name: str, value: str) -> pd.DataFrame:
 def _furthest(key: Sequence[str], furthest: Sequence[Apart]) -> pd.DataFrame:
     return pd.DataFrame(
         [(*one.key, one.champion, one.shadow, one.shadow - one.champion) for one in furthest],
-        columns=[*key, "champion", "challenger", "difference"],
+        columns=[*key, "champion", "beside", "difference"],
     )

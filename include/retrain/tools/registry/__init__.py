@@ -1,6 +1,6 @@
 """Models as MLflow folders, runs, versions and aliases.
 
-The one package that imports mlflow and skops: `files` writes and loads a model, `server` reaches MLflow, and here is
+The one package that imports mlflow: `files` writes and checks a model, `server` reaches MLflow, and here is
 what a registry does. Everything goes through an `MlflowClient` of its own: the process-wide tracking URI and active
 run are never set, so that several registries can live in one process.
 """
@@ -32,8 +32,9 @@ from mlflow.models import Model
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ConfigChanged, DanglingChampion, MissingInput, NonFiniteMetric
+from retrain.loading import digest_of, read, same
 from retrain.results import inside
-from retrain.tools.registry.files import digest, digest_of, load_model, read, same, save_model
+from retrain.tools.registry.files import digest, load_model, save_model
 from retrain.tools.registry.server import ABSENT, ARTIFACT, Server, cut_to
 
 __all__ = ["Registry", "digest", "load_model", "save_model"]
@@ -152,6 +153,17 @@ class Registry(Server):
                 )
             return int(pointed) if pointed else None
 
+    def pointed(self, model: str, name: str) -> int | None:
+        """Where `point` last moved an alias; another hand may have moved it since."""
+        with self._asking():
+            try:
+                tag = self._client.get_registered_model(model).tags.get(_alias_tag(name))
+            except MlflowException as error:
+                if error.error_code in ABSENT:
+                    return None
+                raise
+            return int(tag) if tag else None
+
     def point(self, model: str, name: str, version: int) -> None:
         """Move an alias.
 
@@ -218,6 +230,12 @@ class Registry(Server):
             same(f"version {version} of {model}", digest_of(read(copy)), expected)
             copy.rename(into)
         return into
+
+    def attach(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Lay texts among the files of a run: path → text; one of the same path is replaced."""
+        with self._asking():
+            for path, text in files.items():
+                self._client.log_text(run_id, text, inside(path))
 
     def run_url(self, run_id: str) -> str | None:
         """The run's page in the MLflow UI; None without a server."""

@@ -1,8 +1,7 @@
 """A model as an MLflow folder: written, named by its digest, and loaded only if its bytes are the expected ones.
 
-skops is imported in this file and nowhere else. It alone loads a model: `mlflow.*.load_model` is not used, because an
-`MLmodel` file may name any module to run, whatever format the weights have. Where a format that runs no code does not
-exist (an estimator outside `TRUSTED`), saving is refused; pickle is never a way out.
+Loading is `retrain.loading`'s: through skops, which runs no code. Where a format that runs no code does not exist
+(an estimator outside its list), saving is refused; pickle is never a way out.
 
 Method: MLflow model format, https://mlflow.org/docs/latest/ml/model/ ; skops persistence,
 https://skops.readthedocs.io/en/stable/persistence.html .
@@ -13,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -28,35 +28,31 @@ import yaml
 from mlflow.models import Model, infer_signature
 from skops.io.exceptions import UnsupportedTypeException
 
-from retrain.errors import ArtifactMissing, DigestMismatch, EstimatorRefused, InvalidName, ModelFormatRefused
+from retrain.errors import EstimatorRefused, ModelFormatRefused
+from retrain.loading import MODEL_FILE, REGISTER_AGAIN, REPLACE_TYPE, digest_of, load, read, same, trusted
 
-TRUSTED = frozenset(
-    {
-        "numpy.dtype",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.tree._tree.Tree",
-        "xgboost.core.Booster",
-        "xgboost.sklearn.XGBClassifier",
-        "xgboost.sklearn.XGBRFClassifier",
-        "xgboost.sklearn.XGBRFRegressor",
-        "xgboost.sklearn.XGBRegressor",
-    }
-)
-"""Types that may be built on load, beside those skops trusts itself and the classes of `retrain.features`.
-
-skops leaves out the two tree types because crafted node arrays can crash the process; here the bytes are
-known by their digest before they are read.
-"""
-
-OURS = "retrain.features."
-
-MODEL_FILE = "model.skops"
 EXAMPLE_ROWS = 100
 
-LEFT_BEHIND = {"__pycache__", "registered_model_meta"}
-"""Not part of a model: where the registry is a local folder, `mlflow.*.load_model` works in it and leaves these."""
+FILES = re.compile(
+    rf"MLmodel|conda\.yaml|python_env\.yaml|requirements\.txt|(serving_)?input_example\.json|{re.escape(MODEL_FILE)}"
+    r"|code/retrain/\w+\.py"
+)
+"""What a model folder may hold. Nothing here imports from `code/`; MLflow would, ahead of what is installed."""
+
+KEYS = {
+    "flavors",
+    "is_signature_from_type_hint",
+    "mlflow_version",
+    "model_id",
+    "model_size_bytes",
+    "model_uuid",
+    "prompts",
+    "saved_input_example_info",
+    "signature",
+    "type_hint_from_example",
+    "utc_time_created",
+}
+"""What an `MLmodel` file of ours may say."""
 
 _ANY: tuple[Any, ...] = ()
 RECIPE: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
@@ -105,8 +101,8 @@ def save_model(
     try:
         data = _canonical(skops.io.dumps(pipeline))
     except UnsupportedTypeException as error:
-        raise EstimatorRefused(f"skops cannot store this pipeline: {brief(error)}", do=_REPLACE_TYPE) from error
-    trusted = _trusted(data)
+        raise EstimatorRefused(f"skops cannot store this pipeline: {brief(error)}", do=REPLACE_TYPE) from error
+    types = trusted(data)
     rows = example.head(EXAMPLE_ROWS)
     recipe = Model(utc_time_created="1970-01-01 00:00:00", model_uuid=hashlib.sha256(data).hexdigest()[:32])
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +116,7 @@ def save_model(
                 str(made),
                 mlflow_model=recipe,
                 serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
-                skops_trusted_types=trusted,
+                skops_trusted_types=types,
                 signature=infer_signature(rows, pipeline.predict(rows)),
                 input_example=rows,
                 pip_requirements=list(requirements),
@@ -148,45 +144,24 @@ def digest(folder: Path) -> str:
     return digest_of(read(folder))
 
 
-def load_model(folder: Path, expected: str) -> Any:
-    """The fitted pipeline in `folder`, if its bytes are the expected ones and loading them runs no code.
+def check_model(folder: Path, expected: str) -> dict[str, bytes]:
+    """The files of the model in `folder`, if they are the expected ones and loading them runs no code; loads nothing.
 
     Raises:
         ArtifactMissing, DigestMismatch: the files are gone, or are others.
-        ModelFormatRefused: the `MLmodel` file describes something else than `save_model` writes.
-        EstimatorRefused: a type outside `TRUSTED`.
+        ModelFormatRefused: they are not what `save_model` writes.
+        EstimatorRefused: a type that is not on the list.
     """
     files = read(folder)
     same(f"the model in {folder.name}", digest_of(files), expected)
-    _check_recipe(files)
-    return skops.io.loads(files[MODEL_FILE], trusted=_trusted(files[MODEL_FILE]))
+    _check_format(files)
+    trusted(files[MODEL_FILE])
+    return files
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_symlink():
-            raise InvalidName(f"{path.name} in {folder.name} is a symlink", do="store the file itself")
-        if path.is_file() and not LEFT_BEHIND & set(path.relative_to(folder).parts):
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    if not found:
-        raise ArtifactMissing(f"no model files in {folder.name}", do="restore the folder, or register the model again")
-    return found
-
-
-def digest_of(files: Mapping[str, bytes]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(f"{len(name.encode())}:{name}:{hashlib.sha256(files[name]).hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def same(what: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise DigestMismatch(
-            f"{what} has digest {found[:12] or 'none'}, {expected[:12]} was registered",
-            do="find out who changed it; do not load it",
-        )
+def load_model(folder: Path, expected: str) -> Any:
+    """The fitted pipeline in `folder`; raises what `check_model` raises."""
+    return load(check_model(folder, expected))
 
 
 def brief(error: Exception) -> str:
@@ -223,38 +198,21 @@ def _canonical(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-_REPLACE_TYPE = "use estimators and transformers of scikit-learn, XGBoost or retrain.features"
-
-
-def _trusted(data: bytes) -> list[str]:
-    types: list[str] = skops.io.get_untrusted_types(data=data)
-    refused = [name for name in types if name not in TRUSTED and not _is_ours(name)]
-    if refused:
-        more = f" … and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise EstimatorRefused(f"not on the list of types to load: {', '.join(refused[:5])}{more}", do=_REPLACE_TYPE)
-    return types
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(OURS) and name.removeprefix(OURS).isidentifier()
-
-
-def _check_recipe(files: Mapping[str, bytes]) -> None:
+def _check_format(files: Mapping[str, bytes]) -> None:
     try:
-        flavours = yaml.safe_load(files.get("MLmodel", b""))["flavors"]
-        wrong = [str(name) for name in set(flavours) ^ set(RECIPE)]
+        recipe = dict(yaml.safe_load(files.get("MLmodel", b"")))
+        flavours = recipe["flavors"]
+        wrong = [str(key) for key in set(recipe) - KEYS] + [str(name) for name in set(flavours) ^ set(RECIPE)]
         for name in set(flavours) & set(RECIPE):
             allowed, found = RECIPE[name], dict(flavours[name])
             wrong += [f"{name}.{key}" for key in set(found) - set(allowed)]
             # `code` is written only where code was shipped.
             wrong += [f"{name}.{key}" for key, ok in allowed.items() if ok and found.get(key) not in ok]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ModelFormatRefused("the MLmodel file is not one that save_model writes", do=_REGISTER_AGAIN) from error
-    if MODEL_FILE not in files:
-        wrong.append(f"no {MODEL_FILE}")
+        raise ModelFormatRefused("the MLmodel file is not one that save_model writes", do=REGISTER_AGAIN) from error
+    if strange := sorted(name for name in files if not FILES.fullmatch(name)) or {MODEL_FILE} - set(files):
+        told = ", ".join(strange)[:300]
+        raise ModelFormatRefused(f"files that a model of ours has not, or lacks: {told}", do=REGISTER_AGAIN)
     if wrong:
         found_wrong = ", ".join(sorted(wrong)[:5])[:300]
-        raise ModelFormatRefused(f"the MLmodel file differs from ours in {found_wrong}", do=_REGISTER_AGAIN)
-
-
-_REGISTER_AGAIN = "do not load it; register the model again from a run of retrain"
+        raise ModelFormatRefused(f"the MLmodel file differs from ours in {found_wrong}", do=REGISTER_AGAIN)

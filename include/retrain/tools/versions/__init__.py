@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from retrain.errors import (
+    ChainBroken,
     IntervalConflict,
     InvalidName,
     InvalidSpec,
@@ -39,10 +40,10 @@ from retrain.errors import (
     SnapshotCorrupt,
 )
 from retrain.tools.versions.git import MAIN, Scratch, code_version, scratch, short
-from retrain.tools.versions.names import Version, has_password, local, plain
+from retrain.tools.versions.names import Anchor, Version, has_password, local, plain
 from retrain.workspace import Home
 
-__all__ = ["DataRegistry", "Version", "code_version", "registry_of"]
+__all__ = ["Anchor", "DataRegistry", "Version", "code_version", "registry_of"]
 
 OPTION = "RETRAIN_REMOTE_"
 """`RETRAIN_REMOTE_<OPTION>` is an option of the DVC remote: `RETRAIN_REMOTE_ENDPOINTURL` is `endpointurl`."""
@@ -54,7 +55,9 @@ _CONFIG = """\
 ['remote "store"']
     url = "{}"
 """
-_GITIGNORE = "*\n!*/\n!/.gitignore\n!*.dvc\n!/.dvc/config\n"
+_GITIGNORE = "*\n!*/\n!/.gitignore\n!*.dvc\n!/.dvc/config\n!/.ledger/*\n"
+_ANCHORS = ".ledger"
+"""A folder that no data can lie in, because `plain` refuses the dot."""
 
 
 @dataclass(frozen=True)
@@ -126,19 +129,58 @@ class DataRegistry:
             return published
         self._create()
         said = f"{message.strip()}\n\nData: {path}\n"
-        for attempt in range(self.attempts):
-            with scratch() as git:
-                tips = git.fetch(self.url, MAIN, f"refs/tags/{tag}")
-                if f"refs/tags/{tag}" in tips:
-                    return _same(_read(git, tag), path, md5)
-                commit = git.commit(self._files(git, path, md5, size, first=not tips), said, onto=tips.get(MAIN))
-                if git.push(self.url, commit, tag):
-                    return Version(path=path, md5=md5, bytes=size, commit=commit, tag=tag)
-            time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.3)))
-        raise RegistryBusy(
-            f"{self.url} refused {tag} {self.attempts} times: {git.refusal}",
-            do="try again; if a file ending in .lock is named and no git process runs there, remove that file",
-        )
+        for git in self._tries():
+            tips = git.fetch(self.url, MAIN, f"refs/tags/{tag}")
+            if f"refs/tags/{tag}" in tips:
+                return _same(_read(git, tag), path, md5)
+            commit = git.commit(self._files(git, path, md5, size, first=not tips), said, onto=tips.get(MAIN))
+            if git.push(self.url, commit, f"refs/tags/{tag}"):
+                return Version(path=path, md5=md5, bytes=size, commit=commit, tag=tag)
+        raise self._busy(tag, git.refusal)
+
+    def anchor(self, model: str, place: int, hash: str) -> Anchor:
+        """Write down where a model's ledger stands, in a commit of its own, and return what stands there now.
+
+        An anchor never goes back: one at a later place stays as it is, and the same one is committed once. With the
+        history of this repository a ledger that was cut or computed anew can be told, see `anchors`.
+
+        Raises:
+            ChainBroken: another hash is anchored at this very place.
+            InvalidName: a name that could leave its folder.
+            RegistryBusy, RegistryUnavailable: as `publish`.
+        """
+        path = f"{_ANCHORS}/{plain(model, 'name')}"
+        self._create()
+        for git in self._tries():
+            tips = git.fetch(self.url, MAIN)
+            stood = _anchors(git, path, tips[MAIN], "-1") if tips else ()
+            if stood and stood[-1].place >= place:
+                if stood[-1].place == place and stood[-1].hash != hash:
+                    raise ChainBroken(
+                        f"record {place} of {model} has the hash {hash[:12]}, {stood[-1].hash[:12]} was anchored in the"
+                        f" data registry",
+                        do=f"see what else is wrong: python -m retrain verify {model}",
+                    )
+                return stood[-1]
+            files = {path: f"{place} {hash}\n", **self._settings(git, first=not tips)}
+            commit = git.commit(files, f"ledger of {model}: record {place}\n", onto=tips.get(MAIN))
+            if git.push(self.url, commit):
+                return Anchor(place, hash, commit)
+        raise self._busy(f"the anchor of {model}", git.refusal)
+
+    def anchors(self, model: str) -> tuple[Anchor, ...]:
+        """Every anchor that the repository's history ever held for a model, oldest first.
+
+        Raises:
+            SnapshotCorrupt: one of them is no place and hash.
+            RegistryUnavailable: the repository cannot be reached.
+        """
+        path = f"{_ANCHORS}/{plain(model, 'name')}"
+        if local(self.url) and not Path(self.url).exists():
+            return ()
+        with scratch() as git:
+            tips = git.fetch(self.url, MAIN, history=True)
+            return _anchors(git, path, tips[MAIN], "--full-history", "--reverse") if tips else ()
 
     def lookup(self, tag: str) -> Version | None:
         """What was published under `tag`.
@@ -173,23 +215,29 @@ class DataRegistry:
             part.replace(target)
         return target
 
-    def verify(self, version: Version) -> None:
+    def verify(self, version: Version, *, whole: bool = False) -> None:
         """Ask the remote for `version`: presence and size everywhere, the bytes too in a local folder.
+
+        Args:
+            whole: read the bytes wherever they lie.
 
         Raises:
             PushIncomplete: the remote does not hold it.
             SnapshotCorrupt: the remote holds other bytes.
             RegistryUnavailable: the remote cannot be read.
         """
-        self._held(version.path, version.md5, version.bytes)
+        self._held(version.path, version.md5, version.bytes, whole=whole)
 
-    def _held(self, path: str, md5: str, size: int) -> None:
+    def _held(self, path: str, md5: str, size: int, *, whole: bool = False) -> None:
         with self._reaching(path) as (files, key):
             found = files.info(key(md5))["size"]
             if found != size:
                 raise _altered(path, md5, f"{found} bytes instead of {size}")
-            if files.protocol == "local" and (digest := _md5(Path(key(md5)))) != md5:
-                raise _altered(path, md5, f"bytes with MD5 {digest}")
+            if whole or files.protocol == "local":
+                with files.open(key(md5), "rb") as stream:
+                    digest = _md5_of(stream)
+                if digest != md5:
+                    raise _altered(path, md5, f"bytes with MD5 {digest}")
 
     def _send(self, source: Path, path: str, md5: str, size: int) -> None:
         with suppress(PushIncomplete, SnapshotCorrupt):
@@ -233,11 +281,26 @@ class DataRegistry:
         if not first and (clash := git.listed(*parents, f"{path}/")):
             raise InvalidName(f"{path} lies above or below {clash[0]}, which is data", do="choose another path")
         out = {"md5": md5, "size": size, "hash": "md5", "path": PurePosixPath(path).name}
-        files = {f"{path}.dvc": yaml.safe_dump({"outs": [out]}, sort_keys=False, allow_unicode=True)}
-        if first or not git.listed(".dvc/config"):
-            files[".dvc/config"] = _CONFIG.format(self.remote)
-            files[".gitignore"] = _GITIGNORE
-        return files
+        text = yaml.safe_dump({"outs": [out]}, sort_keys=False, allow_unicode=True)
+        return {f"{path}.dvc": text, **self._settings(git, first=first)}
+
+    def _settings(self, git: Scratch, *, first: bool) -> dict[str, str]:
+        if not first and git.listed(".dvc/config"):
+            return {}
+        return {".dvc/config": _CONFIG.format(self.remote), ".gitignore": _GITIGNORE}
+
+    def _tries(self) -> Iterator[Scratch]:
+        """A scratch repository for each try at the race for `main`."""
+        for attempt in range(self.attempts):
+            with scratch() as git:
+                yield git
+            time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.3)))
+
+    def _busy(self, what: str, refusal: str) -> RegistryBusy:
+        return RegistryBusy(
+            f"{self.url} refused {what} {self.attempts} times: {refusal}",
+            do="try again; if a file ending in .lock is named and no git process runs there, remove that file",
+        )
 
     def _create(self) -> None:
         home = Path(self.url)
@@ -279,6 +342,24 @@ def _read(git: Scratch, tag: str) -> Version:
         ) from error
 
 
+def _anchors(git: Scratch, path: str, tip: str, *how: str) -> tuple[Anchor, ...]:
+    """The anchors in those commits that changed `path` and did not remove it, in the order that `how` asks for."""
+    commits = git.run("log", "--format=%H", *how, tip, "--", path).split()
+    found = []
+    for commit in commits:
+        if not git.listed(path, at=commit):
+            continue
+        text = git.run("show", f"{commit}:{path}")
+        place, _, hash = text.strip().partition(" ")
+        if not place.isdecimal() or not hash:
+            raise SnapshotCorrupt(
+                f"{path} at commit {commit[:12]} is no place and hash: {short(text)!r}",
+                do="find out who wrote to the data registry; the anchors before that commit still stand",
+            )
+        found.append(Anchor(int(place), hash, commit))
+    return tuple(found)
+
+
 def _same(published: Version, path: str, md5: str) -> Version:
     if (published.path, published.md5) != (path, md5):
         raise IntervalConflict(
@@ -301,4 +382,8 @@ def _said(error: Exception) -> str:
 
 def _md5(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return _md5_of(stream)
+
+
+def _md5_of(stream: Any) -> str:
+    return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

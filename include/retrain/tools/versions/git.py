@@ -74,17 +74,18 @@ class Scratch:
             raise _unavailable(args[0], err)
         return out
 
-    def fetch(self, url: str, *refs: str) -> dict[str, str]:
-        """The newest commits of those of `refs` that exist, by ref."""
+    def fetch(self, url: str, *refs: str, history: bool = False) -> dict[str, str]:
+        """The newest commits of those of `refs` that exist, by ref; with all that came before on request."""
         rows = (line.split("\t") for line in self.run("ls-remote", "--quiet", url, *refs).splitlines())
         there = {ref: commit for commit, ref in rows if ref in refs}
         if there:
-            self.run("fetch", "--quiet", "--depth=1", "--no-tags", url, *(f"+{ref}:{ref}" for ref in there))
+            depth = () if history else ("--depth=1",)
+            self.run("fetch", "--quiet", *depth, "--no-tags", url, *(f"+{ref}:{ref}" for ref in there))
         # Asked again, because a ref may have moved between the two calls.
         return {ref: self.run("rev-parse", "--verify", f"{ref}^{{commit}}").strip() for ref in there}
 
-    def listed(self, *paths: str) -> list[str]:
-        return [name for name in self.run("ls-tree", "-z", "--name-only", MAIN, "--", *paths).split("\0") if name]
+    def listed(self, *paths: str, at: str = MAIN) -> list[str]:
+        return [name for name in self.run("ls-tree", "-z", "--name-only", at, "--", *paths).split("\0") if name]
 
     def commit(self, files: Mapping[str, str], message: str, *, onto: str | None) -> str:
         """One commit with `files` on top of `onto`; fast-import needs neither a working tree nor an index."""
@@ -94,13 +95,13 @@ class Scratch:
         self.run("fast-import", "--quiet", "--done", "--date-format=raw", stdin="\n".join([*lines, "done\n"]).encode())
         return self.run("rev-parse", "refs/heads/new").strip()
 
-    def push(self, url: str, commit: str, tag: str) -> bool:
-        """Both refs or neither; False if somebody else was faster.
+    def push(self, url: str, commit: str, *refs: str) -> bool:
+        """`main` and all of `refs` or nothing; False if somebody else was faster.
 
         Detached, because a scheduler that kills this process's group must not hit git while it holds the
         registry's own locks.
         """
-        targets = (f"{commit}:{MAIN}", f"{commit}:refs/tags/{tag}")
+        targets = [f"{commit}:{ref}" for ref in (MAIN, *refs)]
         code, out, err = self.call("push", "--porcelain", "--atomic", url, *targets, detached=True)
         self.refusal = short(err + out)
         if code and (_HOPELESS.search(err + out) or not _RACE.search(err + out)):

@@ -32,6 +32,15 @@ class Version:
             )
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """Where a model's ledger stood: the hash of its record at `place`, and a commit that says so."""
+
+    place: int
+    hash: str
+    commit: str
+
+
 def local(address: str) -> bool:
     return "://" not in address and not re.match(r"[^/]{2,}:", address)
 

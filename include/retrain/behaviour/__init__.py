@@ -1,4 +1,10 @@
-"""What is asked of a candidate beside its metrics: calibration, fairness, edge cases, overfitting, leaks, size."""
+"""What is asked of a candidate beside its metrics: calibration, fairness, edge cases, overfitting, leaks, size.
+
+One file a question. Each has `findings`, which measures the candidates and the champion, and `checks`, which
+judges a candidate by what was found and reads no data. Only an explicit comparison of finite numbers passes.
+What the spec asks for by name (an overfit bound, a fairness bound, a case) and cannot be told is undetermined
+and holds the candidate back; a default that cannot be told is only reported.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,14 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
+from retrain.behaviour import calibration, edges, fairness, leak, overfit, size
+from retrain.behaviour.sealed import Sealed
 from retrain.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck, TrainReport
 from retrain.run import Run
 from retrain.spec import Spec
+
+QUESTIONS = (calibration, overfit, leak, fairness, edges, size)
 
 
 def examine(
@@ -30,10 +40,15 @@ def examine(
         y: (n,) outcomes.
         predictions: name → (n,) or (n, k) answers.
         block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
+
+    Raises:
+        SnapshotCorrupt, MissingInput: training rows of a candidate are others, or gone.
     """
-    return ()
+    sealed = Sealed(run, train, models, frame, y, predictions, block)
+    return tuple(one for question in QUESTIONS for one in question.findings(sealed))
 
 
 def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
     """The gate's checks of a candidate that follow from the findings; no data is read."""
-    yield from ()
+    for question in QUESTIONS:
+        yield from question.checks(spec, evaluate, one)

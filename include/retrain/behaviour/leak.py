@@ -1,0 +1,188 @@
+"""Does a candidate know the answer?
+
+Two alarms. **Too good**: a loss of at most 2 % of the naive baseline's, or a score of 0.999. **One feature**: the
+candidate explains much of the outcome, and one feature alone nearly as much, as a column does that was filled after
+the outcome was known (Kaufman et al. 2012, "Leakage in Data Mining"). What a feature explains alone is told without
+the model, by the mean outcome of its values or quantiles in other blocks: so it is found as well where a second
+column holds the same secret. Explained is the share of the squared error around the mean that goes: R², of classes
+the Brier skill score.
+
+An honest problem can look the same. An alarm holds back a first model and a new configuration; a refresh of a
+champion that shows the same is only reported, because keeping the champion would keep the leak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import TargetEncoder
+
+from retrain import metrics, rows
+from retrain.behaviour.sealed import CHAMPION, Sealed, finite, found
+from retrain.metrics import Array
+from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.spec import Spec
+
+LOSS, SCORE = 0.02, 0.999
+"""Too good: a loss of so little of the naive one's, or a score of so much."""
+MUCH = {"binary": 0.5, "multiclass": 0.5, "regression": 0.75}
+"""A candidate that explains no more is not suspected: half the naive loss is still there, of numbers half the RMSE."""
+ALONE = 0.95
+ROWS, CELLS, BINS, FOLDS = 5_000, 500_000, 50, 5
+
+
+def findings(sealed: Sealed) -> Iterator[Finding]:
+    spec = sealed.spec
+    if not spec.gate.leak:
+        return
+    part = rows.sample(sealed.frame, min(ROWS, CELLS // len(spec.inputs)), spec.training.seed)
+    place = part.index.to_numpy()
+    y = _columns(spec, sealed.y[place])
+    skill = {name: explained(y, _said(spec, sealed.predictions[name][place])) for name in sealed.judged}
+    suspected = [value for value in skill.values() if value is not None and value > MUCH[spec.task]]
+    alone = _alone(spec, part, y, sealed.block[place]) if suspected else {}
+    for name, value in skill.items():
+        text = "the outcome does not vary" if value is None else f"explains {value:.1%} of the outcome"
+        yield Finding(check="leak", model=name, value=value, rows=len(part), text=text)
+        if value is not None and value > MUCH[spec.task] and alone:
+            best = max(alone, key=lambda feature: alone[feature])
+            others = [feature for feature in alone if alone[feature] >= ALONE * value and feature != best]
+            told = f"explains {value:.1%} of the outcome, {best} alone {alone[best]:.1%}"
+            told += f"; nearly as much: {', '.join(others[:8])}" if others else ""
+            yield Finding(check="leak", model=name, about=best, value=alone[best] / value, rows=len(part), text=told)
+
+
+def _columns(spec: Spec, y: Array) -> Array:
+    """(n, 1) of the outcome, or (n, k) of each class."""
+    return np.eye(len(spec.classes))[y.astype(int)] if spec.task == "multiclass" else y[:, None]
+
+
+def _said(spec: Spec, prediction: Array) -> Array:
+    return prediction if spec.task == "multiclass" else prediction[:, None]
+
+
+def explained(y: Array, said: Array) -> float | None:
+    """The share of the squared error around the mean that predictions take away; None where nothing varies.
+
+    Args:
+        y, said: (n, k).
+
+    >>> explained(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))
+    1.0
+    """
+    around = float(((y - y.mean(axis=0)) ** 2).sum())
+    return finite(1 - float(((y - said) ** 2).sum()) / around) if around > 0 else None
+
+
+def _alone(spec: Spec, frame: pd.DataFrame, y: Array, block: Array) -> dict[str, float]:
+    """What each input explains by itself, of rows whose block was left out."""
+    inputs = list(spec.inputs)
+    bins = min(BINS, max(2, len(frame) // 20))
+    coded = np.column_stack([_codes(frame[name], bins) for name in inputs])
+    blocks, place = np.unique(block, return_inverse=True)
+    fold = np.random.default_rng(spec.training.seed).permutation(len(blocks))[place] % min(FOLDS, len(blocks))
+    said = np.zeros((len(inputs), *y.shape))
+    for one in np.unique(fold):
+        out = fold == one
+        if out.all():
+            return {}
+        for column in range(y.shape[1]):
+            encoder = TargetEncoder(target_type="continuous").fit(coded[~out], y[~out, column])
+            said[:, out, column] = encoder.transform(coded[out]).T
+    skill = {name: explained(y, said[n]) or 0.0 for n, name in enumerate(inputs)}
+    if spec.task == "regression":
+        # Quantiles are too coarse for long tails: a straight line finds a copy there.
+        for name in inputs:
+            if spec.columns[name].type in ("integer", "number"):
+                there = frame[name].notna().to_numpy()
+                if there.all() and frame[name].nunique() > 1:
+                    skill[name] = max(skill[name], float(np.corrcoef(frame[name], y[:, 0])[0, 1]) ** 2)
+    return skill
+
+
+def _codes(column: pd.Series[Any], bins: int) -> Array:
+    """Whole numbers for values: of numbers and times with many values, quantiles; what is missing is -1."""
+    known = column.notna().to_numpy()
+    codes = np.full(len(column), -1)
+    if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == object or column.nunique() <= bins:
+        codes[known] = pd.factorize(column[known])[0]
+    elif known.any():
+        numbers = column[known].rank(method="dense").to_numpy()
+        codes[known] = metrics.equal_mass(numbers, np.ones(len(numbers)), bins)
+    return codes
+
+
+def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
+    """Both alarms; passed means that nothing is suspected."""
+    if not spec.gate.leak:
+        return
+    yield _too_good(spec, evaluate, one)
+    yield _one_feature(spec, evaluate, one)
+
+
+def _too_good(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck:
+    def score(model: str) -> float | None:
+        measured = evaluate.metrics.get(model, {}).get(spec.gate.metric)
+        return finite(measured.value) if measured else None
+
+    mine, naive, champion = score(one.name), score("naive"), score(CHAMPION)
+    bound = SCORE if spec.greater_is_better else None if naive is None or naive <= 0 else LOSS * naive
+    if mine is None or bound is None:
+        reason = f"has no {spec.gate.metric} to be too good"
+        return GateCheck(name="too good", model=one.name, passed=None, blocks=False, reason=reason)
+
+    def honest(value: float) -> bool:
+        return value < bound if spec.greater_is_better else value > bound
+
+    passed = honest(mine)
+    same = one.kind == "refresh" and champion is not None and not honest(champion)
+    reason = f"scores {mine:.4g}, {'above' if spec.greater_is_better else 'below'} {bound:.4g} would be too good"
+    if not passed:
+        reason = f"scores {mine:.4g}, which is too good to be true: look for a column that knows the answer, or set"
+        reason += f" gate.leak: false{'; the champion does too' if same else ''}"
+    return GateCheck(
+        name="too good",
+        model=one.name,
+        passed=passed,
+        value=mine,
+        bound=bound,
+        blocks=passed or not same,
+        reason=reason,
+    )
+
+
+def _one_feature(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck:
+    mine = {of.about: of for of in found(evaluate, "leak", one.name)}
+    skill = finite(mine[""].value) if "" in mine else None
+    if skill is None:
+        reason = f"is not suspected of a leak: {mine[''].text if mine else 'it was not measured'}"
+        return GateCheck(name="one feature", model=one.name, passed=None, blocks=False, reason=reason)
+    named = [of for about, of in mine.items() if about]
+    if not named:
+        passed = skill <= MUCH[spec.task]
+        reason = f"{mine[''].text}; up to {MUCH[spec.task]:.0%} no feature is suspected"
+        return GateCheck(
+            name="one feature", model=one.name, passed=passed, value=skill, bound=MUCH[spec.task], reason=reason
+        )
+    of = named[0]
+    share = finite(of.value)
+    passed = share is not None and share < ALONE
+    same = one.kind == "refresh" and any(
+        other.about == of.about and (finite(other.value) or 0.0) >= ALONE for other in found(evaluate, "leak", CHAMPION)
+    )
+    reason = of.text
+    if not passed:
+        reason += f": {of.about} may know the answer; take it from the features, or set gate.leak: false"
+        reason += "; the champion shows the same" if same else ""
+    return GateCheck(
+        name="one feature",
+        model=one.name,
+        passed=passed,
+        value=share,
+        bound=ALONE,
+        blocks=passed or not same,
+        reason=reason,
+    )

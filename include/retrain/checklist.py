@@ -1,0 +1,83 @@
+"""The gate's table, as a frame, in the terminal, as Markdown and as a page: the same rows everywhere."""
+
+from __future__ import annotations
+
+from html import escape
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from retrain import pages
+from retrain.results import GateCheck, GateReport
+
+COLUMNS = ("check", "model", "verdict", "value", "bound", "why")
+STYLES = {"passed": "green", "failed": "red", "open": "yellow", "warned": "yellow", "reported": "dim"}
+
+
+def verdict(check: GateCheck) -> str:
+    """passed, failed, open (cannot be told), warned (failed, but does not hold back) or reported.
+
+    >>> verdict(GateCheck(name="overfit", model="new", passed=None, blocks=False, reason="scores 0.1"))
+    'reported'
+    """
+    if check.blocks:
+        return {True: "passed", False: "failed", None: "open"}[check.passed]
+    return {True: "passed", False: "warned", None: "reported"}[check.passed]
+
+
+def table(report: GateReport) -> pd.DataFrame:
+    """One row a check, in the gate's order: check, model, verdict, value, bound, why."""
+    return pd.DataFrame(_rows(report), columns=list(COLUMNS))
+
+
+def _rows(report: GateReport) -> list[tuple[str, str, str, float | None, float | None, str]]:
+    return [(c.name, c.model, verdict(c), c.value, c.bound, c.reason) for c in report.checks]
+
+
+def terminal(report: GateReport) -> Table:
+    """The table for a terminal; what failed stands out by its word, not by colour alone."""
+    shown = Table(title=Text(f"{report.model} {report.interval.name}: {_said(report)}"), title_justify="left")
+    for name in COLUMNS:
+        number = name in ("value", "bound")
+        shown.add_column(name, justify="right" if number else "left", no_wrap=number or name == "verdict")
+    for name, model, said, value, bound, why in _rows(report):
+        cells = [Text(name), Text(model), Text(said, style=STYLES[said])]
+        shown.add_row(*cells, _number(value), _number(bound), Text(why))
+    return shown
+
+
+def markdown(report: GateReport) -> str:
+    """The table for MLflow and a model card; names from data cannot become markup."""
+    lines = [f"# {_cell(report.model)} {report.interval.name}: {_cell(_said(report))}", ""]
+    lines += [f"- {_cell(reason)}" for reason in report.decision.reasons]
+    lines += ["", f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|---|"]
+    for name, model, said, value, bound, why in _rows(report):
+        cells = [name, model, said, _number(value), _number(bound), why]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def html(report: GateReport) -> bytes:
+    """The same as a page of its own."""
+    return pages.page(f"{report.model} {report.interval.name}: gate", report.decision, {"Checks": table(report)})
+
+
+def _said(report: GateReport) -> str:
+    return f"{report.decision.verdict} {report.chosen}" if report.chosen else report.decision.verdict
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    """One line of text that Markdown shows as it is.
+
+    >>> _cell("a|b\\n<i>*c*")
+    'a\\\\|b &lt;i&gt;\\\\*c\\\\*'
+    """
+    plain = escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
+    for sign in "|*_`[]#~!":
+        plain = plain.replace(sign, f"\\{sign}")
+    return plain

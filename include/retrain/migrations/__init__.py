@@ -1,0 +1,31 @@
+"""How the ledger's tables came to be, a revision a file (alembic), and how an older database gets there.
+
+A fresh database is made at the newest revision by `retrain.ledger`, which also finds out whether there is anything to
+do here, so that alembic is imported only for that. Its version table is `retrain_version`: Airflow and MLflow have
+their own `alembic_version`, and the database may be theirs too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+
+def upgrade(connection: sa.Connection, found: str | None, to: str = "head") -> None:
+    """Bring the tables from revision `found` to another, in the caller's transaction: all of it or nothing.
+
+    Args:
+        found: the revision that the database is at; None is an empty one.
+    """
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+    from alembic.script import Script, ScriptDirectory
+
+    revisions = ScriptDirectory(Path(__file__).parent)
+    context = MigrationContext.configure(connection, opts={"version_table": "retrain_version"})
+    with Operations.context(context):
+        for step in reversed(list(revisions.iterate_revisions(to, found))):
+            assert isinstance(step, Script)
+            step.module.upgrade()
+    context.stamp(revisions, to)

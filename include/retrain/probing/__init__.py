@@ -1,0 +1,220 @@
+"""Does a registered version load, answer and fit its budget in a fresh process?
+
+What counts is what another machine would get: the files come from the registry, not from a copy that lies here. They
+are checked before anything is loaded. Then `child` loads them in a process of its own, with the pinned requirements
+and without this process's environment, and answers the golden rows together and one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import retrain
+from retrain import estimators
+from retrain.errors import ArtifactMissing, NonFiniteMetric, ProbeFailed
+from retrain.estimators import Array
+from retrain.results import Champion, GateCheck
+from retrain.run import Run
+from retrain.spec import Spec
+from retrain.tools.registry import Registry
+from retrain.tools.registry.files import check_model
+
+KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+THREADS = ("OMP_", "OPENBLAS_", "MKL_")
+"""What the fresh process is given of this one's environment: nothing that holds a secret or an address."""
+
+CHILD = Path(__file__).with_name("child.py")
+ERROR_TAIL = 600
+DO = "the champion keeps serving; see the reasons, and serving in the spec for the budgets"
+
+
+class Told(BaseModel):
+    """What the fresh process said; a fact that it did not come to is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unlike: list[str] | None = None
+    pinned: int = 0
+    tried: list[str] = []
+    load_s: float = math.nan
+    batch: list[Any] | None = None
+    single: list[Any] | None = None
+    classes: list[int] = []
+    row_ms: float | None = None
+    memory_mb: float | None = None
+    error: str = ""
+
+
+def probe(run: Run, target: Champion) -> tuple[GateCheck, ...]:
+    """Load the version in a process of its own and ask it the golden rows of its reference folder.
+
+    Answers agree where they differ by no more than `serving.tolerance`, of answers beyond 1 as a share of the answer.
+    Latency (the median over single rows) and peak memory are this machine's.
+
+    Returns:
+        The checks size_mb, digest, requirements, isolation, golden, row_ms and memory_mb, all of them passed.
+
+    Raises:
+        ArtifactMissing, DigestMismatch, InvalidName, ModelFormatRefused, EstimatorRefused: nothing was loaded.
+        ProbeFailed: too large to load, or it does not load, does not answer as training did, or is over its budget.
+    """
+    rows, expected = _golden(run, target)
+    spec, version = run.spec, target.version
+    with tempfile.TemporaryDirectory(prefix="retrain-") as work:
+        folder = Registry(run.home.mlflow).fetch(run.model, version, target.digest, Path(work) / "model")
+        files = check_model(folder, target.digest)
+        size = _within(version, "size_mb", sum(map(len, files.values())) / 2**20, spec.serving.size_mb, "its folder")
+        if not size.passed:
+            raise ProbeFailed(f"version {version}: {size.reason}; it was not loaded", do=DO)
+        told = ask(spec, folder, target.digest, rows)
+    checks = (
+        size,
+        _check(version, "digest", True, f"its files have the digest {target.digest[:12]}, our format and known types"),
+        *_judge(spec, version, told, rows, expected),
+    )
+    if failed := [check.reason for check in checks if not check.passed]:
+        raise ProbeFailed(f"version {version}: {'; '.join(failed)}", do=DO)
+    return checks
+
+
+def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> Told:
+    """What the model in `folder` answers in a fresh process.
+
+    Raises:
+        ProbeFailed: it hung, died, or said something else than its report.
+    """
+    seconds = spec.serving.timeout.total_seconds()
+    question = {
+        "folder": str(folder),
+        "digest": digest,
+        "rows": rows,
+        "method": "predict" if spec.task == "regression" else "predict_proba",
+        "house": str(Path(retrain.__file__).parents[1]),
+        "timeout": seconds,
+    }
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(THREADS)}
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-X", "faulthandler", "-W", "ignore", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=errors,
+            cwd=folder.parent,
+            env={**kept, "HOME": str(folder.parent), "TMPDIR": str(folder.parent)},
+            start_new_session=True,
+        )
+        try:
+            process.communicate(json.dumps(question).encode(), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise ProbeFailed(
+                f"its process did not answer within {spec.serving.timeout}",
+                do="see whether the machine is overloaded, or raise serving.timeout",
+            ) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        out.seek(0)
+        said = out.read()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - ERROR_TAIL))
+        tail = " ".join(errors.read().decode(errors="replace").split())
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise ProbeFailed(f"its process was ended by {name}{', out of memory?' * (name == 'SIGKILL')}: {tail}", do=DO)
+    try:
+        return Told.model_validate_json(said)
+    except ValidationError:
+        begin = said[:100].decode(errors="replace")
+        raise ProbeFailed(f"its process ended with {process.returncode} and said {begin!r}: {tail}", do=DO) from None
+
+
+def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
+    key = f"{target.reference}/golden.json"
+    if not run.store.exists(key):
+        raise ArtifactMissing(
+            f"the golden rows of version {target.version} are gone: {key}", do="restore the store, or train again"
+        )
+    golden = json.loads(run.store.read(key))
+    rows, expected = golden["rows"], np.asarray(golden["predictions"], dtype=np.float64)
+    if not rows:
+        raise ProbeFailed(
+            f"there are no golden rows of version {target.version} to ask", do="set evaluation.golden_rows"
+        )
+    return rows, expected
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The answers of a model that ran elsewhere, as `estimators.predict_last` reads them off an estimator."""
+
+    answer: Array
+    classes_: list[int]
+
+    def predict(self, made: Any) -> Array:
+        return self.answer
+
+    predict_proba = predict
+
+
+def _judge(spec: Spec, version: int, told: Told, rows: list[dict[str, Any]], expected: Array) -> list[GateCheck]:
+    if told.unlike is None:
+        return [_check(version, "requirements", False, f"its requirements could not be read: {told.error}")]
+    same = "; ".join(told.unlike) or f"{told.pinned} packages are installed as pinned"
+    checks = [_check(version, "requirements", not told.unlike, same)]
+    quiet = f"it tried {'; '.join(told.tried)}" if told.tried else "it wrote no file, ran no program, reached nobody"
+    checks.append(_check(version, "isolation", not told.tried, quiet))
+    if told.error:
+        step = "load" if math.isnan(told.load_s) else "answer"
+        return [*checks, _check(version, "golden", False, f"it does not {step}: {told.error}")]
+    checks.append(_repeats(spec, version, told, rows, expected))
+    for name, value, bound, what in (
+        ("row_ms", told.row_ms, spec.serving.row_ms, "one row"),
+        ("memory_mb", told.memory_mb, spec.serving.memory_mb, "its process, at the peak,"),
+    ):
+        checks.append(_within(version, name, math.nan if value is None else value, bound, what))
+    return checks
+
+
+def _repeats(spec: Spec, version: int, told: Told, rows: list[dict[str, Any]], expected: Array) -> GateCheck:
+    """The answers to the rows together and one by one, against those of training."""
+    apart = 0.0
+    k = expected.shape[1] if expected.ndim == 2 else 2
+    for said in (told.batch, told.single):
+        try:
+            answer = np.asarray(said, dtype=np.float64)
+            answer = estimators.predict_last(_Last(answer, told.classes), spec.task, answer, k)
+            if answer.shape != expected.shape:
+                raise ValueError(f"answers of shape {answer.shape}, {expected.shape} in training")
+        except (NonFiniteMetric, ValueError, IndexError) as error:
+            return _check(version, "golden", False, f"its answers cannot be compared: {getattr(error, 'found', error)}")
+        apart = max(apart, float((np.abs(answer - expected) / np.maximum(np.abs(expected), 1)).max()))
+    passed, bound = apart <= spec.serving.tolerance, spec.serving.tolerance
+    reason = (
+        f"loaded in {told.load_s:.1f} s, it {'repeats' if passed else 'does not repeat'} its answers to {len(rows)}"
+        f" golden rows: {apart:.1g} apart, {bound:g} is allowed"
+    )
+    return _check(version, "golden", passed, reason, apart, bound)
+
+
+def _within(version: int, name: str, value: float, bound: float, what: str) -> GateCheck:
+    unit = {"size_mb": "MB", "memory_mb": "MB", "row_ms": "ms"}[name]
+    reason = f"{what} takes {value:.3g} {unit}, {bound:g} is allowed"
+    return _check(version, name, value <= bound, reason, None if math.isnan(value) else value, bound)
+
+
+def _check(
+    version: int, name: str, passed: bool, reason: str, value: float | None = None, bound: float | None = None
+) -> GateCheck:
+    return GateCheck(name=name, model=f"v{version}", passed=passed, value=value, bound=bound, reason=reason)

@@ -1,0 +1,53 @@
+"""What stands, by the ledger's records: who serves, what it may not fall behind, what is barred, what scores beside it.
+
+Pure functions of records in the order they were written. A moment is one of the data's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from retrain.ledger import Record
+from retrain.results import Bar, Champion, Rollout
+
+
+def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | None:
+    """The champion as of a moment; None before the first.
+
+    An interval that begins at `moment` is scored by it: it was promoted by then, so it was fitted on no row of the
+    interval, however late the scores are made.
+    """
+    made = [record for record in promotions if record.effective_at <= moment]
+    return Champion.model_validate(made[-1].body["champion"]) if made else None
+
+
+def pinned(promotions: Sequence[Record]) -> Champion | None:
+    """The newest champion that was shown to be better than the one pinned before it; None before the first."""
+    told = promotions[-1].body.get("pinned") or promotions[-1].body["champion"] if promotions else None
+    return Champion.model_validate(told) if told else None
+
+
+def bars(records: Iterable[Record]) -> tuple[Bar, ...]:
+    """The models that must not come back; a person who rolls back to one of them lifts its bar."""
+    found: dict[str, Bar] = {}
+    for record in records:
+        if "bars" in record.body:
+            bar = Bar.model_validate(record.body["bars"])
+            found[bar.digest] = bar
+        found.pop(record.body.get("lifts", ""), None)
+    return tuple(found.values())
+
+
+def rollout_at(promotions: Sequence[Record], rollouts: Iterable[Record], moment: datetime) -> Rollout | None:
+    """What scores beside the champion as of a moment; None where nothing does, or another champion has come since.
+
+    A promotion begins the watch over the new champion, and says so itself.
+    """
+    both = (record for record in (*promotions, *rollouts) if "rollout" in record.body)
+    told = sorted((record for record in both if record.effective_at <= moment), key=lambda record: record.id)
+    champion = champion_at(promotions, moment)
+    if champion is None or not told or told[-1].body["rollout"] is None:
+        return None
+    found = Rollout.model_validate(told[-1].body["rollout"])
+    return found if found.champion == champion.version else None

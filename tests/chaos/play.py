@@ -1,0 +1,42 @@
+"""Plays histories in several processes, and counts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+
+from tests.chaos.histories import Found, History
+from tests.chaos.world import Worlds
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where the homes lie: a killed process loses nothing that it gave to the system, so no disk is waited for."""
+_AT_HAND: list[tuple[list[History], Worlds]] = []
+
+
+def play(histories: list[History], worlds: Worlds, workers: int = 2) -> list[tuple[History, Found]]:
+    """Every history and what it came to; a line of progress on a terminal."""
+    found: list[tuple[History, Found]] = []
+    _AT_HAND[:] = [(histories, worlds)]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        for place, one in pool.imap_unordered(_play, range(len(histories))):
+            found.append((histories[place], one))
+            for text in one.wrong:
+                print(f"VIOLATED {histories[place].family}: {histories[place].name}\n  {text}", flush=True)
+            if sys.stderr.isatty():
+                end = "\n" if len(found) == len(histories) else ""
+                print(f"\r{len(found)} of {len(histories)} histories", end=end, file=sys.stderr, flush=True)
+    return found
+
+
+def _play(place: int) -> tuple[int, Found]:
+    histories, worlds = _AT_HAND[0]
+    return place, one(histories[place], worlds)
+
+
+def one(history: History, worlds: Worlds) -> Found:
+    try:
+        return history.run(worlds)
+    except Exception:
+        return Found(wrong=[f"the history itself failed: {traceback.format_exc()}"])

@@ -1,0 +1,75 @@
+"""The short form of `make chaos`, and that its histories can find something."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrain import ledger, promotion
+from retrain.tools.registry import Registry
+from tests.chaos import histories as made
+from tests.chaos.__main__ import FAMILIES, histories, table
+from tests.chaos.histories import CHANGES, HANDS, History, killed, seen
+from tests.chaos.play import MEMORY, one, play
+from tests.chaos.world import Worlds
+
+
+@pytest.fixture(scope="module")
+def worlds() -> Iterator[Worlds]:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        yield Worlds(Path(folder))
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one not in ("two kills", "server")])
+def test_nothing_is_violated(worlds: Worlds, family: str) -> None:
+    found = play(histories(worlds, quick=True, only=(family,)), worlds, workers=1)
+    assert found
+    assert {history.name: one.wrong for history, one in found if one.wrong} == {}
+    *_, (_, count, kills, races, _) = table(found)
+    assert count == len(found)
+    assert bool(kills) == (family in ("one kill", "rollback", "schedule"))
+    assert bool(races) == (family == "race")
+
+
+def test_the_points_of_a_promotion_are_those_where_it_writes(worlds: Worlds) -> None:
+    names = seen(worlds, CHANGES[1])
+    records = [place for place, name in enumerate(names) if name == "INSERT retrain_records"]
+    alias = next(place for place, name in enumerate(names) if "registered_model_aliases" in name)
+    assert records[0] < alias < records[1], "intent, alias, completed"
+    assert {"git push", "git push under way", "git pushed"} <= set(names)
+    assert any(name.startswith("os.rename") and "promote.json" in name for name in names)
+
+
+def planted(history: History, worlds: Worlds) -> list[str]:
+    return one(history, worlds).wrong
+
+
+def test_an_alias_that_nobody_finishes_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = seen(worlds, CHANGES[1])
+    place = names.index("committed", names.index("INSERT retrain_records")) + 1
+    history = History("planted", "", killed(CHANGES[1], place, "newer run"))
+    assert planted(history, worlds) == []
+    monkeypatch.setattr(promotion, "settle", lambda run, registry, made: made[-1])
+    assert any("never completed" in text for text in planted(history, worlds))
+
+
+def test_a_hand_that_is_overwritten_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "pointed", Registry.alias)
+    assert any("OutOfBandChange" in text for text in planted(History("planted", "", HANDS["alias moved"]), worlds))
+
+
+def test_a_race_without_the_ledgers_sequence_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = ledger.Ledger.append
+
+    def unnumbered(self: Any, *arguments: Any, sequence: int | None = None, **named: Any) -> Any:
+        return append(self, *arguments, sequence=None, **named)
+
+    monkeypatch.setattr(ledger.Ledger, "append", unnumbered)
+    (history, *_) = made.races(worlds, (2,), 1)
+    assert planted(history, worlds) != []
