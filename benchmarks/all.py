@@ -17,10 +17,11 @@ from rich.console import Console
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
 
-from benchmarks import alarms, cycle, estimation, gates, measure, parse, rows, timelines
+from benchmarks import alarms, cycle, estimation, gates, measure, parse, rollback, rows, timelines
 from benchmarks.measure import Figures
+from tests.chaos import killed
 
-NAMES = ("parse", "alarms", "gates", "estimation", "timelines", "cycle", "rows")
+NAMES = ("parse", "alarms", "gates", "rollback", "estimation", "timelines", "cycle", "rows")
 
 
 def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, Callable[[], list[Figures]]]]:
@@ -31,6 +32,7 @@ def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, 
         "parse": ("python benchmarks/parse.py", lambda: parse.figures(specs)),
         "alarms": ("python benchmarks/alarms.py", lambda: alarms.figures(quick)),
         "gates": ("python benchmarks/gates.py", lambda: gates.figures(quick)),
+        "rollback": ("python benchmarks/rollback.py", lambda: [*rollback.figures(quick), *killed.figures(quick)]),
         "estimation": (
             "python benchmarks/estimation.py",
             lambda: estimation.figures(1, 400, workers=1) if quick else estimation.figures(8, 1_500),

@@ -39,7 +39,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.special import expit
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from benchmarks.alarms import wilson
 from benchmarks.measure import Figures
@@ -398,6 +398,11 @@ def rate(said: list[Said], name: str) -> str:
     return f"{hits / len(said):.1%} ({low:.1%} to {high:.1%})"
 
 
+def _by_chance(count: int) -> float:
+    """How probably the interval of so many cycles lies above the level where the truth is the level."""
+    return float(sum(binom.pmf(hits, count, LEVEL) for hits in range(count + 1) if wilson(hits, count)[0] > LEVEL))
+
+
 def _wrong(sizes: dict[int, int], found: Found) -> Figures:
     names = [f"gate: {name}" for name in ASKS]
     beside = ["point: new", "point: refresh", "mlflow: new", "mlflow + margin: new", "mlflow: refresh"]
@@ -417,6 +422,7 @@ def _wrong(sizes: dict[int, int], found: Found) -> Figures:
                     (f"{metric}, {world}, {blocks}", str(len(said)), *(rate(said, name) for name in names), *cells)
                 )
     cells_ = len(rows) * len(names)
+    chance = len(names) * sum(_by_chance(int(row[1])) for row in rows)
     return Figures(
         "Wrong promotions, and their 95 % intervals",
         ("metric, rows, blocks", "cycles", *(f"gate: {name}" for name in ASKS), *beside),
@@ -424,6 +430,7 @@ def _wrong(sizes: dict[int, int], found: Found) -> Figures:
         (
             f"At most {LEVEL:.0%} in every cell, within the 95 % interval: "
             + (f"MISSED: {'; '.join(missed)}." if missed else "met."),
+            f"Were every cell at exactly {LEVEL:.0%}, {chance:.1f} of {cells_} intervals would lie above it by chance.",
             f"{cells_ - len(above)} of {cells_} cells are at or under the level as counted; {hits / total:.1%} in all."
             + (f" Above: {'; '.join(above)}." if above else ""),
             f"One look at a fresh interval spends {looks(1)[0].level:.1%}; two candidates share it.",

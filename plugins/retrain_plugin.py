@@ -1,6 +1,7 @@
 """What the Airflow UI gains: a page per run, and links on every stage task.
 
-Loaded by every Airflow component, so it stays light: results, ledger and workspace only, no pandas, no MLflow.
+Loaded by every Airflow component, so it stays light: results, ledger, workspace and what reads them, no pandas, no
+MLflow.
 Every route asks for a signed-in user who may read the DAG; reports run in a sandbox of their own.
 """
 
@@ -20,8 +21,10 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from retrain.errors import InvalidName, MissingInput
+from retrain.ledger import Ledger
 from retrain.order import key_of
 from retrain.results import EvaluateReport, GateCheck, RegisterReport
+from retrain.wording import stamp
 from retrain.workspace import Home, Store
 
 LOOPS = ("retrain", "score", "monitor")
@@ -34,6 +37,8 @@ STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70
 margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 img{max-width:33rem;margin:.3rem;border:1px solid #eee}
 .yes{color:#127a2f}.no{color:#b3261e}.na{color:#8a6d00}</style>"""
+
+QUIET = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
@@ -100,7 +105,7 @@ def page(dag_id: str, run_id: str) -> Response:
     head = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>"
     return HTMLResponse(
         head + said + checks + plots,
-        headers={"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"},
+        headers=QUIET,
     )
 
 
@@ -128,6 +133,35 @@ def mlflow(dag_id: str, run_id: str) -> Response:
     if not report.url:
         raise HTTPException(404, f"MLflow has no web address here; the run is {report.run_id}")
     return RedirectResponse(report.url)
+
+
+@app.get("/dags/{dag_id}/history", dependencies=READ)
+def history(dag_id: str) -> Response:
+    """Every change of the model's champion, and what was refused."""
+    from retrain import history as told
+
+    model, home = dag_id.rpartition("_")[0], Home.from_environment()
+    if f"{model}.yaml" not in {file.name for file in home.specs}:
+        raise HTTPException(404, "no DAG of a model")
+    rows = [
+        (str(row.place), stamp(row.effective_at), stamp(row.recorded_at), *map(_text, cells))
+        for row in told.rows(Ledger(home.ledger), model)
+        for cells in [(row.what, row.change, row.who, row.why, row.evidence)]
+    ]
+    head = ("place", "as of", "recorded", "what", "version", "by", "why", "evidence")
+    shown = _table(head, rows) if rows else "<p>Nobody has served yet.</p>"
+    title = (
+        f"<!doctype html><title>{_text(model)}</title>{STYLE}<h1>{_text(model)}: who served, and what was refused</h1>"
+    )
+    return HTMLResponse(title + shown, headers=QUIET)
+
+
+@app.get("/models", dependencies=[Depends(requires_access_dag("GET"))])
+def models() -> Response:
+    """All models: owner, champion, age, health."""
+    from retrain import inventory
+
+    return HTMLResponse(inventory.page(inventory.entries(Home.from_environment())), headers=QUIET)
 
 
 def _facts(stage: str, body: dict[str, Any]) -> str:
@@ -221,6 +255,13 @@ class RetrainPlugin(AirflowPlugin):
             "href": "/retrain/dags/{DAG_ID}/runs/{RUN_ID}",
             "destination": "dag_run",
             "url_route": "retrain",
-        }
+        },
+        {
+            "name": "Champions",
+            "href": "/retrain/dags/{DAG_ID}/history",
+            "destination": "dag",
+            "url_route": "retrain-history",
+        },
+        {"name": "Models", "href": "/retrain/models", "destination": "nav", "url_route": "retrain-models"},
     ]
     global_operator_extra_links = list(LINKS)  # noqa: RUF012

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -160,6 +161,21 @@ def test_what_the_run_found_is_in_the_card(home: Home) -> None:
     } <= told
     assert ("2024-01-01", "400") in told
     assert ("400", "judged") in told
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "answers"),
+    [
+        ("regression", {"column": "spend"}, "the number spend"),
+        ("binary", {"column": "spend", "at_least": 0}, "the probability of spend at least 0"),
+        ("binary", {"column": "churned"}, "the probability of churned = True"),
+    ],
+)
+def test_a_card_says_what_the_model_answers(home: Home, task: str, target: dict[str, Any], answers: str) -> None:
+    run = written(home)
+    data = {**churn_spec(), "task": task, "target": target}
+    run = replace(run, spec=spec_from(data))
+    assert dict(facts(run))["answers"] == answers
 
 
 def test_the_same_facts_make_the_same_card(home: Home) -> None:

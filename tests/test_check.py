@@ -53,9 +53,10 @@ def test_a_spec_is_explained(home: Home, spec_of: Callable[[], dict[str, Any]]) 
         "after 3 intervals with mature labels",
         "every 3 months or on drift or when the newest training row is 90d old",
         "given 1 new mature row(s) and 2d since the last training",
-        "log_loss, smaller is better, on the newest 2 interval(s); 95% intervals over day blocks",
+        "log_loss, smaller is better, on the newest 2 interval(s); blocks of day; wrong in at most 5% of the runs",
         "a refresh may be worse by 1%",
         "no slice of plan worse by 10%",
+        "at once; then watched beside its predecessor for 3 interval(s)",
     ):
         assert part in said, part
 

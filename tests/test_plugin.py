@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from retrain import results
+from retrain.ledger import Ledger
 from retrain.results import Decision, Interval
 from retrain.workspace import Home, Store
+from tests.conftest import Model
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "retrain_plugin.py"
 RUN = "scheduled__2024-05-01T00:00:00+00:00"
@@ -89,7 +91,7 @@ def routes(plugin: ModuleType) -> list[str]:
 
 
 def test_every_route_wants_somebody_signed_in(plugin: ModuleType, stranger: Any, store: Store) -> None:
-    assert len(routes(plugin)) == 3, "no schema, no interactive documentation: they would be public"
+    assert len(routes(plugin)) == 5, "no schema, no interactive documentation: they would be public"
     for path in routes(plugin):
         filled = path.replace("{path:path}", "validate/quality.html").format(dag_id="churn_retrain", run_id=RUN)
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
@@ -115,6 +117,20 @@ def test_what_the_page_links_to_is_there(reader: Any, store: Store) -> None:
     assert {name.rsplit("/", 1)[1] for name in named} == {"curves.png"}, "validate wrote no report"
     for name in named:
         assert reader.get(name.removeprefix("/retrain")).status_code == 200
+
+
+def test_who_served_and_all_models_have_their_pages(plugin: ModuleType, reader: Any, churn: Model) -> None:
+    everybody = next(route for route in plugin.app.routes if route.path == "/models").dependant.dependencies[0].call
+    plugin.app.dependency_overrides[everybody] = lambda: None
+    assert "Nobody has served yet" in reader.get("/dags/churn_monitor/history").text
+    when, body = datetime(2024, 6, 1, tzinfo=UTC), {"alias": 2, "version": 1, "reason": ATTACK}
+    Ledger(churn.home.ledger).append("churn", "reconciled", "by-hand", body, effective_at=when, by=ATTACK)
+    shown = reader.get("/dags/churn_retrain/history").text
+    assert "alias put back" in shown
+    assert shown.count("&lt;script&gt;") == 2
+    assert "<script" not in shown
+    assert reader.get("/dags/secret_retrain/history").status_code == 404
+    assert "Ada Example" in reader.get("/models").text
 
 
 def test_a_run_that_has_written_nothing_says_so(reader: Any) -> None:

@@ -147,9 +147,12 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "contact", spec.owner.contact
     yield "intended use", spec.objective
     yield "task", spec.task
-    target = f"{spec.target.column} at least {spec.target.at_least:g}" if spec.target.at_least else spec.target.column
+    target = spec.target.column
+    if spec.task == "binary":
+        least = spec.target.at_least
+        target += f" = {spec.classes[-1]}" if least is None else f" at least {least:g}"
     answers = {
-        "binary": f"the probability of {target}" + (f" = {spec.classes[-1]}" if spec.target.at_least is None else ""),
+        "binary": f"the probability of {target}",
         "multiclass": f"the probability of each class of {target}: {', '.join(map(str, spec.classes))}",
         "regression": f"the number {target}",
     }

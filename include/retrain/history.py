@@ -14,7 +14,6 @@ from rich.text import Text
 from retrain import errors
 from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
 from retrain.ledger import Ledger, Record
-from retrain.origin import run_of
 from retrain.results import Accepted, Champion, Context, Interval, RefitReport
 from retrain.run import Run
 from retrain.spec import Spec
@@ -106,9 +105,7 @@ def _said(record: Record) -> tuple[str, str, str] | None:
         said = {"approve": "approved", "reject": "rejected"}[body["verdict"]]
         return said, f"v{body['version']}", body["reason"] or "no reason given"
     if record.kind == "rollout":
-        rollout, reasons = body["rollout"], body["reasons"]
-        if rollout is None:
-            return f"beside: {body['verdict']}", "", reasons[0] if reasons else ""
+        rollout, reasons = body.get("was") or body["rollout"], body["reasons"]
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
         change = f"v{rollout['beside']['version']} beside v{rollout['champion']}"
         return f"{rollout['purpose']}{share}: {body['verdict']}", change, reasons[0] if reasons else ""
@@ -215,6 +212,8 @@ def _other_clock(made: Sequence[Record], at: datetime, recorded: bool) -> str:
 
 
 def _made_of(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
+    from retrain.origin import run_of  # which loads MLflow; the plugin shows the table without
+
     yield (
         f"made of  {champion.rows:,} rows until {stamp(champion.trained_until)}, {champion.configuration.label};"
         f" training digest {champion.training[:12]}"

@@ -52,6 +52,7 @@ class Change:
         kind: first, refresh or new; of other actions the action itself.
         pinned: what later champions may not creep away from.
         more: further facts of the record.
+        over: the champion that the target was held against; None where there was none.
     """
 
     action: Literal["promote", "rollback", "undo", "adopt", "restore"]
@@ -61,6 +62,7 @@ class Change:
     pinned: Champion
     effective_at: datetime
     more: Mapping[str, Any] = field(default_factory=dict)
+    over: Champion | None = None
 
 
 def facts(run: Run, version: int, run_id: str) -> Champion:
@@ -107,12 +109,26 @@ def refuse(run: Run, made: list[Record], target: Champion, effective_at: datetim
         )
 
 
+def same_champion(held: Champion | None, made: list[Record]) -> None:
+    """Refuse a target that was held against another champion than the newest record's.
+
+    Raises:
+        PromotionConflict: the champion has changed since.
+    """
+    serves = Champion.model_validate(made[-1].body["champion"]) if made else None
+    if held and serves and held.digest != serves.digest:
+        raise PromotionConflict(
+            f"the candidate was held against version {held.version}, version {serves.version} serves now",
+            do="start a new run: it is held against the one that serves",
+        )
+
+
 def move(run: Run, change: Change) -> tuple[Record, bool]:
     """Make the change once under the run's key; its record, and whether it is still the newest.
 
     Raises:
         Barred, StaleRun: nothing was written.
-        PromotionConflict: somebody else changed the champion at this very moment.
+        PromotionConflict: the champion is not the one that the target was held against, or changed at this very moment.
         OutOfBandChange: the alias was moved by hand; nothing is overwritten.
         ArtifactMissing: the version was deleted meanwhile; the change was undone.
     """
@@ -132,8 +148,10 @@ def move(run: Run, change: Change) -> tuple[Record, bool]:
             if change.action != "promote":
                 raise PromotionConflict("the champion has changed meanwhile", do="see who serves, and ask again")
             refuse(run, history(run), change.target, change.effective_at)
+        same_champion(change.over, [head] if head else [])
         mine = _append(run, change, head)
     elif mine is not made[-1]:
+        settle(run, registry, made)
         return mine, False
     elif not _left(run, registry, made):
         return mine, True
@@ -315,7 +333,7 @@ def _adopt(run: Run, registry: Registry, made: list[Record], version: int, reaso
             f"the alias points at version {version}, of which the ledger knows no champion and no challenger",
             do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back",
         )
-    probing.probe(run, told)
+    probing.probe(run, told, back=True)
     _append(run, _again(run, made, "adopt", told, reason), made[-1] if made else None)
     _finish(run, registry, history(run)[-1])
     return f"version {version} serves, as the alias said"
@@ -333,7 +351,7 @@ def _restore(run: Run, registry: Registry, made: list[Record], reason: str) -> s
             description=f"version {lost.version}, which was deleted: {reason}",
         )
     again = lost.model_copy(update={"version": version})
-    probing.probe(run, again)
+    probing.probe(run, again, back=True)
     _append(run, _again(run, made, "restore", again, reason), made[-1])
     _finish(run, registry, history(run)[-1])
     return f"version {lost.version} was deleted: the same files serve as version {version}"
@@ -398,7 +416,7 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
     else:
         origin = predecessor(run, made, to)
         target = Champion.model_validate(origin.body["champion"])
-        probing.probe(run, target)
+        probing.probe(run, target, back=True)
         bad = Champion.model_validate(made[-1].body["champion"])
         bar = Bar(reason=reason, **{name: getattr(bad, name) for name in Bar.model_fields if name != "reason"})
         bar = bar.model_dump(mode="json")

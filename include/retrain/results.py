@@ -309,6 +309,12 @@ class Context(StageReport):
     signals: tuple[Signal, ...] = Field(default=(), description="what the monitor said of the champion, oldest first")
     alert: Alert | None = Field(default=None, description="what started this run, where it was one")
 
+    @property
+    def another_pin(self) -> Champion | None:
+        """The pinned champion, where it is another than the one that serves."""
+        pin, champion = self.pinned, self.champion
+        return pin if pin and champion and pin.version != champion.version else None
+
 
 # --- drift and the decision ------------------------------------------------------------------------
 

@@ -399,7 +399,9 @@ class Gate(Part):
     margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.01, description="how much worse a refresh may be, as a share of the champion's score"
     )
-    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(default=0.05, description="0.05 gives 95 % intervals")
+    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.05, description="the chance of a wrong promotion that a sealed interval may cost, all looks together"
+    )
     min_rows: int = Field(default=500, ge=20, description="labelled sealed rows; fewer are inconclusive")
     min_blocks: int = Field(default=10, ge=2, description="blocks of sealed rows; fewer are inconclusive")
     slice_margin: Annotated[float, Field(ge=0, lt=1)] = Field(

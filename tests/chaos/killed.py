@@ -11,46 +11,38 @@ import random
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.measure import Figures
-from retrain.ledger import Ledger
 from retrain.tools.registry import Registry
-from tests.chaos.histories import CHANGES, RECOVERIES, THIRD, History, killed, seen
+from tests.chaos.histories import CHANGES, THIRD, History, drawn, seen
 from tests.chaos.play import MEMORY, play
+from tests.chaos.prepared import Worlds
 from tests.chaos.server import served
-from tests.chaos.world import World, Worlds
+from tests.chaos.world import World, changes
 
 ROLLBACK = next(change for change in CHANGES if change.name == "rollback")
 
 
 def rollbacks(worlds: Worlds, count: int, seed: int = 0) -> list[History]:
     """Rollbacks killed at points drawn by chance, a third of them once more while they recover."""
-    draw, names, made = random.Random(seed), seen(worlds, ROLLBACK), []
-    for number in range(count):
-        place, how = draw.randint(1, len(names)), draw.choice(RECOVERIES)
-        second = draw.randint(1, len(names)) if draw.random() < 1 / 3 else 0
-        again = f" killed at {second}, again" if second else ""
-        what = f"rollback {number + 1} killed at {place} of {len(names)} ({names[place - 1]}), {how}{again}"
-        made.append(History("rollback", what, killed(ROLLBACK, place, how, second)))
-    return made
+    names, draw = seen(worlds, ROLLBACK), random.Random(seed)
+    return [drawn(ROLLBACK, names, draw, 1 / 3) for _ in range(count)]
 
 
 def seconds(world: World, key: str = "rb") -> float:
     """From the breach to the predecessor by ledger and alias."""
 
-    def timed() -> float:
+    def timed(world: World) -> float:
         began = time.perf_counter()
         version = world.rolled_back(key)
-        head = Ledger(world.home.ledger).records(world.model, "promotion")[-1].body["version"]
+        head = changes(world)[-1].body["version"]
         if not head == version == Registry(world.home.mlflow).alias(world.model, "champion"):
             raise RuntimeError(f"version {version} was put back, the head is at {head}")
         return time.perf_counter() - began
 
-    done = world.apart(timed)
-    if done.ended != "done":
-        raise RuntimeError(f"{done.ended}: {done.value}")
-    return float(done.value)
+    return float(world.asked(timed))
 
 
 def times(worlds: Worlds, count: int) -> tuple[list[float], list[float]]:
@@ -61,7 +53,7 @@ def times(worlds: Worlds, count: int) -> tuple[list[float], list[float]]:
             direct.append(seconds(world))
     for _ in range(count):
         with served(worlds, THIRD) as (world, _server):
-            http.append(seconds(World(world.folder, mlflow=world.mlflow, slow=True)))
+            http.append(seconds(replace(world, slow=True)))
     return direct, http
 
 
@@ -69,7 +61,6 @@ def figures(quick: bool = False) -> list[Figures]:
     """The table of both."""
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-", dir=MEMORY) as folder:
         worlds = Worlds(Path(folder))
-        worlds.prepared(*THIRD)
         found = play(rollbacks(worlds, 4 if quick else 200), worlds)
         direct, http = times(worlds, 1 if quick else 10)
     wrong = [f"{history.name}: {text}" for history, one in found for text in one.wrong]

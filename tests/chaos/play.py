@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from tests.chaos.histories import Found, History
-from tests.chaos.world import Worlds
+from tests.chaos.prepared import Worlds
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where the homes lie: a killed process loses nothing that it gave to the system, so no disk is waited for."""
@@ -18,6 +18,8 @@ _AT_HAND: list[tuple[list[History], Worlds]] = []
 def play(histories: list[History], worlds: Worlds, workers: int = 2) -> list[tuple[History, Found]]:
     """Every history and what it came to; a line of progress on a terminal."""
     found: list[tuple[History, Found]] = []
+    for history in histories:
+        worlds.prepared(*history.home)
     _AT_HAND[:] = [(histories, worlds)]
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         for place, one in pool.imap_unordered(_play, range(len(histories))):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import free_ports
-from tests.chaos.histories import CHANGES, LOST, Change, Found, History, between, settle
-from tests.chaos.world import World, Worlds, together, violations
+from tests.chaos.histories import CHANGES, THIRD, Change, Found, History, between, promoting, raced, settle
+from tests.chaos.prepared import Worlds
+from tests.chaos.world import World
 
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "1",
@@ -87,7 +88,13 @@ def servers() -> Iterator[History]:
             yield History(
                 "server", f"MLflow {fault} between intent and alias of a {change.name}", failing(change, fault)
             )
-    yield History("server", "4 racers and one server", racing(4))
+    yield History("server", "4 racers and one server", raced(_alone, [promoting(month) for month in range(4, 8)]))
+
+
+@contextmanager
+def _alone(worlds: Worlds) -> Iterator[World]:
+    with served(worlds, THIRD) as (world, _):
+        yield world
 
 
 def failing(change: Change, fault: str) -> Callable[[Worlds], Found]:
@@ -96,7 +103,7 @@ def failing(change: Change, fault: str) -> Callable[[Worlds], Found]:
         number = signal.SIGKILL if fault == "dies" else signal.SIGSTOP
         with served(worlds, change.home) as (world, server):
 
-            def act() -> Any:
+            def act(world: World) -> Any:
                 os.environ.update(IMPATIENT)
                 return change.act(world)
 
@@ -104,24 +111,10 @@ def failing(change: Change, fault: str) -> Callable[[Worlds], Found]:
             found.expect(said, "RegistryDown")
             found.kills += fault == "dies"
             if fault == "dies":
-                server.stop()
-                server.start()
+                world = replace(world, mlflow="")
             else:
                 server.signal(signal.SIGCONT)
             settle(world, change, "retry", found)
-        return found
-
-    return run
-
-
-def racing(count: int) -> Callable[[Worlds], Found]:
-    def run(worlds: Worlds) -> Found:
-        found = Found(races=1)
-        with served(worlds, (8, 3)) as (world, _):
-            bodies = [lambda month=month: world.promoted(month) for month in range(4, count + 4)]
-            for said in together(world, bodies):
-                found.expect(said, *LOST)
-            found.wrong += violations(world, replays=bodies)
         return found
 
     return run

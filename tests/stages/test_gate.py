@@ -282,19 +282,24 @@ def test_the_margin_is_as_uncertain_as_the_score_that_it_is_a_share_of(granted: 
 PIN = champion(version=1)
 
 
-@pytest.mark.parametrize("name", ["new", "refresh"])
+STEP = (-0.001, -0.004, 0.002)
+"""Within 1 % of the champion's 0.5, and a use of that margin."""
+OPEN = (-0.002, -0.0053, 0.001)
+
+
 @pytest.mark.parametrize(
-    ("behind", "expected"),
+    ("name", "step", "behind", "expected"),
     [
-        (GAIN, "promote"),
-        (TIE, "promote"),
-        ((-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the pinned one's 0.52
-        ((-0.002, -0.0053, 0.001), "inconclusive"),
-        (WORSE, "keep"),
+        *((name, GAIN, behind, "promote") for name in ("new", "refresh") for behind in (GAIN, TIE, OPEN)),
+        ("refresh", STEP, (-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the pinned one's 0.52
+        ("refresh", STEP, OPEN, "inconclusive"),
+        ("refresh", TIE, OPEN, "promote"),
+        ("new", GAIN, WORSE, "keep"),
+        ("refresh", TIE, WORSE, "keep"),
     ],
 )
-def test_nothing_creeps_away_from_the_pinned_champion(name: str, behind: Any, expected: str) -> None:
-    gains = {(name, "champion"): GAIN, (name, "pinned"): behind}
+def test_nothing_creeps_away_from_the_pinned_champion(name: str, step: Any, behind: Any, expected: str) -> None:
+    gains = {(name, "champion"): step, (name, "pinned"): behind}
     report = verdict(gains, serving=champion(), pinned=PIN)
     assert report.decision.verdict == expected, report.decision
     assert check(report, "pinned", name).bound == pytest.approx(-0.0052)

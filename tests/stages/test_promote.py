@@ -82,7 +82,7 @@ def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **
 def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are looked at; a process that loads them has its own tests."""
 
-    def probe(run: Run, target: Champion) -> tuple[GateCheck, ...]:
+    def probe(run: Run, target: Champion, **_: Any) -> tuple[GateCheck, ...]:
         with tempfile.TemporaryDirectory() as folder:
             Registry(run.home.mlflow).fetch(run.model, target.version, target.digest, Path(folder) / "model")
         return ()
@@ -139,6 +139,26 @@ def test_an_older_run_never_replaces_a_newer_champion(churn: Model) -> None:
     promote(newer)
     with pytest.raises(StaleRun):
         promote(older)
+    assert serving(churn) == 2
+    sound(churn)
+
+
+def test_a_candidate_replaces_no_champion_but_the_one_it_was_held_against(
+    churn: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registered(churn, MONTHS[0]))
+    quick, slow = registered(churn, MONTHS[1]), registered(churn, MONTHS[2])
+    refuse = promotion.refuse
+
+    def overtaken(run: Run, *about: Any) -> None:
+        refuse(run, *about)
+        if run.key == slow.key and serving(churn) == 1:
+            promote(quick)
+
+    monkeypatch.setattr(promotion, "refuse", overtaken)
+    for _ in range(2):
+        with pytest.raises(PromotionConflict, match="held against version 1, version 2 serves"):
+            promote(slow)
     assert serving(churn) == 2
     sound(churn)
 

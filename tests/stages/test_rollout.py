@@ -125,7 +125,7 @@ Lay = Callable[..., Watched]
 @pytest.fixture
 def lay(home: Home, laid: Bench, monkeypatch: pytest.MonkeyPatch) -> Lay:
     """A fresh bench under a spec's `promotion`; every version answers when it is probed."""
-    monkeypatch.setattr(probing, "probe", lambda *_: ())
+    monkeypatch.setattr(probing, "probe", lambda *_, **__: ())
 
     def made(**promotion: Any) -> Watched:
         more = {name: promotion.pop(name) for name in ("labels", "scoring", "gate") if name in promotion}
@@ -232,7 +232,7 @@ def test_a_challenger_that_fails_is_stopped_without_labels(lay: Lay) -> None:
     bench = shadowed(lay, TWIN, GOOD, labels={"mature_after": "40d"})
     bench.digests[TWIN] = "0" * 64
     bench.beside("shadow", TWIN, GOOD, FEBRUARY)  # found: the record of before stands
-    record = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
+    record = Ledger(bench.home.ledger).records("churn", "rollout")[-1]
     body = {**record.body["rollout"], "beside": {**record.body["rollout"]["beside"], "digest": "0" * 64}}
     Ledger(bench.home.ledger).append(
         "churn", "rollout", "spoilt", {"rollout": body, "verdict": "begun"}, effective_at=record.effective_at

@@ -34,6 +34,7 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "first", f"after {max(training.first_after, evaluation.sealed + 1)} intervals with mature labels"
     yield "retrain", _policy(spec)
     yield "gate", _gate(spec)
+    yield "promotion", _promotion(spec)
 
 
 def _target(spec: Spec) -> str:
@@ -95,10 +96,24 @@ def _gate(spec: Spec) -> str:
     better = "greater" if spec.greater_is_better else "smaller"
     slices = f"; no slice of {_some(list(evaluation.slices))} worse by {_share(gate.slice_margin)}"
     return (
-        f"{gate.metric}, {better} is better, on the newest {evaluation.sealed} interval(s); {_share(1 - gate.level)}"
-        f" intervals over {evaluation.block} blocks; a refresh may be worse by {_share(gate.margin)}, a new one must be"
-        f" better{slices if evaluation.slices else ''}; from {gate.min_rows:,} rows in {gate.min_blocks} blocks on"
+        f"{gate.metric}, {better} is better, on the newest {evaluation.sealed} interval(s); blocks of"
+        f" {evaluation.block}; wrong in at most {_share(gate.level)} of the runs; a refresh may be worse by"
+        f" {_share(gate.margin)}, a new one must be better{slices if evaluation.slices else ''}; from"
+        f" {gate.min_rows:,} rows in {gate.min_blocks} blocks on"
     )
+
+
+def _promotion(spec: Spec) -> str:
+    rules = spec.promotion
+    shares = " then ".join(_share(step) for step in rules.steps)
+    way = {
+        "auto": "at once",
+        "approve": f"after a person's word, within {span(rules.approval.expires)}, else {rules.approval.otherwise}",
+        "shadow": f"after scoring beside the champion for {rules.intervals} interval(s)",
+        "canary": f"after answering {shares} of the rows, {rules.intervals} interval(s) each",
+    }[rules.mode]
+    watch = rules.watch.intervals
+    return f"{way}; then watched beside its predecessor for {watch} interval(s)" if watch else f"{way}; not watched"
 
 
 def _share(share: float) -> str:

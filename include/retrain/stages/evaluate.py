@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 from retrain import behaviour, estimators, metrics, plots, resampling, rows, serving, spending
 from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
 from retrain.metrics import Array
-from retrain.results import Accepted, Champion, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
+from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
 from retrain.run import Run
 from retrain.spec import METRICS, Spec
 from retrain.tools.registry import load_model
@@ -62,7 +62,7 @@ def evaluate(run: Run) -> EvaluateReport:
     look = spending.look(run, context, train, fresh)
     if not look.level:
         said = f"{look.earlier} earlier looks at rows of {_span(fresh)} have spent gate.level; wait for newer ones"
-        return _inconclusive(run, said).model_copy(update={"looks": look.earlier})
+        return _inconclusive(run, said, look.earlier)
     predictions = {name: _predict(name, model, spec, frame) for name, model in models.items()}
     if pinned:
         try:
@@ -139,9 +139,11 @@ def _span(accepted: tuple[Accepted, ...]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _inconclusive(run: Run, reason: str) -> EvaluateReport:
+def _inconclusive(run: Run, reason: str, looks: int = 0) -> EvaluateReport:
     decision = Decision(verdict="inconclusive", reasons=(reason,))
-    return EvaluateReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision)
+    return EvaluateReport(
+        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, looks=looks
+    )
 
 
 def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipeline]:
@@ -156,7 +158,7 @@ def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipelin
 
 def _pinned(run: Run, context: Context) -> tuple[Pipeline | None, str]:
     """The pinned champion, where it is another than the one that serves, or why there is none any more."""
-    pin = _another_pin(context)
+    pin = context.another_pin
     if pin is None:
         return None, ""
     try:
@@ -167,11 +169,6 @@ def _pinned(run: Run, context: Context) -> tuple[Pipeline | None, str]:
         return None, error.found
 
 
-def _another_pin(context: Context) -> Champion | None:
-    champion, pin = context.champion, context.pinned
-    return pin if champion and pin and pin.version != champion.version else None
-
-
 def _asked(context: Context, train: TrainReport) -> int:
     """How many candidates share the level; without a champion the gate asks only one."""
     candidates = sum(one.kind != "baseline" for one in train.fitted)
@@ -180,11 +177,10 @@ def _asked(context: Context, train: TrainReport) -> int:
 
 def _paid(look: spending.Look, asked: int) -> str:
     """What this look may cost, for people."""
-    before = f"these rows were looked at {look.earlier} times before" if look.earlier > 1 else ""
-    before = "these rows were looked at once before" if look.earlier == 1 else before
     each = f", {look.level / asked:.2%} for each of {asked} candidates" if asked > 1 else ""
     said = f"the chance of a wrong promotion is held below {look.level:.2%}{each}"
-    return f"{before}, which costs: {said}" if before else said
+    times = "once" if look.earlier == 1 else f"{look.earlier} times"
+    return f"these rows were looked at {times} before, which costs: {said}" if look.earlier else said
 
 
 def _labelled(

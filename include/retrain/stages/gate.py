@@ -112,13 +112,9 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
 
     for one in candidates:
         if not against(one):
-            why = [
-                check
-                for name in (CHAMPION, PINNED, "naive", "simple")
-                for check in checks[one.name]
-                if check.name == name
-            ]
-            return one, Decision(verdict="promote", reasons=tuple(f"{one.name} {check.reason}" for check in why))
+            by_name = {check.name: f"{one.name} {check.reason}" for check in checks[one.name]}
+            why = tuple(by_name[name] for name in (CHAMPION, PINNED, "naive", "simple") if name in by_name)
+            return one, Decision(verdict="promote", reasons=why)
     open_ = [one for one in candidates if all(check.passed is None for check in against(one))]
     reasons = []
     for one in open_ or candidates:
@@ -159,7 +155,7 @@ class _Facts:
         yield self._another(one, champion)
         yield self._barred(one)
         yield self._interval(CHAMPION, one, CHAMPION, f"champion v{champion.version}", within=one.kind == "refresh")
-        if pin := self._pin():
+        if pin := self.context.another_pin:
             yield self._pinned(one, pin)
         if one.kind != "refresh":
             yield from self._refresh(one)
@@ -175,12 +171,10 @@ class _Facts:
 
     def _paired(self, one: Fitted, against: str) -> Paired | None:
         for pair in self.evaluate.paired:
-            if (pair.model, pair.against, pair.metric) == (one.name, against, self.spec.gate.metric):
-                return (
-                    pair
-                    if all(map(math.isfinite, (pair.gain, pair.low, pair.high, pair.within_low, pair.within_high)))
-                    else None
-                )
+            told = (pair.gain, pair.low, pair.high, pair.within_low, pair.within_high)
+            wanted = (pair.model, pair.against, pair.metric) == (one.name, against, self.spec.gate.metric)
+            if wanted and all(map(math.isfinite, told)):
+                return pair
         return None
 
     def _interval(self, name: str, one: Fitted, against: str, shown: str, *, within: bool = False) -> GateCheck:
@@ -203,23 +197,28 @@ class _Facts:
         value, bound = low - granted, 0.0 - granted
         return GateCheck(name=name, model=one.name, passed=passed, value=value, bound=bound, reason=reason)
 
-    def _pin(self) -> Champion | None:
-        """The pinned champion, where it is another than the one that serves."""
-        pin, champion = self.context.pinned, self.context.champion
-        return pin if pin and champion and pin.version != champion.version else None
-
     def _pinned(self, one: Fitted, pin: Champion) -> GateCheck:
-        """Not creeping away from the pinned champion. A pin that is lost must not stop every later model."""
+        """Not creeping away from the pinned champion: within the margin of it, or no step below the champion.
+
+        Who is shown not to be worse than the champion has used no margin, so it adds nothing to a creep that these rows
+        are too few to see, and keeping the champion would not undo one. Being shown worse than the pin stops everybody;
+        a pin that is lost stops nobody.
+        """
         if self.evaluate.lost:
             moved = f"the pin, v{pin.version}, is lost and moves on to the version that is promoted"
             return GateCheck(name=PINNED, model=one.name, passed=True, reason=f"{moved}: {self.evaluate.lost}")
-        return self._interval(PINNED, one, PINNED, f"the pinned champion v{pin.version}", within=True)
+        check = self._interval(PINNED, one, PINNED, f"the pinned champion v{pin.version}", within=True)
+        pair, step = self._paired(one, PINNED), self._paired(one, CHAMPION)
+        if check.passed is None and pair and step and step.low >= 0:
+            reason = f"{check.reason.partition(';')[0]}; it is no step below the champion"
+            return check.model_copy(update={"passed": True, "reason": reason})
+        return check
 
     def pins(self, one: Fitted) -> bool:
         """Whether later models are held against this one: the first, one better than the pin, or the pin is lost."""
         if self.context.champion is None or self.evaluate.lost:
             return True
-        pair = self._paired(one, PINNED if self._pin() else CHAMPION)
+        pair = self._paired(one, PINNED if self.context.another_pin else CHAMPION)
         return pair is not None and pair.low > 0
 
     def _simple(self, one: Fitted) -> GateCheck:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from retrain import approval, promotion, standing
-from retrain.errors import MissingInput, NotApproved, PromotionConflict
+from retrain import approval, promotion
+from retrain.errors import MissingInput, NotApproved
 from retrain.promotion import Change
 from retrain.results import Champion, Context, Decision, GateReport, ProbeReport, PromoteReport, RegisterReport
 from retrain.run import Run
@@ -37,25 +37,20 @@ def promote(run: Run) -> PromoteReport:
     made = promotion.history(run)
     if not any(one.key == run.key for one in made):
         promotion.refuse(run, made, target, run.as_of)
-        _same_champion(context.champion, standing.champion_at(made, datetime.max.replace(tzinfo=UTC)))
+        if run.spec.promotion.mode != "auto":
+            promotion.same_champion(context.champion, made)
         if wait := _way(run, gate, target, context.champion):
             return wait
     pin = target if gate.pins or context.pinned is None else context.pinned
     more = {"checks": [check.model_dump(mode="json") for check in probed.checks]}
-    change = Change("promote", target, gate.kind or "new", gate.decision.reasons, pin, run.as_of, more)
+    change = Change(
+        "promote", target, gate.kind or "new", gate.decision.reasons, pin, run.as_of, more, context.champion
+    )
     record, newest = promotion.move(run, change)
     if not newest:
         return promotion.told(run, record, "promoted before; the champion has changed since")
     previous = f", was version {record.body['previous']}" if record.body["previous"] else ""
     return promotion.told(run, record, f"version {target.version} serves{previous}")
-
-
-def _same_champion(gated: Champion | None, serves: Champion | None) -> None:
-    if gated and serves and gated.digest != serves.digest:
-        raise PromotionConflict(
-            f"the gate held the candidate against version {gated.version}, version {serves.version} serves now",
-            do="start a new run: it is held against the one that serves",
-        )
 
 
 def _way(run: Run, gate: GateReport, target: Champion, champion: Champion | None) -> PromoteReport | None:

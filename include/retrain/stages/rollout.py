@@ -288,6 +288,7 @@ def _promote(run: Run, context: Context, going: Rollout, evidence: Evidence, sai
         pinned=target if going.pins or context.pinned is None else context.pinned,
         effective_at=run.as_of,
         more={"evidence": _figures(evidence)},
+        over=context.champion,
     )
     made = promotion.history(run)
     try:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,8 +173,8 @@ class Registry(Server):
         with self._asking():
             self._existing(model, version)
             # The tag goes first: it is what still names the version after MLflow has dropped the alias with it.
-            self._client.set_registered_model_tag(model, _alias_tag(name), str(version))
-            self._client.set_registered_model_alias(model, name, str(version))
+            _twice(self._client.set_registered_model_tag, model, _alias_tag(name), str(version))
+            _twice(self._client.set_registered_model_alias, model, name, str(version))
 
     def clear(self, model: str, name: str) -> None:
         """Remove an alias; nothing happens if there is none."""
@@ -268,6 +268,16 @@ class Registry(Server):
         if int(kept.version) != int(made.version):
             self._client.delete_model_version(model, made.version)
         return kept
+
+
+def _twice(write: Callable[..., None], *arguments: str) -> None:
+    """MLflow looks and then inserts: of two first writers at once one finds a row that was not there. It is now."""
+    try:
+        write(*arguments)
+    except MlflowException as error:
+        if "IntegrityError" not in str(error):
+            raise
+        write(*arguments)
 
 
 def _text(value: Any) -> str:

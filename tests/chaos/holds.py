@@ -1,0 +1,119 @@
+"""What must hold after every history."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from retrain.errors import RetrainError
+from retrain.ledger import Ledger, Record
+from retrain.results import Champion, Context
+from retrain.tools.registry import Registry
+from retrain.tools.versions import registry_of
+from tests.chaos.world import Body, World, changes, pointed
+
+
+def violations(world: World, *, gone: Iterable[int] = (), replays: Iterable[Body] = ()) -> list[str]:
+    """What is wrong in a world that has recovered; empty if nothing is.
+
+    Args:
+        gone: versions that a hand deleted.
+        replays: what was asked for before; asked again it may change nothing.
+    """
+
+    def looked(_: World) -> list[str]:
+        wrong = standing_wrong(world, set(gone))
+        before = told(world)
+        for replay in replays:
+            try:
+                replay(world)
+            except RetrainError:
+                pass
+            except Exception as error:
+                wrong.append(f"a replay crashed: {error!r}")
+        if (after := told(world)) != before:
+            wrong.append(f"replays changed something: {before} became {after}")
+        return wrong
+
+    found = world.apart(looked)
+    return found.value if found.ended == "done" else [f"the look at it {found.ended}: {found.value}"]
+
+
+def told(world: World) -> tuple[Any, ...]:
+    """What a replay may not change: the changes on record, what they wait for, and where the aliases point."""
+    records = [one for one in Ledger(world.home.ledger).records(world.model) if one.kind not in ("stage", "reconciled")]
+    return tuple((one.kind, one.key, one.hash[:8]) for one in records), pointed(world)[0]
+
+
+def standing_wrong(world: World, gone: set[int]) -> list[str]:
+    """One champion, alias = head = tag, chain and anchors whole, everything completed once, no version lost."""
+    wrong: list[str] = []
+    book, client = Ledger(world.home.ledger), MlflowClient(world.home.mlflow, world.home.mlflow)
+    try:
+        hashes = book.verify(world.model)
+    except RetrainError as error:
+        return [f"the chain: {error.found}"]
+    for anchor in registry_of(world.home).anchors(world.model):
+        if anchor.place > len(hashes) or hashes[anchor.place - 1] != anchor.hash:
+            wrong.append(f"the anchor of record {anchor.place} is not the ledger's")
+    made = changes(world)
+    if (sequences := [one.sequence for one in made]) != list(range(1, len(made) + 1)):
+        wrong.append(f"the sequence is {sequences}")
+    wrong += _completed(book, world.model, made)
+    wrong += _held(world, made)
+    versions = {int(one.version): one for one in client.search_model_versions(f"name = '{world.model}'")}
+    count = max(versions, default=0)
+    if lost := set(range(1, count + 1)) - versions.keys() - gone:
+        wrong.append(f"versions {lost} were lost")
+    aliases, tags = pointed(world)
+    head = made[-1].body["version"] if made else None
+    for name, found in (("alias", aliases.get("champion")), ("tag", tags.get("retrain.alias.champion"))):
+        if found != (None if head is None else str(head)):
+            wrong.append(f"the {name} is at {found}, the ledger's head at {head}")
+    if head is not None and aliases.get("challenger") == str(head):
+        wrong.append("the champion is still its own challenger")
+    wrong += _serves(world, made)
+    past = [one.effective_at for one in made if one.body["action"] in ("promote", "rollback")]
+    if past != sorted(past):
+        wrong.append("an older run replaced a newer champion")
+    return wrong
+
+
+def _completed(book: Ledger, model: str, made: list[Record]) -> list[str]:
+    done = [one.key for one in book.records(model, "completed")]
+    wrong = [f"{key} was completed twice" for key in set(done) if done.count(key) > 1]
+    # What could not be completed has something after it on record that says so.
+    instead = {(one.sequence or 0) - 1 for one in made if one.body["action"] in ("undo", "restore", "adopt")}
+    missing = [one.sequence for one in made if str(one.sequence) not in done and one.sequence not in instead]
+    return wrong + ([f"changes {missing} were never completed"] if missing else [])
+
+
+def _held(world: World, made: list[Record]) -> list[str]:
+    """Every candidate replaced the champion that it was held against."""
+    wrong = []
+    for before, one in pairwise(made):
+        if one.body["action"] == "promote":
+            (file,) = Path(world.home.store).rglob(f"{one.key}/context.json")
+            held = Context.from_json(file.read_bytes()).champion
+            if held and held.digest != before.body["champion"]["digest"]:
+                wrong.append(
+                    f"{one.key} was held against version {held.version}, and replaced version {before.body['version']}"
+                )
+    return wrong
+
+
+def _serves(world: World, made: list[Record]) -> list[str]:
+    if not made:
+        return []
+    champion = Champion.model_validate(made[-1].body["champion"])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            Registry(world.home.mlflow).fetch(world.model, champion.version, champion.digest, Path(folder) / "model")
+    except RetrainError as error:
+        return [f"the champion does not load: {error.found}"]
+    return []

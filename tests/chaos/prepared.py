@@ -1,0 +1,143 @@
+"""Prepared homes, and the fresh copies of them in which the histories take place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+
+from retrain import estimators, standing
+from retrain.results import (
+    Configuration,
+    Context,
+    Decision,
+    Fitted,
+    GateReport,
+    ProbeReport,
+    RefitReport,
+    RegisterReport,
+)
+from retrain.tools.registry import Registry, save_model
+from tests.chaos.postgres import moved
+from tests.chaos.world import World, changes
+from tests.conftest import churn_spec
+
+LINKED = ("mlartifacts", "store")
+"""Folders whose files are replaced, not written to; a copy of the home shares them."""
+
+
+def prepare(world: World, months: int, promoted: int, *, mode: str = "auto", racers: int = 0) -> None:
+    """Registered versions 1 … `months`, each by a run of its month, the first `promoted` of them promoted in turn.
+
+    The runs after those saw the newest of them as champion. `racers` more runs are of the month after the promoted.
+    """
+    data = churn_spec() | {"model": world.model, "promotion": mode}
+    world.home.models.mkdir(parents=True, exist_ok=True)
+    (world.home.models / f"{world.model}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def made(world: World) -> None:
+        for month in range(1, months + 1):
+            registered(world, month)
+            if month <= promoted:
+                world.promoted(month)
+        for place in range(racers):
+            registered(world, promoted + 1, f"racer-{place:02}", place)
+
+    world.asked(made)
+
+
+def registered(world: World, month: int, key: str = "", place: int = -1) -> None:
+    """A run as it stands before `promote`: probed, and its version the challenger."""
+    run = world.run(month, key)
+    folder = Path(run.store.url(run.path("refit", "model")))
+    frame, zeros = pd.DataFrame({"x": [0.0, 1.0] * 50}), 10 + month + 40 * (place >= 0) + max(place, 0)
+    pipe = Pipeline([("model", DummyClassifier(strategy="prior"))]).fit(frame, [0] * zeros + [1] * (100 - zeros))
+    digest = save_model(pipe, folder, example=frame[:2], requirements=estimators.requirements())
+    registry = Registry(world.home.mlflow)
+    run_id = registry.record(
+        experiment=world.model, key=run.key, name=run.key, description="", params={}, metrics={}, tags={}, files={}
+    )
+    version = registry.register(model=world.model, run_id=run_id, folder=folder, digest=digest, tags={}, description="")
+    registry.point(world.model, "challenger", version)
+    about: dict[str, Any] = {"model": world.model, "interval": run.interval, "effective_at": run.as_of}
+    yes = Decision(verdict="promote", reasons=("better",))
+    configuration = Configuration(estimator="linear", parameters={}, pipeline="p")
+    fitted = Fitted(
+        name="new", kind="new", training=run.key, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
+        digest=digest, configuration=configuration,
+    )  # fmt: skip
+    made = changes(world)
+    champion = standing.champion_at(made, run.as_of)
+    context = Context(
+        **about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=standing.pinned(made)
+    )
+    golden = {"rows": [{"x": 0.0}, {"x": 1.0}], "predictions": [1 - zeros / 100] * 2}
+    run.store.write(run.path("refit", "golden.json"), json.dumps(golden).encode())
+    run.write(context, "context")
+    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", pins=True), "gate")
+    run.write(RefitReport(**about, decision=yes, fitted=fitted, golden="", mean_prediction=(0.5,)), "refit")
+    done = yes.model_copy(update={"verdict": "registered"})
+    run.write(RegisterReport(**about, decision=done, run_id=run_id, version=version, digest=digest), "register")
+    run.write(ProbeReport(**about, decision=yes, version=version), "probe")
+
+
+@dataclass
+class Worlds:
+    """Prepared homes, each made once, and the fresh copies of them."""
+
+    folder: Path
+    made: dict[tuple[Any, ...], Path] = field(default_factory=dict)
+    count: int = 0
+
+    def prepared(self, months: int, promoted: int, mode: str = "auto", racers: int = 0) -> Path:
+        key = (months, promoted, mode, racers)
+        if key not in self.made:
+            folder = self.folder / f"prepared-{os.getpid()}-{len(self.made)}"
+            folder.mkdir()
+            prepare(World(folder), months, promoted, mode=mode, racers=racers)
+            self.made[key] = folder
+        return self.made[key]
+
+    @contextmanager
+    def fresh(self, *key: Any, **about: Any) -> Iterator[World]:
+        origin = self.prepared(*key)
+        self.count += 1
+        folder = self.folder / f"world-{os.getpid()}-{self.count}"
+        shutil.copytree(origin, folder, copy_function=_copy)
+        world = World(folder, **about)
+        with sqlite3.connect(world.database) as connection:
+            for table, column in (
+                ("experiments", "artifact_location"),
+                ("runs", "artifact_uri"),
+                ("model_versions", "source"),
+                ("model_versions", "storage_location"),
+            ):
+                change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608
+                connection.execute(change, (f"{origin}/", f"{folder}/"))
+        connection.close()
+        if world.ledger:
+            place = f"{os.getpid()}_{self.count}"
+            address = world.asked(lambda _: moved(world.ledger, World(folder).home.ledger, place))
+            world = replace(world, ledger=address)
+        try:
+            yield world
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(source: str, target: str) -> None:
+    if any(f"/{name}/" in source for name in LINKED):
+        os.link(source, target)
+    else:
+        shutil.copyfile(source, target)
