@@ -317,6 +317,10 @@ def reconcile(run: Run, take: Literal["", "ledger", "alias"], reason: str) -> st
                 run=run.key,
                 by=run.trigger.by,
             )
+            try:
+                registry.describe(run.model, body["version"])
+            except ArtifactMissing:
+                return _restore(run, registry, made, reason)
             _finish(run, registry, made[-1])
             return f"the alias was at version {found or 'none'}, it is put back to version {body['version']}"
         if take == "alias" and found is not None:

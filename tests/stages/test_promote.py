@@ -275,6 +275,16 @@ def test_a_deleted_champion_is_registered_again(churn: Model) -> None:
     assert pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == 1
 
 
+def test_a_deleted_champion_whose_alias_a_hand_moved_is_registered_again_too(churn: Model) -> None:
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
+    move_by_hand(churn, 1)
+    assert "serve as version" in pipeline.reconcile(churn.home, churn.home.spec("churn"), "rc", "ledger", "both slips")
+    assert chain(churn)[-1].body["action"] == "restore"
+    sound(churn)
+
+
 def _race(run: Run) -> str:
     try:
         promote(run)
