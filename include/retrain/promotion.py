@@ -109,16 +109,20 @@ def refuse(run: Run, made: list[Record], target: Champion, effective_at: datetim
         )
 
 
-def same_champion(held: Champion | None, made: list[Record]) -> None:
+def same_champion(held: Champion | None, made: list[Record], *, first: bool = True) -> None:
     """Refuse a target that was held against another champion than the newest record's.
+
+    Args:
+        first: one that was held against none, since there was none, may come after another such.
 
     Raises:
         PromotionConflict: the champion has changed since.
     """
     serves = Champion.model_validate(made[-1].body["champion"]) if made else None
-    if held and serves and held.digest != serves.digest:
+    if serves and (held.digest != serves.digest if held else not first):
+        against = f"version {held.version}" if held else "no champion"
         raise PromotionConflict(
-            f"the candidate was held against version {held.version}, version {serves.version} serves now",
+            f"the candidate was held against {against}, version {serves.version} serves now",
             do="start a new run: it is held against the one that serves",
         )
 

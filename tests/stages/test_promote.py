@@ -407,6 +407,18 @@ def test_where_nobody_answers_the_default_does(churn: Model, spec_of: Any, other
     assert serving(churn) == serves
 
 
+def test_of_two_first_versions_that_waited_one_serves(churn: Model, spec_of: Any) -> None:
+    asks(churn, spec_of(), "approve")
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    spec = churn.home.spec("churn")
+    pipeline.answer(churn.home, spec, 1, "approve", "bob", "the first")
+    with pytest.raises(PromotionConflict, match="held against no champion, version 1 serves now"):
+        pipeline.answer(churn.home, spec, 2, "approve", "bob", "it was never held against it")
+    assert serving(churn) == 1
+    sound(churn)
+
+
 def test_two_people_are_two(churn: Model, spec_of: Any) -> None:
     promote(registered(churn, MONTHS[0]))
     asks(churn, spec_of(), {"mode": "approve", "approval": {"two_people": True}})

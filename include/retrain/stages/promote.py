@@ -38,7 +38,8 @@ def promote(run: Run) -> PromoteReport:
     if not any(one.key == run.key for one in made):
         promotion.refuse(run, made, target, run.as_of)
         if run.spec.promotion.mode != "auto":
-            promotion.same_champion(context.champion, made)
+            # A word may come days later: of several first versions that waited only one may serve.
+            promotion.same_champion(context.champion, made, first=False)
         if wait := _way(run, gate, target, context.champion):
             return wait
     pin = target if gate.pins or context.pinned is None else context.pinned
