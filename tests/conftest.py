@@ -119,6 +119,22 @@ class Model:
         )
 
 
+def home_at(root: Path) -> Home:
+    """A home below `root`, for what several tests share: no environment variable points at it."""
+    state = root / "state"
+    (root / "models").mkdir()
+    return Home(
+        root=root,
+        models=root / "models",
+        state=state,
+        store=str(state / "store"),
+        ledger=f"sqlite:///{state / 'ledger.db'}",
+        registry=str(state / "registry.git"),
+        remote=str(state / "remote"),
+        mlflow=f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nobody_is_told() -> Iterator[None]:
     """No library may reach out of this machine, whatever its telemetry settings say."""

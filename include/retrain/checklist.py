@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from retrain import pages
+from retrain import pages, wording
 from retrain.results import GateCheck, GateReport
 
 COLUMNS = ("check", "model", "verdict", "value", "bound", "why")
@@ -49,12 +47,12 @@ def terminal(report: GateReport) -> Table:
 
 def markdown(report: GateReport) -> str:
     """The table for MLflow and a model card; names from data cannot become markup."""
-    lines = [f"# {_cell(report.model)} {report.interval.name}: {_cell(_said(report))}", ""]
-    lines += [f"- {_cell(reason)}" for reason in report.decision.reasons]
+    lines = [f"# {wording.markdown(report.model)} {report.interval.name}: {wording.markdown(_said(report))}", ""]
+    lines += [f"- {wording.markdown(reason)}" for reason in report.decision.reasons]
     lines += ["", f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|---|"]
     for name, model, said, value, bound, why in _rows(report):
         cells = [name, model, said, _number(value), _number(bound), why]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(wording.markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -69,15 +67,3 @@ def _said(report: GateReport) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _cell(text: str) -> str:
-    """One line of text that Markdown shows as it is.
-
-    >>> _cell("a|b\\n<i>*c*")
-    'a\\\\|b &lt;i&gt;\\\\*c\\\\*'
-    """
-    plain = escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
-    for sign in "|*_`[]#~!":
-        plain = plain.replace(sign, f"\\{sign}")
-    return plain

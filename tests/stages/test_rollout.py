@@ -21,7 +21,7 @@ from retrain.stages.rollout import rollout
 from retrain.stages.score import score
 from retrain.tools.registry import Registry
 from retrain.workspace import Home
-from tests.conftest import churn_rows
+from tests.conftest import churn_rows, home_at
 from tests.stages.test_score import LINEAR, STEEP, Bench, spec_of
 
 FEBRUARY, MARCH, APRIL, MAY, JUNE = (f"2024-{month:02d}-01" for month in range(2, 7))
@@ -96,19 +96,7 @@ def worse(start: str) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def laid(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Bench:
     """A registry with the four versions."""
-    root = tmp_path_factory.mktemp("laid")
-    (root / "models").mkdir()
-    state = root / "state"
-    home = Home(
-        root=root,
-        models=root / "models",
-        state=state,
-        store=str(state / "store"),
-        ledger=f"sqlite:///{state / 'ledger.db'}",
-        registry=str(state / "registry.git"),
-        remote=str(state / "remote"),
-        mlflow=f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
-    )
+    home = home_at(tmp_path_factory.mktemp("laid"))
     bench = Bench(home, spec_of(), empty_mlflow)
     assert bench.register(bench.fit(LINEAR)) == GOOD
     assert bench.register(bench.fit(STEEP)) == POOR

@@ -37,7 +37,7 @@ from retrain.stages.ingest import ingest
 from retrain.stages.score import score
 from retrain.tools.registry import Registry, save_model
 from retrain.workspace import Home
-from tests.conftest import Model, churn_rows, churn_spec
+from tests.conftest import Model, churn_rows, churn_spec, home_at
 
 JANUARY, FEBRUARY, MARCH, APRIL = "2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"
 LINEAR = Configuration(estimator="linear", parameters={}, pipeline="p")
@@ -183,19 +183,7 @@ def laid(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Callab
 
     @lru_cache
     def of(task: str) -> Bench:
-        root = tmp_path_factory.mktemp(task)
-        state = root / "state"
-        (root / "models").mkdir()
-        home = Home(
-            root=root,
-            models=root / "models",
-            state=state,
-            store=str(state / "store"),
-            ledger=f"sqlite:///{state / 'ledger.db'}",
-            registry=str(state / "registry.git"),
-            remote=str(state / "remote"),
-            mlflow=f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
-        )
+        home = home_at(tmp_path_factory.mktemp(task))
         bench = Bench(home, spec_of(task), empty_mlflow)
         assert bench.register(bench.fit()) == FIRST
         assert bench.register(bench.fit(STIFF if task == "regression" else STEEP)) == OTHER

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from math import isfinite
 
 import numpy as np
@@ -92,8 +93,8 @@ class Evidence:
     plain: tuple[Look, ...]
     breach: str
 
-    def since(self, moment: object) -> int:
-        return sum(one.interval.start >= moment for one in self.pairs)  # type: ignore[operator]
+    def since(self, moment: datetime) -> int:
+        return sum(one.interval.start >= moment for one in self.pairs)
 
 
 def rollout(run: Run) -> RolloutReport:
