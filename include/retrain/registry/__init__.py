@@ -1,0 +1,1 @@
+"""Versions and who serves: MLflow, promotion, rollback, approval, smoke test, lineage."""

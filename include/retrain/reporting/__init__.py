@@ -1,0 +1,1 @@
+"""Answers to people, read from what is on record."""

@@ -1,0 +1,1 @@
+"""What one installation keeps: settings, store, ledger, and what stands by it."""

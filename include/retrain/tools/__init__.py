@@ -1,1 +1,0 @@
-"""The libraries with a heavy face, one per package, imported nowhere else. Tools do not import each other."""
