@@ -36,7 +36,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from benchmarks.measure import Figures
-from retrain.tools.drift import Codes, Kind, Limits, compare
+from retrain.monitoring.drift import Codes, Kind, Limits, compare
 
 NUMBERS, LEVELS = 8, (3, 5, 10, 30)
 KINDS: dict[str, Kind] = {

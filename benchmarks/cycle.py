@@ -45,9 +45,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from benchmarks import measure
 from benchmarks.measure import Figures
 from bin import local, processes, settings
-from retrain.ledger import Ledger
-from retrain.run import run_key
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger
+from retrain.state.run import run_key
+from retrain.state.settings import Home, Store
 
 BAR = 1.2
 MODEL, DAG = "flights", "flights_retrain"

@@ -32,9 +32,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import Figures
-from retrain import estimation
-from retrain.estimation import Past
-from retrain.metrics import score
+from retrain.modeling.metrics import score
+from retrain.monitoring import estimation
+from retrain.monitoring.estimation import Past
 
 METRICS = {"binary": ("log_loss", "roc_auc"), "multiclass": ("log_loss", "f1_macro"), "regression": ("rmse", "mae")}
 CHAMPIONS = {"trees": "gradient-boosted trees", "linear": "a linear model, blind to half of the signal"}

@@ -3,9 +3,9 @@
     python benchmarks/gates.py [--quick]
 
 Made-up answers of made-up models whose true scores are known, through the code that judges real ones: blocks are
-resampled and paired by `stages.evaluate`, the level is spent by `retrain.spending`, and `stages.gate.judge` decides. No
-model is fitted, and the baselines count as beaten: they could only stop a promotion. One sealed interval, `LEVEL`,
-`MARGIN`, 50 rows a day.
+resampled and paired by `stages.evaluate`, the level is spent by `retrain.gate.alpha_spending`, and `stages.gate.judge`
+decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion. One sealed interval,
+`LEVEL`, `MARGIN`, 50 rows a day.
 
 A new configuration is as good as the champion, a refresh worse by exactly the margin; promoting either is wrong. Errors
 of all models share a part; rows are independent, or a part of each model's error is that of the day, or the days' parts
@@ -43,9 +43,9 @@ from scipy.stats import binom, norm
 
 from benchmarks.alarms import wilson
 from benchmarks.measure import Figures
-from retrain import resampling, spending
-from retrain.ledger import Record
-from retrain.metrics import Array
+from retrain.gate import alpha_spending
+from retrain.modeling import resampling
+from retrain.modeling.metrics import Array
 from retrain.results import (
     Accepted,
     Batch,
@@ -64,6 +64,7 @@ from retrain.results import (
 from retrain.spec import EXAMPLE, METRICS, Spec, parse
 from retrain.stages import evaluate
 from retrain.stages.gate import judge
+from retrain.state.ledger import Record
 
 TASKS = {"log_loss": "binary", "roc_auc": "binary", "rmse": "regression", "mae": "regression"}
 WORLDS = ("independent", "days", "AR(1)", "rare mistakes")
@@ -226,12 +227,12 @@ def frame(metric: str, asked: tuple[str, ...], pinned: bool = False) -> tuple[Sp
     return spec, context, TrainReport(**about, fitted=fitted, sealed=intervals[-1:], seed=1)
 
 
-def looks(count: int) -> list[spending.Look]:
+def looks(count: int) -> list[alpha_spending.Look]:
     """What `count` looks at one interval may spend."""
     now = datetime(2024, 1, 1, tzinfo=UTC)
     body = {"batches": ["a"], "level": LEVEL, "expected": 1}
     records = [Record(n, "churn", "look", f"{n}", None, "", now, now, body) for n in range(count)]
-    return [look for _, look in spending.spent(records)]
+    return [look for _, look in alpha_spending.spent(records)]
 
 
 def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, asked: tuple[str, ...]) -> GateReport:

@@ -26,18 +26,18 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "config")]
 import airflow_local_settings as parent
 
 READING = {
-    "retrain.workspace": ("Store.read", "Store.exists", "Store.keys", "sha256_of"),
-    "retrain.ledger": ("Ledger.records",),
-    "retrain.rows": ("read",),
-    "retrain.tools.sources": ("find", "deliver"),
-    "retrain.tools.registry": ("Registry.fetch", "Registry.alias", "load_model"),
+    "retrain.state.settings": ("Store.read", "Store.exists", "Store.keys", "sha256_of"),
+    "retrain.state.ledger": ("Ledger.records",),
+    "retrain.data.dataset": ("read",),
+    "retrain.data.sources": ("find", "deliver"),
+    "retrain.registry.mlflow": ("Registry.fetch", "Registry.alias", "load_model"),
     "pandas": ("read_parquet",),
 }
 WRITING = {
-    "retrain.workspace": ("Store.write", "Store.put", "Store.put_folder"),
-    "retrain.ledger": ("Ledger.append",),
-    "retrain.tools.versions": ("DataRegistry.publish",),
-    "retrain.tools.registry": (
+    "retrain.state.settings": ("Store.write", "Store.put", "Store.put_folder"),
+    "retrain.state.ledger": ("Ledger.append",),
+    "retrain.data.versions": ("DataRegistry.publish",),
+    "retrain.registry.mlflow": (
         *("save_model", "Registry.record", "Registry.register"),
         *("Registry.point", "Registry.clear"),
     ),

@@ -6,8 +6,8 @@ Two models answer the rows of thirty days a month. The truth is a log-odds per r
 an error of its own per row, and one that all rows of a day share, so that days are easy or hard. Two models with
 errors of the same size are equally good. The worse one's error is larger, so that its log loss lies above the other's
 by the share that is named, in the long run. What is measured is the rule that the loop has: the bounds of
-`retrain.sequential` on the paired loss by day, looked at each month, at the spec's default level; beside it the paired
-t-test that somebody would take each month at the same level.
+`retrain.monitoring.confidence_sequence` on the paired loss by day, looked at each month, at the spec's default level;
+beside it the paired t-test that somebody would take each month at the same level.
 
 The blocks of other worlds are drawn as they are, without models: mean zero, and a skewed or heavy tail.
 All figures hang on the seeds and not on the machine.
@@ -33,7 +33,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit
 
 from benchmarks.measure import Figures
-from retrain.sequential import look
+from retrain.monitoring.confidence_sequence import look
 from retrain.spec import Watch
 from tests.chaos import killed
 

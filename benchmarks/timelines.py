@@ -1,4 +1,4 @@
-"""Policies compared on timelines with known truth, and on the flights, by `retrain.replay`.
+"""Policies compared on timelines with known truth, and on the flights, by `retrain.rerun.replay`.
 
 Made: a binary and a regression model of six numbers and a category, 20 months of 400 rows, in which nothing changes,
 the outcome follows the features otherwise (abruptly, gradually, back and forth), the rows are others (covariate shift),
@@ -37,12 +37,12 @@ from rich.progress import track
 
 from benchmarks import measure
 from benchmarks.measure import Figures
-from retrain.ledger import Ledger
-from retrain.replay import FIXED, choose, replay
+from retrain.data.dataset import arrow_schema
+from retrain.rerun.replay import FIXED, choose, replay
 from retrain.results import Accepted, Batch, Outcome
-from retrain.rows import arrow_schema
 from retrain.spec import Spec, parse
-from retrain.workspace import Home, sha256_of
+from retrain.state.ledger import Ledger
+from retrain.state.settings import Home, sha256_of
 
 MONTHS, ROWS, FIRST, CHANGE = 20, 400, 6, 12
 KINDS = ("no change", "abrupt", "gradual", "recurring", "covariate shift", "label shift", "broken unit")

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.text import Text
 
 from bin.settings import Refused
-from retrain.ledger import Ledger
-from retrain.status import Row, rows, table
-from retrain.workspace import Home
+from retrain.reporting.status import Row, rows, table
+from retrain.state.ledger import Ledger
+from retrain.state.settings import Home
 
 ENDED = {"success", "failed"}
 EVERY = 1.0

@@ -296,9 +296,9 @@ def _run(verb: str, say: Say, console: Console) -> Services | None:
 
 def _tables(console: Console) -> None:
     """What happened, of every model that has begun."""
-    from retrain.ledger import Ledger
-    from retrain.status import rows, table
-    from retrain.workspace import Home
+    from retrain.reporting.status import rows, table
+    from retrain.state.ledger import Ledger
+    from retrain.state.settings import Home
 
     place = Home.from_environment()
     ledger = Ledger(place.ledger)

@@ -18,12 +18,12 @@ from airflow.sdk.configuration import conf
 from refusals import final_refusals
 
 from retrain import pipeline
-from retrain.ledger import Record
+from retrain.rendering.text import markdown as plain
 from retrain.results import GateReport, RegisterReport
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.wording import markdown as plain
-from retrain.workspace import Home
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import Home
 
 log = logging.getLogger("retrain")
 
@@ -62,7 +62,7 @@ class AskApproval(HITLOperator):
             return said
         with final_refusals():
             run, proposal = self.asked(context)
-            from retrain.approval import answer
+            from retrain.registry.approval import answer
 
             with pipeline.refusals(self.spec, "approve"):
                 answer(run, proposal, WORDS[option], user["name"], said["params_input"].get("reason", ""))
@@ -102,7 +102,7 @@ def proposed(spec: Spec, params: Any) -> tuple[Run, Record]:
 
 def form(run: Run, proposal: Record, expires: datetime) -> str:
     """What the person reads, as Markdown; names from data cannot become markup."""
-    from retrain.checklist import markdown  # imports pandas
+    from retrain.gate.table import markdown  # imports pandas
 
     gate, registered = run.read(GateReport, "gate"), run.read(RegisterReport, "register")
     rules, trigger = run.spec.promotion.approval, run.trigger

@@ -6,7 +6,7 @@ spec must not be reported from the file that makes the others.
 
 from retrain.errors import InvalidSpec
 from retrain.spec import load
-from retrain.workspace import Home
+from retrain.state.settings import Home
 
 problems = []
 for file in Home.from_environment().specs:

@@ -1,8 +1,8 @@
 """Tells the owner: always in the log, and over the Airflow connections that the spec names under `owner.notify`.
 
-What is said is made in `retrain.alerts`; here it is said, once. A connection of type smtp mails the owner's contact;
-any other is an address that takes a JSON POST: Slack's incoming webhooks, or whatever else speaks HTTP. Whether it
-arrives or not, the task ends as it would have ended.
+What is said is made in `retrain.reporting.notices`; here it is said, once. A connection of type smtp mails the
+owner's contact; any other is an address that takes a JSON POST: Slack's incoming webhooks, or whatever else speaks
+HTTP. Whether it arrives or not, the task ends as it would have ended.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from airflow.sdk import BaseNotifier
 
-from retrain.alerts import Notice
-from retrain.run import Run
+from retrain.reporting.notices import Notice
 from retrain.spec import Spec
+from retrain.state.run import Run
 
 log = logging.getLogger("retrain")
 

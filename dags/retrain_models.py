@@ -19,8 +19,9 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from notices import TellOwner, tell
 from refusals import Refusal, final_refusals
 
-from retrain import alerts, order, pipeline
+from retrain import pipeline
 from retrain.errors import BatchMissing, InvalidSpec, NotApproved
+from retrain.reporting import notices
 from retrain.results import (
     DecideReport,
     DriftReport,
@@ -30,9 +31,10 @@ from retrain.results import (
     StageReport,
     Trigger,
 )
-from retrain.run import Run, run_key
 from retrain.spec import Spec, load
-from retrain.workspace import Home
+from retrain.state import readiness
+from retrain.state.run import Run, run_key
+from retrain.state.settings import Home
 
 Loop = Literal["retrain", "score", "monitor"]
 
@@ -77,7 +79,7 @@ def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
         interval = spec.at(dag_run.data_interval_start)
     else:
         interval = newest(spec, datetime.now(UTC))
-    run = Run(home, spec, interval, order.key_of(loop, dag_run.run_id), trigger, loop, known_at)
+    run = Run(home, spec, interval, readiness.key_of(loop, dag_run.run_id), trigger, loop, known_at)
     if decided := run.ledger.find(spec.model, "decision", alert) if alert else None:
         known_at = decided.effective_at  # what the monitor knew, labels above all, this run must know too
     return replace(run, known_at=known_at if known_at and known_at > interval.end else None)
@@ -138,9 +140,9 @@ def in_turn(run: Run) -> bool:
     context = get_current_context()
     if context["dag_run"].run_type == "manual":
         return True
-    found = order.turn(
+    found = readiness.turn(
         run,
-        order.read(run),
+        readiness.read(run),
         now=datetime.now(UTC),
         since=context["dag_run"].start_date or datetime.now(UTC),
         paused=context["ti"].get_dag(f"{run.model}_retrain").is_paused,
@@ -153,19 +155,19 @@ def in_turn(run: Run) -> bool:
 # --- what the owner is told
 
 
-def noticed(report: StageReport, run: Run) -> Iterator[alerts.Notice]:
+def noticed(report: StageReport, run: Run) -> Iterator[notices.Notice]:
     """What a person must know of a stage that went well."""
     look = get_current_context()["ti"].log_url
-    yield from alerts.of_report(run.spec, report, look=look)
+    yield from notices.of_report(run.spec, report, look=look)
     if run.loop == "monitor" and isinstance(report, DecideReport):
         drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
-        yield from alerts.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, look=look)
+        yield from notices.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, look=look)
 
 
 def failed(spec: Spec, loop: Loop | None) -> TellOwner:
     """For `on_failure_callback`; of a task that was killed nothing but its name is known."""
 
-    def notice(context: Any) -> tuple[alerts.Notice, Run | None]:
+    def notice(context: Any) -> tuple[notices.Notice, Run | None]:
         ti, error = context["ti"], context.get("exception")
         try:
             run = current_run(spec, loop, context) if loop else None
@@ -173,7 +175,7 @@ def failed(spec: Spec, loop: Loop | None) -> TellOwner:
             run = None  # what it could not make of its parameters is what failed
         error = error.error if isinstance(error, Refusal) else error
         interval = run.interval.name if run else ""
-        return alerts.of_error(spec, interval, ti.task_id, error, look=ti.log_url), run
+        return notices.of_error(spec, interval, ti.task_id, error, look=ti.log_url), run
 
     return TellOwner(spec, notice)
 
@@ -181,12 +183,12 @@ def failed(spec: Spec, loop: Loop | None) -> TellOwner:
 def started(spec: Spec) -> TellOwner:
     """For the callback of the monitor's last task."""
 
-    def notice(context: Any) -> tuple[alerts.Notice, Run | None]:
+    def notice(context: Any) -> tuple[notices.Notice, Run | None]:
         run, ti = current_run(spec, "monitor", context), context["ti"]
         said = ti.xcom_pull(task_ids="decide")
         paused = ti.get_dag(f"{spec.model}_retrain").is_paused
         reason, key = "; ".join(said["reasons"]), f"alert-{said['run']}"
-        return alerts.started(spec, run.interval.name, reason, key, paused=paused, look=ti.log_url), run
+        return notices.started(spec, run.interval.name, reason, key, paused=paused, look=ti.log_url), run
 
     return TellOwner(spec, notice)
 

@@ -11,7 +11,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk.exceptions import AirflowSkipException
 
 from retrain.results import RegisterReport
-from retrain.workspace import Home, Store
+from retrain.state.settings import Home, Store
 
 
 class StartRetraining(TriggerDagRunOperator):

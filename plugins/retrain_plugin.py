@@ -21,11 +21,11 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from retrain.errors import InvalidName, MissingInput
-from retrain.ledger import Ledger
-from retrain.order import key_of
+from retrain.rendering.text import stamp
 from retrain.results import EvaluateReport, GateCheck, RegisterReport
-from retrain.wording import stamp
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger
+from retrain.state.readiness import key_of
+from retrain.state.settings import Home, Store
 
 LOOPS = ("retrain", "score", "monitor")
 FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
@@ -138,7 +138,7 @@ def mlflow(dag_id: str, run_id: str) -> Response:
 @app.get("/dags/{dag_id}/history", dependencies=READ)
 def history(dag_id: str) -> Response:
     """Every change of the model's champion, and what was refused."""
-    from retrain import history as told
+    from retrain.reporting import history as told
 
     model, home = dag_id.rpartition("_")[0], Home.from_environment()
     if f"{model}.yaml" not in {file.name for file in home.specs}:
@@ -159,7 +159,7 @@ def history(dag_id: str) -> Response:
 @app.get("/models", dependencies=[Depends(requires_access_dag("GET"))])
 def models() -> Response:
     """All models: owner, champion, age, health."""
-    from retrain import inventory
+    from retrain.reporting import inventory
 
     return HTMLResponse(inventory.page(inventory.entries(Home.from_environment())), headers=QUIET)
 

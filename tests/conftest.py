@@ -28,8 +28,8 @@ import pytest
 import yaml
 
 from retrain.results import Trigger
-from retrain.run import Run
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 
 INCLUDE = Path(__file__).parents[1] / "include"
 
@@ -153,7 +153,7 @@ def nobody_is_told() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in it: making one costs seconds, copying it nothing."""
-    from retrain.tools.registry import Registry
+    from retrain.registry.mlflow import Registry
 
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     Registry(f"sqlite:///{file}").alias("none", "none")

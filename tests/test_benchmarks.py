@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from benchmarks import alarms, cycle, gates, measure, parse, rollback, rows, timelines
-from retrain import metrics, pipeline
-from retrain.replay import FIXED
+from retrain import pipeline
+from retrain.modeling import metrics
+from retrain.rerun.replay import FIXED
 from retrain.results import Outcome, Trigger
-from retrain.run import Run
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 
 MONTHS = ("2013-01-01", "2013-02-01", "2013-03-01", "2013-04-01", "2013-05-01")
 

@@ -35,9 +35,9 @@ def copy(tmp_path: Path) -> Path:
     ("file", "line"),
     [
         ("stages/gate.py", "from retrain.stages import train"),
-        ("tools/drift/__init__.py", "from retrain.tools import registry"),
-        ("spec.py", "import retrain.ledger"),
-        ("ledger.py", "import retrain.pipeline"),
+        ("monitoring/drift/__init__.py", "import mlflow"),
+        ("spec/__init__.py", "import retrain.state.ledger"),
+        ("state/ledger.py", "import retrain.pipeline"),
         ("pipeline.py", "import airflow"),
     ],
 )

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from retrain import ledger, promotion
-from retrain.tools.registry import Registry
+from retrain.registry import promotion
+from retrain.registry.mlflow import Registry
+from retrain.state import ledger
 from tests.chaos import histories as made
 from tests.chaos.__main__ import FAMILIES, histories, table
 from tests.chaos.hands import HANDS

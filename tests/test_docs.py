@@ -10,7 +10,7 @@ from pathlib import Path
 import typer.main
 
 from retrain.__main__ import app
-from retrain.check.manual import keys
+from retrain.authoring.check.manual import keys
 
 ROOT = Path(__file__).parents[1]
 MANUAL = "\n".join(

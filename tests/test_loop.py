@@ -19,12 +19,12 @@ import yaml
 
 from retrain import pipeline
 from retrain.errors import Quarantined
-from retrain.ledger import Ledger
+from retrain.registry.mlflow import Registry
+from retrain.reporting.status import rows as status_rows
 from retrain.results import Context, DriftReport, GateReport, RegisterReport
-from retrain.run import Run
-from retrain.status import rows as status_rows
-from retrain.tools.registry import Registry
-from retrain.workspace import Home
+from retrain.state.ledger import Ledger
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.conftest import INCLUDE, Model, churn_rows, churn_spec
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
@@ -187,7 +187,7 @@ def test_the_champion_is_scored_by_its_own_code(year: Path, monkeypatch: pytest.
     shutil.rmtree(model.home.state / "models", ignore_errors=True)
     registry = Registry(model.home.mlflow)
     promoted = model.run(MONTHS[3]).ledger.records("churn", "promotion")[-1].body["champion"]
-    from retrain.tools.registry import load_model
+    from retrain.registry.mlflow import load_model
 
     folder = registry.fetch("churn", promoted["version"], promoted["digest"], year / "again")
     assert len(load_model(folder, promoted["digest"]).predict(churn_frame())) == ROWS

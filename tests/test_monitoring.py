@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from retrain import pipeline, status
+from retrain import pipeline
 from retrain.__main__ import app
 from retrain.errors import MissingInput
+from retrain.reporting import status
 from retrain.results import (
     Context,
     DecideReport,
@@ -28,8 +29,8 @@ from retrain.results import (
     RolloutReport,
     Trigger,
 )
-from retrain.run import Run
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.conftest import Model, churn_rows, churn_spec
 
 FIRST, MONTH, NEXT = ("2024-01-01", "2024-02-01", "2024-03-01"), "2024-04-01", "2024-05-01"

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from retrain.data.dataset import arrow_schema
 from retrain.results import Accepted, Batch, Champion, Context
-from retrain.rows import arrow_schema
-from retrain.run import Run
 from retrain.spec import Spec, parse
-from retrain.workspace import Home, sha256_of
+from retrain.state.run import Run
+from retrain.state.settings import Home, sha256_of
 
 
 def spec_from(data: dict[str, Any], code: str = "") -> Spec:

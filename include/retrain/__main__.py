@@ -16,10 +16,10 @@ from rich.console import Console, RenderableType
 
 from retrain import pipeline
 from retrain.errors import BatchMissing, MissingInput, Quarantined, RetrainError
-from retrain.ledger import Ledger
 from retrain.results import HELD, GateReport, StageReport, Trigger
-from retrain.run import Run, run_key
-from retrain.workspace import Home
+from retrain.state.ledger import Ledger
+from retrain.state.run import Run, run_key
+from retrain.state.settings import Home
 
 # Before a library starts its threads: those that wait must not take the core from those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -90,9 +90,9 @@ def _earlier(name: str, run: Run) -> None:
 def _say(report: StageReport, stage: str) -> None:
     typer.echo(pipeline.last_line(report, stage))
     if isinstance(report, GateReport) and report.checks:
-        from retrain import checklist
+        from retrain.gate import table
 
-        _show(checklist.terminal(report))
+        _show(table.terminal(report))
 
 
 for _one in pipeline.STAGES:
@@ -148,9 +148,9 @@ def replay(
     out: Annotated[str, typer.Option("--out", help="folder of the plot and the table")] = "",
 ) -> None:
     """Show what other policies would have done with this model's history."""
-    from retrain import plots
-    from retrain.replay import choose, table
-    from retrain.replay import replay as walk
+    from retrain.rendering import plots
+    from retrain.rerun.replay import choose, table
+    from retrain.rerun.replay import replay as walk
 
     home = Home.from_environment()
     spec = home.spec(model)
@@ -168,7 +168,7 @@ def replay(
 @app.command()
 def status(model: Annotated[str, typer.Argument(help="one model; by default all")] = "") -> None:
     """Show what happened, interval by interval."""
-    from retrain.status import table
+    from retrain.reporting.status import table
 
     home = Home.from_environment()
     for name in [model] if model else [file.stem for file in home.specs]:
@@ -225,7 +225,7 @@ def reconcile(
 @app.command()
 def history(model: Model) -> None:
     """Show every change of the champion, and what was refused: when, why, who."""
-    from retrain import history as told
+    from retrain.reporting import history as told
 
     home = Home.from_environment()
     _show(told.table(Ledger(home.ledger), home.spec(model).model))
@@ -238,7 +238,7 @@ def served(
     recorded: Annotated[bool, typer.Option("--recorded", help="ask the wall's clock, not the data's")] = False,
 ) -> None:
     """Say which version served at a moment, why, and on which data it was trained."""
-    from retrain import history as told
+    from retrain.reporting import history as told
 
     home = Home.from_environment()
     typer.echo("\n".join(told.served(home, home.spec(model), told.moment(at), recorded=recorded)))
@@ -247,7 +247,7 @@ def served(
 @app.command()
 def explain(model: Model, version: Version) -> None:
     """Show the whole chain of a version, from delivered bytes to the alias."""
-    from retrain import explain as told
+    from retrain.reporting import explain as told
 
     home = Home.from_environment()
     _show(told.explain(home, home.spec(model), version))
@@ -256,7 +256,7 @@ def explain(model: Model, version: Version) -> None:
 @app.command()
 def reproduce(model: Model, version: Version) -> None:
     """Bring a version's data back by hash, train it again, and say whether it is the same."""
-    from retrain import reproduce as again
+    from retrain.rerun import reproduce as again
 
     home = Home.from_environment()
     with Console(stderr=True).status("") as shown:
@@ -269,7 +269,7 @@ def reproduce(model: Model, version: Version) -> None:
 @app.command()
 def changelog(model: Model) -> None:
     """Print what changed from version to version, as Markdown."""
-    from retrain import changelog as told
+    from retrain.reporting import changelog as told
 
     home = Home.from_environment()
     typer.echo(told.changelog(model, Ledger(home.ledger).records(home.spec(model).model)))
@@ -278,7 +278,7 @@ def changelog(model: Model) -> None:
 @app.command()
 def inventory() -> None:
     """Show all models: owner, champion, age, health."""
-    from retrain import inventory as told
+    from retrain.reporting import inventory as told
 
     _show(told.table(told.entries(Home.from_environment())))
 
@@ -286,13 +286,13 @@ def inventory() -> None:
 @app.command()
 def verify(model: Annotated[str, typer.Argument(help="one model; by default all on record")] = "") -> None:
     """Look whether record, aliases, model files and data are all there and unaltered."""
-    from retrain import audit
+    from retrain.reporting import verify
 
     home, sound, console = Home.from_environment(), True, Console(stderr=True)
-    for name in [home.spec(model).model] if model else audit.models(home):
+    for name in [home.spec(model).model] if model else verify.models(home):
         with console.status(name) as shown:
-            answers = audit.verify(home, name, shown.update)
-        _show(audit.table(name, answers))
+            answers = verify.verify(home, name, shown.update)
+        _show(verify.table(name, answers))
         sound = sound and all(one.ok for one in answers)
     if not sound:
         raise typer.Exit(1)
@@ -337,7 +337,7 @@ def new(
     key: Annotated[list[str] | None, typer.Option("--key", help="a column that identifies a row; repeatable")] = None,
 ) -> None:
     """Look at data and write a spec to correct by hand."""
-    from retrain.scaffold import new as write
+    from retrain.authoring.scaffold import new as write
 
     for line in write(Home.from_environment(), model, data, target=target, time=time, key=key or []).said:
         typer.echo(line)
@@ -347,7 +347,7 @@ def new(
 @app.command()
 def check(model: Annotated[str, typer.Argument(help="one model; by default all")] = "") -> None:
     """Explain every spec, or say what is wrong with it."""
-    from retrain.check import check as look
+    from retrain.authoring.check import check as look
 
     checked = look(Home.from_environment(), model)
     typer.echo("\n\n".join(map(str, checked)))

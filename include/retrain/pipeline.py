@@ -16,11 +16,11 @@ from typing import Literal, cast
 from pydantic import ConfigDict
 
 from retrain.errors import ConfigChanged, NotApproved, RetrainError
-from retrain.ledger import Ledger, Record
 from retrain.results import Context, Decision, Interval, PromoteReport, Result, StageReport, Trigger
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.workspace import Home
+from retrain.state.ledger import Ledger, Record
+from retrain.state.run import Run
+from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
 
 def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None = None, by: str = "") -> PromoteReport:
     """Put the champion's predecessor, or version `to`, back; the same key twice is one rollback."""
-    from retrain.promotion import roll_back as back
+    from retrain.registry.promotion import roll_back as back
 
     with refusals(spec, "rollback"):
         return back(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), reason, to=to)
@@ -235,7 +235,7 @@ def reconcile(
     home: Home, spec: Spec, key: str, take: Literal["", "ledger", "alias"], reason: str, *, by: str = ""
 ) -> str:
     """Make ledger and alias agree again; what was done, for people."""
-    from retrain.promotion import reconcile as settle
+    from retrain.registry.promotion import reconcile as settle
 
     with refusals(spec, "reconcile"):
         return settle(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), take, reason)
@@ -248,7 +248,7 @@ def proposed(home: Home, spec: Spec, version: int, digest: str = "") -> tuple[Ru
         UnknownVersion: it has not been proposed.
         NotApproved: it was proposed with other files than those of `digest`.
     """
-    from retrain.approval import proposal_of
+    from retrain.registry.approval import proposal_of
 
     with refusals(spec, "approve"):
         proposal = proposal_of(_apart(home, spec, f"answer-{version}", Trigger()), version)
@@ -266,7 +266,7 @@ def answer(
     home: Home, spec: Spec, version: int, verdict: Literal["approve", "reject"], by: str, reason: str
 ) -> StageReport:
     """A person's word about a proposed version; its run's promote stage then does what follows from it."""
-    from retrain.approval import answer as say
+    from retrain.registry.approval import answer as say
 
     run, proposal = proposed(home, spec, version)
     with refusals(spec, "approve"):

@@ -10,11 +10,11 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from retrain.data.versions import registry_of
 from retrain.errors import RetrainError
-from retrain.ledger import Ledger, Record
+from retrain.registry.mlflow import Registry
 from retrain.results import Champion, Context
-from retrain.tools.registry import Registry
-from retrain.tools.versions import registry_of
+from retrain.state.ledger import Ledger, Record
 from tests.chaos.world import Body, World, changes, pointed
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.measure import Figures
-from retrain.tools.registry import Registry
+from retrain.registry.mlflow import Registry
 from tests.chaos.histories import CHANGES, THIRD, History, drawn, seen
 from tests.chaos.play import MEMORY, play
 from tests.chaos.prepared import Worlds

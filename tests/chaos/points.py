@@ -21,7 +21,7 @@ import requests
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
-from retrain.tools.versions.git import Scratch
+from retrain.data.versions.git import Scratch
 
 Act = Callable[[int, str], None]
 """Called at each point with its number, from 1 on, and its name."""

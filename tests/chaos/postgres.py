@@ -35,7 +35,7 @@ def ledger_on_postgres() -> Iterator[str]:
 
 def moved(url: str, source: str, number: str) -> str:
     """The ledger at SQLite `source` brought to a schema of its own; its address."""
-    from retrain.ledger import Ledger
+    from retrain.state.ledger import Ledger
 
     address = url.format(number)
     schema = address.rpartition("%3D")[2]

@@ -17,7 +17,8 @@ import yaml
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, standing
+from retrain.modeling import estimators
+from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
     Configuration,
     Context,
@@ -28,7 +29,7 @@ from retrain.results import (
     RefitReport,
     RegisterReport,
 )
-from retrain.tools.registry import Registry, save_model
+from retrain.state import projections
 from tests.chaos.postgres import moved
 from tests.chaos.world import World, changes
 from tests.conftest import churn_spec
@@ -78,9 +79,9 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
         digest=digest, configuration=configuration,
     )  # fmt: skip
     made = changes(world)
-    champion = standing.champion_at(made, run.as_of)
+    champion = projections.champion_at(made, run.as_of)
     context = Context(
-        **about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=standing.pinned(made)
+        **about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=projections.pinned(made)
     )
     golden = {"rows": [{"x": 0.0}, {"x": 1.0}], "predictions": [1 - zeros / 100] * 2}
     run.store.write(run.path("refit", "golden.json"), json.dumps(golden).encode())

@@ -25,14 +25,16 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  both loaded once, h
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from retrain import ledger, pipeline, probing
+from retrain import pipeline
 from retrain.errors import RetrainError
-from retrain.ledger import Ledger, Record
+from retrain.registry import smoke_test
+from retrain.registry.mlflow import Registry
 from retrain.results import Champion, Context, PromoteReport
-from retrain.run import Run
 from retrain.stages import promote  # noqa: F401  loaded before any fork
-from retrain.tools.registry import Registry
-from retrain.workspace import Home, Store
+from retrain.state import ledger
+from retrain.state.ledger import Ledger, Record
+from retrain.state.run import Run
+from retrain.state.settings import Home, Store
 from tests.chaos import points
 
 Body = Callable[["World"], Any]
@@ -140,7 +142,7 @@ class World:
         tempfile.tempdir = str(self.folder / "tmp")
         sys.stdout = sys.stderr = io.StringIO()
         if not self.slow:
-            probing.probe = _look
+            smoke_test.probe = _look
         if self.busy:
             _wait_less(self.busy)
         if act:

@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 
 from retrain.results import Accepted, ColumnDrift, Context, Decision, DriftReport, GateReport, TrainReport
-from retrain.run import Run
 from retrain.stages.drift import drift
 from retrain.stages.evaluate import evaluate
 from retrain.stages.refit import refit
 from retrain.stages.train import train
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.conftest import churn_rows, churn_spec
 from tests.trained import begun, champion_of, publish, spec_from
 

@@ -25,7 +25,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from retrain import estimators, rows, serving
+import retrain.stages.evaluate as evaluate_module
+from retrain.data import dataset
 from retrain.errors import (
     ArtifactMissing,
     DigestMismatch,
@@ -35,8 +36,9 @@ from retrain.errors import (
     SchemaChanged,
     ScoringFailed,
 )
-from retrain.features import Typed
-from retrain.ledger import Record
+from retrain.modeling import estimators
+from retrain.modeling.features import Typed
+from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
     Accepted,
     Batch,
@@ -49,10 +51,10 @@ from retrain.results import (
     TrainReport,
     Trigger,
 )
-from retrain.run import Run
 from retrain.stages.evaluate import evaluate
-from retrain.tools.registry import Registry, save_model
-from retrain.workspace import Home, sha256_of
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import Home, sha256_of
 
 CONFIGURATION = Configuration(estimator="linear", parameters={}, pipeline="p")
 TARGETS: dict[str, dict[str, Any]] = {
@@ -131,7 +133,7 @@ class Bench:
         self.run = Run(home, self.spec, self.spec.at("2024-04-01"), "test", Trigger())
         frames = [month(1), month(2), month(3), month(4) if sealed is None else sealed]
         self.accepted = [self.accept(n, frame) for n, frame in enumerate(frames, start=1)]
-        self.training = rows.read(self.run, self.accepted[:3])
+        self.training = dataset.read(self.run, self.accepted[:3])
         self.fitted: list[Fitted] = []
         self.champion: Champion | None = None
         self.pinned: Champion | None = None
@@ -140,7 +142,7 @@ class Bench:
         interval = self.spec.at(f"2024-0{number}-01")
         file = Path(self.home.state) / f"{number}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pandas(frame, schema=rows.arrow_schema(self.spec), preserve_index=False), file)
+        pq.write_table(pa.Table.from_pandas(frame, schema=dataset.arrow_schema(self.spec), preserve_index=False), file)
         batch = Batch(
             interval=interval, sha256=sha256_of(file), rows=len(frame), bytes=1, key=f"trips/{number}.parquet"
         )
@@ -155,7 +157,7 @@ class Bench:
             ]
         )
         typed = Typed({"road": "category", "wind": "number", "load": "integer"}, self.outcomes)
-        y = rows.outcome(self.spec, self.training)
+        y = dataset.outcome(self.spec, self.training)
         return make_pipeline(typed, columns, estimator).fit(self.training, y)
 
     @property
@@ -176,7 +178,7 @@ class Bench:
                 kind=kind,
                 configuration=CONFIGURATION,
                 training="t",
-                intervals=rows.intervals(self.accepted[:3]),
+                intervals=dataset.intervals(self.accepted[:3]),
                 rows=1200,
                 key=self.run.path("train", name),
                 digest=digest,
@@ -234,7 +236,7 @@ class Bench:
             ),
             "context",
         )
-        sealed = rows.intervals(self.accepted[3:]) if sealed is None else sealed
+        sealed = dataset.intervals(self.accepted[3:]) if sealed is None else sealed
         self.run.write(TrainReport(**about, fitted=tuple(self.fitted), sealed=sealed, seed=1), "train")
         report = evaluate(self.run)
         assert EvaluateReport.from_json(report.to_json()) == report
@@ -355,7 +357,7 @@ def test_no_label_at_all_is_inconclusive(home: Home) -> None:
 
 def test_rows_that_a_candidate_was_fitted_on_do_not_judge(home: Home) -> None:
     bench = Bench(home, "binary").fit_all()
-    report = bench.evaluate(sealed=rows.intervals(bench.accepted[2:3]))
+    report = bench.evaluate(sealed=dataset.intervals(bench.accepted[2:3]))
     assert report.decision.verdict == "inconclusive"
     assert not report.metrics
 
@@ -388,16 +390,18 @@ def test_a_champion_that_has_seen_the_sealed_rows_is_not_compared(place: Home) -
 
 def test_only_what_the_champion_has_not_seen_judges(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
-    bench.fitted = [one.model_copy(update={"intervals": rows.intervals(bench.accepted[:2])}) for one in bench.fitted]
-    report = bench.serve(bench.pipeline(DummyClassifier()), until=3).evaluate(sealed=rows.intervals(bench.accepted[2:]))
-    assert report.sealed == rows.intervals(bench.accepted[3:])
+    bench.fitted = [one.model_copy(update={"intervals": dataset.intervals(bench.accepted[:2])}) for one in bench.fitted]
+    report = bench.serve(bench.pipeline(DummyClassifier()), until=3).evaluate(
+        sealed=dataset.intervals(bench.accepted[2:])
+    )
+    assert report.sealed == dataset.intervals(bench.accepted[3:])
 
 
 def test_a_champion_that_cannot_score_is_an_error(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     training = bench.training.assign(gone=1.0)
     model = make_pipeline(Typed({"gone": "number"}, bench.outcomes), LogisticRegression())
-    model.fit(training, rows.outcome(bench.spec, training))
+    model.fit(training, dataset.outcome(bench.spec, training))
     bench.training = training[[*bench.spec.columns]]
     folder = bench.home.state / "models" / "champion"
     digest = save_model(model, folder, example=training[["gone"]], requirements=["scikit-learn"])
@@ -473,14 +477,14 @@ def test_a_pinned_champion_of_other_classes_stops_nothing(place: Home) -> None:
 def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be a pity to lose the pin to an hour without network."""
     bench = lasting(Bench(place, "binary").fit_all())
-    real = serving.load
+    real = evaluate_module.load_champion
 
     def load(run: Run, champion: Champion) -> Pipeline:
         if champion == bench.pinned:
             raise RegistryDown("no answer", do="try again")
         return real(run, champion)
 
-    monkeypatch.setattr(serving, "load", load)
+    monkeypatch.setattr(evaluate_module, "load_champion", load)
     with pytest.raises(RegistryDown):
         bench.evaluate()
 
@@ -509,7 +513,7 @@ def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch:
 def test_rows_that_nobody_can_judge_by_cost_nothing(home: Home) -> None:
     Bench(home, "binary", month(4).assign(late=pd.array([None] * 400, dtype="boolean"))).fit_all().evaluate()
     bench = Bench(home, "binary").fit_all()
-    bench.evaluate(sealed=rows.intervals(bench.accepted[2:3]))
+    bench.evaluate(sealed=dataset.intervals(bench.accepted[2:3]))
     assert not looks(bench)
 
 

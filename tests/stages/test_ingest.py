@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from retrain import pipeline
+from retrain.data.dataset import arrow_schema
 from retrain.errors import (
     BatchMissing,
     BatchTooLarge,
@@ -28,7 +29,6 @@ from retrain.errors import (
     SchemaChanged,
 )
 from retrain.results import IngestReport
-from retrain.rows import arrow_schema
 from retrain.stages.ingest import ingest
 
 if TYPE_CHECKING:

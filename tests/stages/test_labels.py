@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrain import pipeline, rows
+from retrain import pipeline
+from retrain.data import dataset
+from retrain.data.versions import Version, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, DtypeChanged, SchemaChanged, SnapshotCorrupt
-from retrain.ledger import Ledger, Record
 from retrain.results import (
     Accepted,
     Decision,
@@ -26,8 +27,8 @@ from retrain.results import (
 )
 from retrain.stages.context import context
 from retrain.stages.train import train
-from retrain.tools.versions import Version, registry_of
-from retrain.workspace import digest_of
+from retrain.state.ledger import Ledger, Record
+from retrain.state.settings import digest_of
 
 if TYPE_CHECKING:
     from tests.conftest import Model
@@ -88,7 +89,7 @@ class Apart:
     def read(self, one: Accepted, record: Record | None = None) -> pd.DataFrame:
         """The rows of a batch with the labels that are on record, in the order of the file."""
         labels = LabelBatch.model_validate((record or self.records[-1]).body["labels"])
-        return rows.read(self.model.run(), [one.model_copy(update={"labels": labels})], ordered=False)
+        return dataset.read(self.model.run(), [one.model_copy(update={"labels": labels})], ordered=False)
 
 
 @pytest.fixture
@@ -303,8 +304,8 @@ def test_the_same_labels_in_another_order_are_the_same_bytes(apart: Apart, rows_
 def test_a_kill_leaves_nothing_half_done(
     apart: Apart, rows_of: Frames, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrain.tools.versions import DataRegistry
-    from retrain.workspace import Store
+    from retrain.data.versions import DataRegistry
+    from retrain.state.settings import Store
 
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
@@ -427,7 +428,7 @@ def test_classes_and_keys_of_several_columns(apart: Apart, rows_of: Frames) -> N
     assert (said.labelled, said.unknown, said.strangers) == (199, 1, 0)
     read = apart.read(one)
     assert read["churned"].astype(object).drop(7).tolist() == frame["churned"].drop(7).tolist()
-    assert rows.outcome(apart.model.run().spec, read).isna().tolist() == [place == 7 for place in range(200)]
+    assert dataset.outcome(apart.model.run().spec, read).isna().tolist() == [place == 7 for place in range(200)]
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -435,7 +436,7 @@ def test_classes_and_keys_of_several_columns(apart: Apart, rows_of: Frames) -> N
 
 def test_without_their_labels_the_target_is_empty(apart: Apart, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
-    read = rows.read(apart.model.run(), [one])
+    read = dataset.read(apart.model.run(), [one])
     assert read["churned"].isna().all()
     assert read["churned"].dtype == float
 
@@ -443,7 +444,7 @@ def test_without_their_labels_the_target_is_empty(apart: Apart, rows_of: Frames)
 def test_features_alone_are_read_without_the_labels(apart: Apart, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     gone = LabelBatch(sha256="0" * 64, rows=1, key="churn/labels/gone.parquet")
-    read = rows.read(apart.model.run(), [one.model_copy(update={"labels": gone})], ["visits"], ordered=False)
+    read = dataset.read(apart.model.run(), [one.model_copy(update={"labels": gone})], ["visits"], ordered=False)
     assert list(read) == ["visits"]
 
 
@@ -455,16 +456,16 @@ def test_a_batch_from_before_labels_came_apart_does_not_answer_for_them(
     pipeline.run_stage("ingest", run)
     batch = run.read(IngestReport, "ingest").batch
     one = Accepted(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=run.as_of)
-    assert rows.read(churn.run(), [one])["churned"].notna().all()
+    assert dataset.read(churn.run(), [one])["churned"].notna().all()
     Apart(churn, spec_of())
-    assert rows.read(churn.run(), [one])["churned"].isna().all()
+    assert dataset.read(churn.run(), [one])["churned"].isna().all()
 
 
 def test_the_digest_of_training_rows_knows_their_labels(apart: Apart, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     labelled = [one.model_copy(update={"labels": LabelBatch(sha256=letter * 64, rows=1, key="k")}) for letter in "ab"]
-    assert len({rows.training_digest([each]) for each in (one, *labelled)}) == 3
-    assert rows.training_digest([one]) == digest_of([one.batch.sha256])
+    assert len({dataset.training_digest([each]) for each in (one, *labelled)}) == 3
+    assert dataset.training_digest([one]) == digest_of([one.batch.sha256])
 
 
 # --- in the loop -----------------------------------------------------------------------------------
@@ -482,12 +483,12 @@ def test_training_reads_the_joined_labels_and_only_months_that_have_them(apart: 
     pipeline.run_stage("labels", run)
     known = context(run)
     run.write(known, "context")
-    training, sealed = rows.split(known, run.spec)
+    training, sealed = dataset.split(known, run.spec)
     assert [[one.batch.interval.name for one in part] for part in (training, sealed)] == [[JAN, FEB], [APR]]
     report = train(run)
     assert report.unlabelled == 10 + 20
     assert {one.rows for one in report.fitted} == {370}
-    assert {one.training for one in report.fitted} == {rows.training_digest(training)}
+    assert {one.training for one in report.fitted} == {dataset.training_digest(training)}
 
 
 def test_the_contract_does_not_ask_a_batch_for_its_labels(apart: Apart, rows_of: Frames) -> None:
@@ -507,7 +508,7 @@ def test_a_month_without_a_batch_waits_for_no_labels(apart: Apart) -> None:
 
 
 def test_check_says_where_labels_come_from(apart: Apart) -> None:
-    from retrain.check import check
+    from retrain.authoring.check import check
 
     apart.spec["quality"]["expectations"] = [
         {"expect": "expect_column_values_to_not_be_null", "args": {"column": "churned"}}

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from retrain import approval, pipeline, probing, promotion, standing
+from retrain import pipeline
 from retrain.errors import (
     ArtifactMissing,
     Barred,
@@ -25,7 +25,8 @@ from retrain.errors import (
     StaleRun,
     UnknownVersion,
 )
-from retrain.ledger import Ledger, Record
+from retrain.registry import approval, promotion, smoke_test
+from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
     Champion,
     Configuration,
@@ -38,9 +39,10 @@ from retrain.results import (
     RefitReport,
     RegisterReport,
 )
-from retrain.run import Run
 from retrain.stages.promote import promote
-from retrain.tools.registry import Registry, save_model
+from retrain.state import projections
+from retrain.state.ledger import Ledger, Record
+from retrain.state.run import Run
 from tests.conftest import Model
 
 pytestmark = pytest.mark.usefixtures("mlflow")
@@ -67,7 +69,7 @@ def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **
     )  # fmt: skip
     served = [one for one in run.ledger.records("churn", "promotion") if one.run != run.key]
     champion = Champion.model_validate(served[-1].body["champion"]) if served else None
-    pinned = standing.pinned(served)
+    pinned = projections.pinned(served)
     run.write(
         Context(**about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=pinned), "context"
     )
@@ -87,7 +89,7 @@ def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
             Registry(run.home.mlflow).fetch(run.model, target.version, target.digest, Path(folder) / "model")
         return ()
 
-    monkeypatch.setattr(probing, "probe", probe)
+    monkeypatch.setattr(smoke_test, "probe", probe)
 
 
 def move_by_hand(model: Model, version: int) -> None:
@@ -129,7 +131,7 @@ def test_what_pins_is_kept_until_another_is_shown_better(churn: Model) -> None:
     pins = [one.body["pinned"]["version"] for one in chain(churn)]
     assert pins == [1, 1, 1, 4]
     pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
-    back = standing.pinned(chain(churn))
+    back = projections.pinned(chain(churn))
     assert back
     assert back.version == 1, "the pin goes back with the champion"
 
@@ -329,7 +331,7 @@ def test_what_was_put_back_does_not_come_again(churn: Model) -> None:
     assert serving(churn) == 1
     pipeline.roll_back(home, spec, "rb-2", "it was not that one", to=2)
     assert serving(churn) == 2
-    assert standing.bars(chain(churn))[0].version == 1, "named by a person it is barred no more; the other one is"
+    assert projections.bars(chain(churn))[0].version == 1, "named by a person it is barred no more; the other one is"
     sound(churn)
 
 
@@ -339,7 +341,7 @@ def test_on_the_datas_clock_a_rollback_serves_from_now_on(churn: Model) -> None:
     third = churn.run(MONTHS[2])
     third.ledger.append("churn", "stage", "later", {}, effective_at=third.as_of)
     pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
-    served = [standing.champion_at(chain(churn), churn.run(month).interval.end) for month in MONTHS[:3]]
+    served = [projections.champion_at(chain(churn), churn.run(month).interval.end) for month in MONTHS[:3]]
     assert [one and one.version for one in served] == [1, 2, 1]
 
 
@@ -453,18 +455,18 @@ def test_a_challenger_first_scores_beside_the_champion(churn: Model, spec_of: An
     assert serving(churn) == 1
     rollouts = run.ledger.records("churn", "rollout")
     assert len(rollouts) == 1
-    found = standing.rollout_at(chain(churn), rollouts, run.as_of)
+    found = projections.rollout_at(chain(churn), rollouts, run.as_of)
     assert found
     assert (found.beside.version, found.champion, found.share) == (2, 1, share)
-    assert standing.rollout_at(chain(churn), rollouts, run.interval.start) is None
+    assert projections.rollout_at(chain(churn), rollouts, run.interval.start) is None
 
 
 def test_the_predecessor_goes_on_scoring_beside_a_new_champion(churn: Model, spec_of: Any) -> None:
     promote(registered(churn, MONTHS[0]))
     run = registered(churn, MONTHS[1])
     promote(run)
-    found = standing.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
+    found = projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
     assert found
     assert (found.purpose, found.beside.version, found.champion) == ("watch", 1, 2)
     pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
-    assert standing.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None
+    assert projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrain import estimators, rows
+from retrain.data import dataset
 from retrain.errors import MissingInput, SameModel
+from retrain.modeling import estimators
+from retrain.registry.mlflow import load_model
 from retrain.results import Champion, Context, Decision, GateReport, RefitReport, TrainReport
-from retrain.run import Run
 from retrain.stages.refit import refit
 from retrain.stages.train import train
-from retrain.tools.registry import load_model
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.trained import begun, champion_of, publish, spec_from
 
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
@@ -83,7 +84,7 @@ def test_all_mature_rows_are_fitted_with_the_gated_configuration(gated: Callable
     count = before.configuration.parameters["n_estimators"]
     assert loaded(run, report)[-1].get_booster().num_boosted_rounds() == count
     assert all(check.passed for check in report.checks)
-    assert report.fitted.training == rows.training_digest(run.read(Context, "context").accepted)
+    assert report.fitted.training == dataset.training_digest(run.read(Context, "context").accepted)
 
 
 def test_a_window_moves_on(gated: Callable[..., Run]) -> None:
@@ -98,7 +99,7 @@ def test_the_golden_rows_are_answered_from_json(gated: Callable[..., Run]) -> No
     assert len(golden["rows"]) == 20
     said = estimators.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
     assert np.array_equal(said, golden["predictions"])
-    stored = rows.read(run, run.read(Context, "context").accepted[-1:])
+    stored = dataset.read(run, run.read(Context, "context").accepted[-1:])
     kept = stored[stored["signup"].isin(pd.to_datetime([row["signup"] for row in golden["rows"]], utc=True))]
     assert np.allclose(sorted(estimators.predict(loaded(run, report), "binary", kept)), sorted(said))
 
@@ -134,7 +135,7 @@ def test_the_reference_has_predictions_for_sealed_rows_only(gated: Callable[...,
     assert (len(reference), int(reference["prediction"].notna().sum())) == (600, 200)
     with run.store.local(candidate(run).key) as folder:
         old = load_model(folder, candidate(run).digest)
-    sealed = rows.read(run, run.read(Context, "context").accepted[-1:])
+    sealed = dataset.read(run, run.read(Context, "context").accepted[-1:])
     assert np.allclose(reference["prediction"].dropna(), estimators.predict(old, "binary", sealed))
 
     facts = json.loads(run.store.read(run.path("refit", "reference.json")))

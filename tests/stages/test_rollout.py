@@ -10,17 +10,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrain import probing, promotion, standing
 from retrain.errors import ProbeFailed, RegistryDown
-from retrain.ledger import Ledger
-from retrain.promotion import Change
+from retrain.registry import promotion, smoke_test
+from retrain.registry.mlflow import Registry
+from retrain.registry.promotion import Change
 from retrain.results import Champion, Configuration, Decision, DiagnoseReport, MeasureReport, RolloutReport
-from retrain.run import Run
 from retrain.stages.context import context
 from retrain.stages.rollout import rollout
 from retrain.stages.score import score
-from retrain.tools.registry import Registry
-from retrain.workspace import Home
+from retrain.state import projections
+from retrain.state.ledger import Ledger
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.conftest import churn_rows, home_at
 from tests.stages.test_score import LINEAR, STEEP, Bench, spec_of
 
@@ -78,13 +79,13 @@ class Watched(Bench):
         """Which version scores the month that begins then; the alias agrees with the newest."""
         made = Ledger(self.home.ledger).records("churn", "promotion")
         assert self.registry.alias("churn", "champion") == made[-1].body["version"]
-        found = standing.champion_at(made, self.spec.at(start).start)
+        found = projections.champion_at(made, self.spec.at(start).start)
         assert found
         return found.version
 
     def barred(self) -> list[str]:
         records = Ledger(self.home.ledger).records("churn")
-        return [bar.digest for bar in standing.bars(one for one in records if one.kind in ("promotion", "rollout"))]
+        return [bar.digest for bar in projections.bars(one for one in records if one.kind in ("promotion", "rollout"))]
 
 
 def worse(start: str) -> pd.DataFrame:
@@ -113,7 +114,7 @@ Lay = Callable[..., Watched]
 @pytest.fixture
 def lay(home: Home, laid: Bench, monkeypatch: pytest.MonkeyPatch) -> Lay:
     """A fresh bench under a spec's `promotion`; every version answers when it is probed."""
-    monkeypatch.setattr(probing, "probe", lambda *_, **__: ())
+    monkeypatch.setattr(smoke_test, "probe", lambda *_, **__: ())
 
     def made(**promotion: Any) -> Watched:
         more = {name: promotion.pop(name) for name in ("labels", "scoring", "gate") if name in promotion}
@@ -189,7 +190,7 @@ def test_what_the_gate_showed_better_is_pinned(lay: Lay) -> None:
     bench.beside("shadow", GOOD, POOR, FEBRUARY, pins=True)
     assert bench.month(FEBRUARY).decision.verdict == "promoted"
     made = Ledger(bench.home.ledger).records("churn", "promotion")
-    assert standing.pinned(made) == Champion.model_validate(made[-1].body["champion"])
+    assert projections.pinned(made) == Champion.model_validate(made[-1].body["champion"])
     assert made[-1].body["version"] == GOOD
 
 
@@ -254,7 +255,7 @@ def test_a_challenger_that_does_not_answer_the_probe_is_stopped(lay: Lay, monkey
     def refuses(*_: Any) -> Any:
         raise ProbeFailed("it answers otherwise", do="see why")
 
-    monkeypatch.setattr(probing, "probe", refuses)
+    monkeypatch.setattr(smoke_test, "probe", refuses)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
     assert report.decision.reasons[0] == "ProbeFailed: it answers otherwise"

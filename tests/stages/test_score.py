@@ -20,7 +20,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, rows, scores
+from retrain.data import dataset
 from retrain.errors import (
     AmbiguousKeys,
     ArtifactMissing,
@@ -30,13 +30,15 @@ from retrain.errors import (
     ScoringFailed,
     SnapshotCorrupt,
 )
-from retrain.ledger import Ledger
+from retrain.modeling import estimators
+from retrain.monitoring import prediction_log
+from retrain.registry.mlflow import Registry, save_model
 from retrain.results import Accepted, Champion, Configuration, IngestReport, Rollout, ScoreReport
-from retrain.run import Run
 from retrain.stages.ingest import ingest
 from retrain.stages.score import score
-from retrain.tools.registry import Registry, save_model
-from retrain.workspace import Home
+from retrain.state.ledger import Ledger
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.conftest import Model, churn_rows, churn_spec, home_at
 
 JANUARY, FEBRUARY, MARCH, APRIL = "2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"
@@ -100,15 +102,15 @@ class Bench:
     def fit(self, configuration: Configuration = LINEAR) -> Pipeline:
         """A model fitted on January."""
         run = self.begin(JANUARY, key="training")
-        frame = rows.read(run, [self.accept(run)])
-        y = rows.outcome(self.spec, frame).to_numpy()
+        frame = dataset.read(run, [self.accept(run)])
+        y = dataset.outcome(self.spec, frame).to_numpy()
         return estimators.fit(self.spec, configuration, frame[np.isfinite(y)], y[np.isfinite(y)])
 
     def register(self, model: Pipeline, *, as_of: str = FEBRUARY) -> int:
         """A version in the registry, as the stages register it; returns its number."""
         number = len(self.models) + 1
         run = self.begin(JANUARY, key="training")
-        example = rows.read(run, [self.accept(run)])[list(model[0].columns)]
+        example = dataset.read(run, [self.accept(run)])[list(model[0].columns)]
         folder = self.home.root / "made" / str(number)
         digest = save_model(model, folder, example=example, requirements=["scikit-learn"])
         run_id = self.registry.record(
@@ -166,14 +168,14 @@ class Bench:
         return self.model.run().store
 
     def records(self, start: str = FEBRUARY) -> list[Any]:
-        return scores.records(self.model.run(start), self.spec.at(start))
+        return prediction_log.records(self.model.run(start), self.spec.at(start))
 
     def table(self, report: ScoreReport) -> pd.DataFrame:
         assert report.key
         return pd.read_parquet(io.BytesIO(self.store.read(report.key)))
 
     def predicted(self, version: int, run: Run) -> Any:
-        frame = rows.read(run, [self.accept(run)], ordered=False)
+        frame = dataset.read(run, [self.accept(run)], ordered=False)
         return estimators.predict(self.models[version], self.spec.task, frame)
 
 
@@ -295,7 +297,7 @@ def test_a_revised_batch_is_a_record_of_its_own_and_the_old_one_stays(bench: Ben
     revised = bench.score(FEBRUARY, spoilt(visits=(0, 59)), key="revised")
     assert revised.decision.verdict == "scored"
     assert [one.key for one in bench.records()] == [FEBRUARY, f"{FEBRUARY}/{revised.data[:12]}"]  # type: ignore[index]
-    old, new = (scores.read(bench.model.run(FEBRUARY), one) for one in bench.records())
+    old, new = (prediction_log.read(bench.model.run(FEBRUARY), one) for one in bench.records())
     assert old["score"][0] != new["score"][0]
     assert old["score"][1:].tolist() == new["score"][1:].tolist()
     back = bench.score(key="back")
@@ -320,7 +322,7 @@ def test_a_kill_between_file_and_record_is_completed(bench: Bench, monkeypatch: 
 def test_of_two_at_the_same_time_the_record_decides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench.score()
     bench.promote(OTHER)
-    monkeypatch.setattr(scores, "found", lambda *_: None)  # as a process sees it that looked a moment earlier
+    monkeypatch.setattr(prediction_log, "found", lambda *_: None)  # as a process sees it that looked a moment earlier
     second = bench.score(key="second")
     assert (second.decision.verdict, second.version, second.sha256) == ("found", 1, first.sha256)
     assert len(bench.records()) == 1
@@ -332,7 +334,7 @@ def test_scores_that_were_changed_afterwards_are_not_found(bench: Bench) -> None
     with pytest.raises(SnapshotCorrupt):
         bench.score()
     with pytest.raises(SnapshotCorrupt):
-        scores.read(bench.model.run(FEBRUARY), bench.records()[0])
+        prediction_log.read(bench.model.run(FEBRUARY), bench.records()[0])
 
 
 # --- rejected rows
@@ -419,7 +421,7 @@ def test_large_whole_numbers_as_keys_stay_what_they_are(lay: Lay) -> None:
     bench.promote()
     run = bench.begin(FEBRUARY)
     assert bench.table(score(run))["id"].tolist() == ids.tolist()
-    assert scores.joined(run, bench.records()[0], bench.accept(run)).counts.both == 200
+    assert prediction_log.joined(run, bench.records()[0], bench.accept(run)).counts.both == 200
 
 
 # --- whose scores
@@ -614,7 +616,7 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     run = bench.begin(FEBRUARY, spoilt(visits=(3, -5)))
     report = score(run)
     table, (ours, theirs) = bench.table(report), (bench.predicted(version, run) for version in (1, 2))
-    chosen = scores.exposed("churn", pa.table({"id": table["id"]}), 0.25)
+    chosen = prediction_log.exposed("churn", pa.table({"id": table["id"]}), 0.25)
     chosen[3] = False
     assert 30 < chosen.sum() < 70, "a quarter of 200"
     assert (table["version"] == 2).tolist() == chosen.tolist() == (table["shadow_version"] == 1).tolist()
@@ -626,7 +628,7 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     assert bench.records()[0].body["answered"] == report.answered
     assert report.version == 1
 
-    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.prediction.tolist() == np.delete(ours, 3).tolist(), "the champion is judged by its own answers"
     assert joined.beside is not None
     assert joined.beside.tolist() == np.delete(theirs, 3).tolist()
@@ -638,15 +640,15 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
 
 def test_a_share_is_kept_and_grows_by_adding_rows() -> None:
     keys = pa.table({"a": np.arange(20_000), "b": ["x"] * 20_000})
-    steps = [scores.exposed("churn", keys, share) for share in (0.05, 0.25, 0.5)]
+    steps = [prediction_log.exposed("churn", keys, share) for share in (0.05, 0.25, 0.5)]
     for share, chosen in zip((0.05, 0.25, 0.5), steps, strict=True):
         assert abs(chosen.mean() - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
     assert steps[1][steps[0]].all()
     assert steps[2][steps[1]].all()
-    other = scores.exposed("other", keys, 0.05)
+    other = prediction_log.exposed("other", keys, 0.05)
     assert (other & steps[0]).mean() < 0.01, "another model's canary has other rows"
     text = pa.table({"a": [str(n) for n in range(20_000)], "b": pa.array(["x"] * 20_000).dictionary_encode()})
-    assert scores.exposed("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
+    assert prediction_log.exposed("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
 
 
 # --- a champion under watch
@@ -715,18 +717,18 @@ def test_classes(lay: Lay) -> None:
     table, expected = bench.table(report), bench.predicted(1, run)
     assert table.loc[3, ["score_0", "score_1", "score_2", "predicted", "shadow_predicted"]].isna().all()
     expected[3] = np.nan
-    read = scores.read(run, bench.records()[0])
-    np.testing.assert_array_equal(scores.answers(bench.spec, read), expected)
+    read = prediction_log.read(run, bench.records()[0])
+    np.testing.assert_array_equal(prediction_log.answers(bench.spec, read), expected)
     shadow = bench.predicted(2, run)
     shadow[3] = np.nan
-    np.testing.assert_array_equal(scores.answers(bench.spec, read, shadow=True), shadow)
+    np.testing.assert_array_equal(prediction_log.answers(bench.spec, read, shadow=True), shadow)
     keep = np.arange(200) != 3
     names = np.asarray(["basic", "plus", "pro"])
     assert table["predicted"][keep].tolist() == names[expected[keep].argmax(axis=1)].tolist()
     otherwise = expected[keep].argmax(axis=1) != shadow[keep].argmax(axis=1)
     assert report.shadow
     assert report.shadow.decided_otherwise == pytest.approx(otherwise.mean())
-    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.prediction.shape == (199, 3)
 
 
@@ -738,7 +740,7 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
     run = bench.begin(FEBRUARY, frame.assign(churned=None))
     score(run)
     (record,) = bench.records()
-    nothing = scores.joined(run, record, bench.accept(run)).labelled()
+    nothing = prediction_log.joined(run, record, bench.accept(run)).labelled()
     assert (len(nothing.frame), nothing.counts.unlabelled, nothing.counts.share) == (0, 198, 0)
 
     # The revision: labels have come, but not all; in another order; one row is new, one is gone.
@@ -747,7 +749,7 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
     extra = late.iloc[[50]].assign(id="202402-99999")
     late = pd.concat([late.drop(index=[10]), extra]).sample(frac=1, random_state=1)
     after = bench.begin(FEBRUARY, late, key="after")
-    joined = scores.joined(after, record, bench.accept(after)).labelled()
+    joined = prediction_log.joined(after, record, bench.accept(after)).labelled()
 
     assert joined.counts.model_dump() == {
         "predictions": 198,
@@ -758,7 +760,7 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
         "gone": 1,
     }
     assert joined.counts.share == pytest.approx(194 / 198)
-    told = scores.read(run, record).set_index("id")["score"]
+    told = prediction_log.read(run, record).set_index("id")["score"]
     assert joined.prediction.tolist() == told[joined.frame["id"]].tolist()
     truth = frame.set_index("id")["churned"]
     assert joined.outcome.tolist() == truth[joined.frame["id"]].astype(float).tolist()
@@ -770,7 +772,7 @@ def test_abstentions_are_no_predictions(lay: Lay) -> None:
     bench.promote()
     run = bench.begin(FEBRUARY, spoilt(**BROKEN))
     score(run)
-    counts = scores.joined(run, bench.records()[0], bench.accept(run)).counts
+    counts = prediction_log.joined(run, bench.records()[0], bench.accept(run)).counts
     assert (counts.predictions, counts.both, counts.unpredicted) == (198, 198, 2)
 
 
@@ -779,7 +781,7 @@ def test_labels_of_an_ambiguous_key_are_refused(bench: Bench) -> None:
     score(run)
     twice = bench.begin(FEBRUARY, spoilt(id=(1, "202402-00000")), key="twice")
     with pytest.raises(AmbiguousKeys, match=r"2 rows of the batch of .* share their key \(id\)"):
-        scores.joined(twice, bench.records()[0], bench.accept(twice)).labelled()
+        prediction_log.joined(twice, bench.records()[0], bench.accept(twice)).labelled()
 
 
 def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
@@ -794,7 +796,7 @@ def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
     table = bench.table(score(run))
     assert list(table)[:5] == ["version_", "id", "signup", "score", "version"]
     assert (set(table["version_"]), set(table["version"])) == ({7}, {1})
-    joined = scores.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.counts.both == 200
     assert set(joined.frame["score"]) == {0.5}
     assert joined.prediction.tolist() == table["score"].tolist()
@@ -802,8 +804,10 @@ def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
 
 def test_the_same_scores_are_the_same_bytes(bench: Bench) -> None:
     lead = pa.table({"id": pa.array(["b", "a"]).dictionary_encode(), "signup": [datetime(2024, 2, 1)] * 2})
-    told = scores.Answers(np.asarray([0.25, np.nan]), 3)
-    made = [scores.table(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"]) for _ in range(2)]
+    told = prediction_log.Answers(np.asarray([0.25, np.nan]), 3)
+    made = [
+        prediction_log.table(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"]) for _ in range(2)
+    ]
     assert made[0] == made[1]
     assert pq.read_table(io.BytesIO(made[0])).select(["id", "score", "reason"]).to_pylist() == [
         {"id": "b", "score": 0.25, "reason": None},

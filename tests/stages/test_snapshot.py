@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retrain import pipeline
+from retrain.data.versions import DataRegistry, Version
 from retrain.errors import InvalidSpec, MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import Accepted, IngestReport, SnapshotReport, ValidateReport
-from retrain.run import Run
-from retrain.tools.versions import DataRegistry, Version
+from retrain.state.run import Run
 
 if TYPE_CHECKING:
     from tests.conftest import Model

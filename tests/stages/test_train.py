@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrain import estimators, fitting, rows, search
+from retrain.data import dataset
 from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
+from retrain.modeling import estimators, search
+from retrain.modeling.search import Rows
+from retrain.registry import candidates
+from retrain.registry.mlflow import load_model
 from retrain.results import Champion, Context, TrainReport
-from retrain.run import Run
-from retrain.search import Rows
 from retrain.stages.train import train
-from retrain.tools.registry import load_model
-from retrain.workspace import Home
+from retrain.state.run import Run
+from retrain.state.settings import Home
 from tests.trained import begun, champion_of, publish, spec_from
 
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01")
@@ -59,7 +61,7 @@ def loaded(run: Run, one: Any) -> Any:
 
 
 def scored(run: Run, one: Any) -> np.ndarray[Any, Any]:
-    context_rows = rows.read(run, run.read(Context, "context").accepted)
+    context_rows = dataset.read(run, run.read(Context, "context").accepted)
     return estimators.predict(loaded(run, one), run.spec.task, context_rows)
 
 
@@ -237,7 +239,7 @@ def known(begin: Callable[..., Run]) -> Callable[..., tuple[Run, Rows]]:
 
         run = begin(grouped, **training)
         context = run.read(Context, "context")
-        return run, fitting.labelled(run, context.accepted)[0]
+        return run, candidates.labelled(run, context.accepted)[0]
 
     return make
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrain.results import Accepted, Context, Interval, LabelBatch
-from retrain.run import Run
 from retrain.spec import Column, Spec
-from retrain.workspace import digest_of
+from retrain.state.run import Run
+from retrain.state.settings import digest_of
 
 
 def arrow_schema(spec: Spec) -> pa.Schema:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from retrain import rows
-from retrain.estimators import Array
+from retrain.data import dataset
 from retrain.spec import Column, Spec
 
 
-def breaches(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> dict[str, Array]:
+def breaches(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
     """Rule → which rows break it (n,), of the rules that some row breaks.
 
     Key and time are there and the key is no other row's. Of the other columns those rules are asked whose breach
@@ -32,7 +32,7 @@ def breaches(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> dict[str, Array
     return {rule: mask for rule, mask in _rules(spec, lead, frame) if mask.any()}
 
 
-def _rules(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> Iterator[tuple[str, Array]]:
+def _rules(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> Iterator[tuple[str, NDArray[Any]]]:
     for name in lead.column_names:
         yield f"{name}: missing", lead[name].is_null().to_numpy()
     yield f"{', '.join(spec.source.key)}: repeated", repeated(lead, spec.source.key)
@@ -41,7 +41,7 @@ def _rules(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> Iterator[tuple[st
             yield f"{name}: {rule}", mask
 
 
-def _of_column(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Array]]:
+def _of_column(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
     """What can be asked of one row; the same rules as `validate` asks of the batch."""
     if column.type == "number":
         # Whatever the severity: no model takes it.
@@ -67,7 +67,7 @@ def _of_column(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Ar
             yield "does not match its pattern", ~each_text(values, lambda text: bool(pattern.search(text)))
 
 
-def each_text(values: pd.Series[Any], good: Callable[[str], bool]) -> Array:
+def each_text(values: pd.Series[Any], good: Callable[[str], bool]) -> NDArray[Any]:
     """Whether each text is good (n,), asked once per distinct text; a missing one is.
 
     >>> each_text(pd.Series(["a", None, "b"]), {"a"}.__contains__).tolist()
@@ -77,13 +77,13 @@ def each_text(values: pd.Series[Any], good: Callable[[str], bool]) -> Array:
     return np.asarray([*(good(str(text)) for text in coded.categories), True], dtype=bool)[coded.codes.to_numpy()]
 
 
-def repeated(table: pa.Table, key: Sequence[str]) -> Array:
+def repeated(table: pa.Table, key: Sequence[str]) -> NDArray[Any]:
     """Which rows share their key with another one (n,); a missing key is shared with nobody.
 
     >>> repeated(pa.table({"id": ["a", "b", "a", None, None]}), ["id"]).tolist()
     [True, False, True, False, False]
     """
-    numbers = rows.identify(table, key)
+    numbers = dataset.identify(table, key)
     there = numbers >= 0
     shared = np.bincount(numbers[there], minlength=1) > 1
     return np.where(there, shared[numbers], False)

@@ -17,10 +17,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from retrain.ledger import Record
 from retrain.results import Accepted, Context, TrainReport
-from retrain.run import Run
-from retrain.workspace import digest_of
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import digest_of
 
 SHARE = 0.8
 NOTHING = 1e-9

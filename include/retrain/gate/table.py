@@ -6,7 +6,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from retrain import pages, wording
+from retrain.rendering import html, text
 from retrain.results import GateCheck, GateReport
 
 COLUMNS = ("check", "model", "verdict", "value", "bound", "why")
@@ -47,18 +47,18 @@ def terminal(report: GateReport) -> Table:
 
 def markdown(report: GateReport) -> str:
     """The table for MLflow and a model card; names from data cannot become markup."""
-    lines = [f"# {wording.markdown(report.model)} {report.interval.name}: {wording.markdown(_said(report))}", ""]
-    lines += [f"- {wording.markdown(reason)}" for reason in report.decision.reasons]
+    lines = [f"# {text.markdown(report.model)} {report.interval.name}: {text.markdown(_said(report))}", ""]
+    lines += [f"- {text.markdown(reason)}" for reason in report.decision.reasons]
     lines += ["", f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|---|"]
     for name, model, said, value, bound, why in _rows(report):
         cells = [name, model, said, _number(value), _number(bound), why]
-        lines.append(f"| {' | '.join(map(wording.markdown, cells))} |")
+        lines.append(f"| {' | '.join(map(text.markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
 
-def html(report: GateReport) -> bytes:
+def page(report: GateReport) -> bytes:
     """The same as a page of its own."""
-    return pages.page(f"{report.model} {report.interval.name}: gate", report.decision, {"Checks": table(report)})
+    return html.page(f"{report.model} {report.interval.name}: gate", report.decision, {"Checks": table(report)})
 
 
 def _said(report: GateReport) -> str:

@@ -2,7 +2,7 @@
 
 Everything that is learnt from rows is a step of the pipeline, so it is learnt from the rows that are given to
 `fit` and from no others. The last step is the library's own estimator, never a wrapper: a model is loaded
-without code of its own besides `retrain.features`.
+without code of its own besides `retrain.modeling.features`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
 from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
-from retrain.features import Codes, DateParts, FeatureFunction, Typed, code_digest
+from retrain.modeling.features import Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.results import Configuration
 from retrain.spec import Spec, near
-from retrain.workspace import digest_of
+from retrain.state.settings import digest_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -410,9 +410,8 @@ def _version(name: str) -> str | None:
 
 def carry(folder: Path) -> Path:
     """Lay the code that every model needs as a package into `folder`, and return the package."""
-    package = folder / "retrain"
-    package.mkdir(parents=True)
-    here = Path(__file__).parent
-    for name in ("__init__.py", "errors.py", "features.py"):
-        shutil.copyfile(here / name, package / name)
+    package, house = folder / "retrain", Path(__file__).parents[1]
+    (package / "modeling").mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "modeling/__init__.py", "modeling/features.py"):
+        shutil.copyfile(house / name, package / name)
     return package

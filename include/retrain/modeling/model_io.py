@@ -1,6 +1,6 @@
 """A model from its bytes, and nothing that runs code: all of retrain that a serving process needs.
 
-skops is imported here and where a model is saved (`retrain.tools.registry.files`). It alone loads a model:
+skops is imported here and where a model is saved (`retrain.registry.mlflow.files`). It alone loads a model:
 `mlflow.*.load_model` is not used, because an `MLmodel` file may name any module to run, whatever format the weights
 have. skops builds a type by one of several loaders, some of which call what the file names with arguments of the
 file's choice; so each type that skops does not trust by itself is bound to the one loader that `skops.io.dumps` writes
@@ -28,10 +28,10 @@ from retrain.errors import ArtifactMissing, DigestMismatch, EstimatorRefused, In
 
 TRUSTED: Mapping[str, str] = {
     "numpy.dtype": "DTypeNode",
-    "retrain.features.Codes": "ObjectNode",
-    "retrain.features.DateParts": "ObjectNode",
-    "retrain.features.FeatureFunction": "ObjectNode",
-    "retrain.features.Typed": "ObjectNode",
+    "retrain.modeling.features.Codes": "ObjectNode",
+    "retrain.modeling.features.DateParts": "ObjectNode",
+    "retrain.modeling.features.FeatureFunction": "ObjectNode",
+    "retrain.modeling.features.Typed": "ObjectNode",
     "sklearn.calibration._CalibratedClassifier": "ObjectNode",
     "sklearn.calibration._SigmoidCalibration": "ObjectNode",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor": "ObjectNode",
@@ -49,7 +49,7 @@ known by their digest before they are read.
 """
 
 MODEL_FILE = "model.skops"
-REPLACE_TYPE = "use estimators and transformers of scikit-learn, XGBoost or retrain.features"
+REPLACE_TYPE = "use estimators and transformers of scikit-learn, XGBoost or retrain.modeling.features"
 REGISTER_AGAIN = "do not load it; register the model again from a run of retrain"
 
 LEFT_BEHIND = {"__pycache__", "registered_model_meta"}

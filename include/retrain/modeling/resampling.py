@@ -29,7 +29,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from retrain.errors import NonFiniteMetric
-from retrain.metrics import Array, checked, score
+from retrain.modeling.metrics import Array, checked, score
 from retrain.results import Measured, Paired
 from retrain.spec import METRICS, Spec
 

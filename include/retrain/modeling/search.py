@@ -31,10 +31,10 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 
-from retrain import estimators
 from retrain.errors import DegenerateTraining, NonFiniteMetric
-from retrain.estimators import Array
-from retrain.metrics import score
+from retrain.modeling import estimators
+from retrain.modeling.estimators import Array
+from retrain.modeling.metrics import score
 from retrain.results import Configuration
 from retrain.spec import Spec
 

@@ -21,7 +21,7 @@ from math import inf, log, sqrt
 
 import numpy as np
 
-from retrain.metrics import Array
+from retrain.modeling.metrics import Array
 
 MIN_BLOCKS = 12
 """Fewer say nothing."""

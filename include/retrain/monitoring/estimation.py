@@ -35,8 +35,8 @@ from sklearn.preprocessing import OrdinalEncoder
 from xgboost import XGBClassifier, XGBRegressor
 
 from retrain.errors import DegenerateTraining, SchemaChanged
-from retrain.metrics import Array, checked
-from retrain.resampling import UNDEFINED_DRAWS, Draws, interval
+from retrain.modeling.metrics import Array, checked
+from retrain.modeling.resampling import UNDEFINED_DRAWS, Draws, interval
 
 ROWS = 20_000
 """Rows to learn from, and rows to estimate on: more are sampled, which keeps an estimate below some seconds."""

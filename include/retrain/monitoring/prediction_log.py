@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrain import contract, rows
+from retrain.data import dataset, row_contract
 from retrain.errors import AmbiguousKeys
-from retrain.estimators import Array
-from retrain.ledger import Record
+from retrain.modeling.estimators import Array
 from retrain.results import Accepted, Apart, Coverage, Disagreement, Interval
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.ledger import Record
+from retrain.state.run import Run
 
 KIND = "score"
 """Of the ledger's records."""
@@ -302,8 +302,8 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
     spec, key = run.spec, list(run.spec.source.key)
     group = [spec.training.group] if spec.training.group else []
     own = [*spec.inputs, *spec.evaluation.slices, *group, spec.source.time, spec.target.column]
-    frame = rows.read(run, [accepted], own, ordered=False)
-    outcome = rows.outcome(spec, frame).to_numpy(dtype=np.float64)
+    frame = dataset.read(run, [accepted], own, ordered=False)
+    outcome = dataset.outcome(spec, frame).to_numpy(dtype=np.float64)
     with run.store.verified(accepted.batch.key, accepted.batch.sha256) as path:
         batch = pq.read_table(path, columns=key)
     for name in key:
@@ -317,12 +317,12 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
     scored = np.flatnonzero(~np.isnan(given if given.ndim == 1 else given[:, 0]))
     keys = pa.table({name: told[called[name]] for name in key}).take(pa.array(scored))
     for what, side in ((f"the batch of {accepted.batch.interval}", batch), ("its scores", keys)):
-        if count := int(contract.repeated(side, key).sum()):
+        if count := int(row_contract.repeated(side, key).sum()):
             raise AmbiguousKeys(
                 f"{count:,} rows of {what} share their key ({', '.join(key)}) with another row",
                 do="deliver rows whose key is unique, or name more columns in source.key",
             )
-    place = rows.match(batch, keys, key)
+    place = dataset.match(batch, keys, key)
     known = np.flatnonzero(place >= 0)
     labels, both = int(np.isfinite(outcome).sum()), int(np.isfinite(outcome[known]).sum())
     return Joined(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from retrain import estimation, resampling, scores
 from retrain.errors import DegenerateTraining, MissingInput
-from retrain.estimation import Estimator
+from retrain.modeling import resampling
+from retrain.monitoring import estimation, prediction_log
+from retrain.monitoring.estimation import Estimator
 from retrain.results import Champion, Context, Interval
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.run import Run
 
 SEALED = "sealed.parquet"
 """Beside the champion's reference: sealed rows with their target and the gated candidate's answers."""
@@ -57,7 +58,7 @@ def _learn(run: Run, key: str) -> Estimator:
     )
 
 
-def scored(run: Run, champion: Champion, interval: Interval) -> scores.Joined | None:
+def scored(run: Run, champion: Champion, interval: Interval) -> prediction_log.Joined | None:
     """What the champion answered to an interval's rows, joined to them and to the labels that are there.
 
     Returns:
@@ -65,12 +66,12 @@ def scored(run: Run, champion: Champion, interval: Interval) -> scores.Joined | 
     """
     context = run.read(Context, "context")
     accepted = next((one for one in context.accepted if one.batch.interval == interval), None)
-    mine = [one for one in scores.records(run, interval) if one.body["version"] == champion.version]
+    mine = [one for one in prediction_log.records(run, interval) if one.body["version"] == champion.version]
     if accepted is None or not mine:
         return None
     # Of the very batch that was accepted, else of another revision of it: what was answered at the time.
     same = [one for one in mine if one.body["data"] == accepted.batch.sha256]
-    return scores.joined(run, (same or mine)[-1], accepted)
+    return prediction_log.joined(run, (same or mine)[-1], accepted)
 
 
 def below_promise(spec: Spec, value: float, promised: float) -> bool:

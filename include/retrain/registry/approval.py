@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Literal
 
 from retrain.errors import NotApproved, UnknownVersion
-from retrain.ledger import Record
-from retrain.promotion import PROPOSAL
+from retrain.registry.promotion import PROPOSAL
 from retrain.results import Champion, GateReport
-from retrain.run import Run
+from retrain.state.ledger import Record
+from retrain.state.run import Run
 
 APPROVAL = "approval"
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, rows
+from retrain.data import dataset
 from retrain.errors import DegenerateTraining
+from retrain.modeling import estimators
+from retrain.modeling.search import Rows
+from retrain.registry.mlflow import save_model
 from retrain.results import Accepted, Configuration, Fitted
-from retrain.run import Run
-from retrain.search import Rows
-from retrain.tools.registry import save_model
+from retrain.state.run import Run
 
 EXAMPLE_ROWS = 100
 
@@ -29,8 +30,8 @@ def labelled(run: Run, accepted: tuple[Accepted, ...], least: int | None = None)
     spec = run.spec
     least = spec.training.min_rows if least is None else least
     group = (spec.training.group,) if spec.training.group else ()
-    frame = rows.read(run, accepted, (*spec.inputs, spec.target.column, *group))
-    y = rows.outcome(spec, frame).to_numpy()
+    frame = dataset.read(run, accepted, (*spec.inputs, spec.target.column, *group))
+    y = dataset.outcome(spec, frame).to_numpy()
     known = np.isfinite(y)
     if known.sum() < least:
         raise DegenerateTraining(
@@ -80,8 +81,8 @@ def fit(
         name=name,
         kind=kind,
         configuration=configuration,
-        training=rows.training_digest(batches),
-        intervals=rows.intervals(batches),
+        training=dataset.training_digest(batches),
+        intervals=dataset.intervals(batches),
         rows=len(part.y),
         key=key,
         digest=digest,

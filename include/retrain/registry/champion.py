@@ -8,12 +8,12 @@ from typing import Any
 
 from sklearn.pipeline import Pipeline
 
+from retrain.registry.mlflow import Registry, load_model
 from retrain.results import Champion
-from retrain.run import Run
-from retrain.tools.registry import Registry, load_model
+from retrain.state.run import Run
 
 
-def load(run: Run, champion: Champion) -> Pipeline:
+def load_champion(run: Run, champion: Champion) -> Pipeline:
     """The champion's fitted pipeline, from this machine's copy or from the registry.
 
     Raises:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrain import changelog, promotion
 from retrain.errors import UnknownVersion
-from retrain.ledger import Ledger, Record
+from retrain.registry import promotion
+from retrain.rendering.text import key_of
 from retrain.results import Champion, Context, RegisterReport
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.wording import key_of
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger, Record
+from retrain.state.projections import known_versions
+from retrain.state.run import Run
+from retrain.state.settings import Home, Store
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def origin(home: Home, spec: Spec, version: int) -> Origin:
         MissingInput: the run's folder is gone.
     """
     records = tuple(Ledger(home.ledger).records(spec.model))
-    if named := changelog.known(records).get(version):
+    if named := known_versions(records).get(version):
         run, context = run_of(home, spec, key_of(named.champion.reference))
         return Origin(run, context, named.champion, records)
     # Registered, and then refused before anybody was to serve by it.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from retrain import probing, standing
+from retrain.data.versions import registry_of
 from retrain.errors import (
     ArtifactMissing,
     Barred,
@@ -29,11 +29,12 @@ from retrain.errors import (
     StaleRun,
     UnknownVersion,
 )
-from retrain.ledger import Record
+from retrain.registry import smoke_test
+from retrain.registry.mlflow import Registry
 from retrain.results import Bar, Champion, Context, Decision, GateReport, PromoteReport, RefitReport, Rollout
-from retrain.run import Run
-from retrain.tools.registry import Registry
-from retrain.tools.versions import registry_of
+from retrain.state import projections
+from retrain.state.ledger import Record
+from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def refuse(run: Run, made: list[Record], target: Champion, effective_at: datetim
         StaleRun: a newer run has changed the champion since.
     """
     rollouts = run.ledger.records(run.model, ROLLOUT)
-    for bar in standing.bars(sorted([*made, *rollouts], key=lambda one: one.id)):
+    for bar in projections.bars(sorted([*made, *rollouts], key=lambda one: one.id)):
         if bar.digest == target.digest:
             raise Barred(
                 f"version {target.version} is the model of version {bar.version}, which is barred: {bar.reason}",
@@ -240,7 +241,7 @@ def _undo(run: Run, registry: Registry, record: Record) -> Record | None:
         target=Champion.model_validate(before.body["champion"]),
         kind="undo",
         reasons=(f"version {record.body['version']} was gone before the alias could follow",),
-        pinned=standing.pinned(made) or Champion.model_validate(before.body["champion"]),
+        pinned=projections.pinned(made) or Champion.model_validate(before.body["champion"]),
         effective_at=record.effective_at,
     )
     undone = _append(run, change, record, key=f"undo-{record.sequence}")
@@ -341,7 +342,7 @@ def _adopt(run: Run, registry: Registry, made: list[Record], version: int, reaso
             f"the alias points at version {version}, of which the ledger knows no champion and no challenger",
             do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back",
         )
-    probing.probe(run, told, back=True)
+    smoke_test.probe(run, told, back=True)
     _append(run, _again(run, made, "adopt", told, reason), made[-1] if made else None)
     _finish(run, registry, history(run)[-1])
     return f"version {version} serves, as the alias said"
@@ -359,7 +360,7 @@ def _restore(run: Run, registry: Registry, made: list[Record], reason: str) -> s
             description=f"version {lost.version}, which was deleted: {reason}",
         )
     again = lost.model_copy(update={"version": version})
-    probing.probe(run, again, back=True)
+    smoke_test.probe(run, again, back=True)
     _append(run, _again(run, made, "restore", again, reason), made[-1])
     _finish(run, registry, history(run)[-1])
     return f"version {lost.version} was deleted: the same files serve as version {version}"
@@ -367,7 +368,7 @@ def _restore(run: Run, registry: Registry, made: list[Record], reason: str) -> s
 
 def _again(run: Run, made: list[Record], action: Literal["adopt", "restore"], target: Champion, reason: str) -> Change:
     moment = made[-1].effective_at if made else target.effective_at
-    pin = standing.pinned(made) or target
+    pin = projections.pinned(made) or target
     return Change(action, target, action, (reason,), pin, moment, {"lifts": target.digest})
 
 
@@ -424,7 +425,7 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
     else:
         origin = predecessor(run, made, to)
         target = Champion.model_validate(origin.body["champion"])
-        probing.probe(run, target, back=True)
+        smoke_test.probe(run, target, back=True)
         bad = Champion.model_validate(made[-1].body["champion"])
         bar = Bar(reason=reason, **{name: getattr(bad, name) for name in Bar.model_fields if name != "reason"})
         bar = bar.model_dump(mode="json")

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from retrain.metrics import Array, calibration
+from retrain.modeling.metrics import Array, calibration
 from retrain.results import EvaluateReport, Outcome, Paired
 from retrain.spec import Spec
 

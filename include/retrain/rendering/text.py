@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from retrain.ledger import Record
 from retrain.results import Configuration
+from retrain.state.ledger import Record
 
 NONE = "–"
 

@@ -6,11 +6,11 @@ A pure function of the ledger's records.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from retrain.ledger import Record
+from retrain.rendering.text import differences, key_of, markdown, number, stamp, who
 from retrain.results import Champion
-from retrain.wording import differences, key_of, markdown, number, stamp, who
+from retrain.state.ledger import Record
+from retrain.state.projections import known_versions
 
 DONE = {
     "promote": "came to serve",
@@ -22,26 +22,6 @@ DONE = {
 """What each action of a promotion record did to its version."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """A version that the ledger knows as a champion or a challenger, by the record that first named it."""
-
-    champion: Champion
-    record: Record
-
-
-def known(records: Sequence[Record]) -> dict[int, Known]:
-    """Every version that was to serve, in the order in which the ledger came to know them."""
-    found: dict[int, Known] = {}
-    for record in records:
-        rollout = record.body.get("rollout") if record.kind == "rollout" else None
-        facts = rollout["beside"] if rollout else record.body.get("champion")
-        if record.kind in ("promotion", "proposal", "rollout") and facts:
-            champion = Champion.model_validate(facts)
-            found.setdefault(champion.version, Known(champion, record))
-    return found
-
-
 def changelog(model: str, records: Sequence[Record], coming: Champion | None = None) -> str:
     """The changelog as Markdown, newest version first.
 
@@ -49,7 +29,7 @@ def changelog(model: str, records: Sequence[Record], coming: Champion | None = N
         records: of the model, in the order they were written.
         coming: a version that is registered and not yet on record.
     """
-    versions = {version: one.champion for version, one in known(records).items()}
+    versions = {version: one.champion for version, one in known_versions(records).items()}
     if coming is not None:
         versions.setdefault(coming.version, coming)
     served = [one for one in records if one.kind == "promotion"]

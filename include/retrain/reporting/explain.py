@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.text import Text
 from rich.tree import Tree
 
-from retrain import standing
 from retrain.errors import ArtifactMissing, DanglingChampion, RegistryDown
-from retrain.ledger import Record
-from retrain.origin import Origin, origin
+from retrain.registry.lineage import Origin, origin
+from retrain.registry.mlflow import Registry
+from retrain.rendering.text import NONE, differences, number, plain, stamp, who
 from retrain.results import Accepted, EvaluateReport, Fitted, GateCheck, GateReport, Interval, RefitReport, TrainReport
 from retrain.spec import Spec
-from retrain.tools.registry import Registry
-from retrain.wording import NONE, differences, number, plain, stamp, who
-from retrain.workspace import Home
+from retrain.state import projections
+from retrain.state.ledger import Record
+from retrain.state.settings import Home
 
 ALIASES = ("champion", "challenger")
 SHOWN = 12
@@ -173,7 +173,7 @@ def _after(found: Origin) -> Iterator[str]:
             one.body["action"] in ("rollback", "undo") or one.body["version"] != version
         ):
             yield _line(one)
-    bars = standing.bars(one for one in found.records if one.kind in ("promotion", "rollout"))
+    bars = projections.bars(one for one in found.records if one.kind in ("promotion", "rollout"))
     for bar in bars:
         if bar.digest == found.champion.digest:
             yield f"barred from coming back: {bar.reason}"

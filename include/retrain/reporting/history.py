@@ -13,13 +13,13 @@ from rich.text import Text
 
 from retrain import errors
 from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
-from retrain.ledger import Ledger, Record
+from retrain.rendering.text import key_of, number, plain, stamp, who
 from retrain.results import Accepted, Champion, Context, Interval, RefitReport
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.standing import champion_at
-from retrain.wording import key_of, number, plain, stamp, who
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger, Record
+from retrain.state.projections import champion_at
+from retrain.state.run import Run
+from retrain.state.settings import Home, Store
 
 DID = {
     "promote": "promoted",
@@ -212,7 +212,7 @@ def _other_clock(made: Sequence[Record], at: datetime, recorded: bool) -> str:
 
 
 def _made_of(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
-    from retrain.origin import run_of  # which loads MLflow; the plugin shows the table without
+    from retrain.registry.lineage import run_of  # which loads MLflow; the plugin shows the table without
 
     yield (
         f"made of  {champion.rows:,} rows until {stamp(champion.trained_until)}, {champion.configuration.label};"

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from retrain.errors import RetrainError
-from retrain.ledger import Ledger, Record
+from retrain.rendering.text import NONE, plain, stamp
 from retrain.results import Champion
 from retrain.spec import Spec, load
-from retrain.standing import rollout_at
-from retrain.wording import NONE, plain, stamp
-from retrain.workspace import Home
+from retrain.state.ledger import Ledger, Record
+from retrain.state.projections import rollout_at
+from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from retrain import pages
+from retrain.rendering import html
+from retrain.rendering.text import NONE, markdown, number, plain, stamp
 from retrain.results import (
     Accepted,
     Context,
@@ -25,9 +26,8 @@ from retrain.results import (
     RefitReport,
     TrainReport,
 )
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.wording import NONE, markdown, number, plain, stamp
+from retrain.state.run import Run
 
 INTERVALS = 36
 """How many of the newest intervals the table of the data lists."""
@@ -93,7 +93,7 @@ def card(run: Run, version: int, lineage: Mapping[str, str]) -> Card:
     title = f"{run.model} · version {version}"
     said = Decision(verdict=run.spec.objective, reasons=tuple(map(plain, facts.gate.decision.reasons)))
     tables = {name: table for name, table in _sections(facts) if len(table)}
-    return Card(_markdown(title, said, tables), pages.page(title, said, tables))
+    return Card(_markdown(title, said, tables), html.page(title, said, tables))
 
 
 def _markdown(title: str, said: Decision, tables: Mapping[str, pd.DataFrame]) -> str:

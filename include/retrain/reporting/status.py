@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from retrain.ledger import Ledger
+from retrain.state.ledger import Ledger
 
 WORDS = {"accept": "ok", "Quarantined": "quarantined", "BatchMissing": "not delivered"}
 

@@ -22,12 +22,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from retrain.data.versions import DataRegistry, Version, registry_of
 from retrain.errors import ChainBroken, OutOfBandChange, RetrainError, SnapshotCorrupt
-from retrain.ledger import Ledger
+from retrain.registry.mlflow import Registry
 from retrain.results import Champion
-from retrain.tools.registry import Registry
-from retrain.tools.versions import DataRegistry, Version, registry_of
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger
+from retrain.state.settings import Home, Store
 
 UNASKED = "could not be asked: "
 

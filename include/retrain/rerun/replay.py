@@ -22,10 +22,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from retrain import estimators, pipeline, promotion, rows, serving
+from retrain import pipeline
+from retrain.data import dataset
 from retrain.errors import InvalidSpec, MissingInput, RetrainError
-from retrain.ledger import Ledger, Record
-from retrain.metrics import score
+from retrain.modeling import estimators
+from retrain.modeling.metrics import score
+from retrain.registry import promotion
+from retrain.registry.champion import load_champion
 from retrain.results import (
     Accepted,
     Champion,
@@ -42,10 +45,11 @@ from retrain.results import (
     Step,
     Trigger,
 )
-from retrain.run import Run, run_key
 from retrain.spec import Policy, Spec, near
-from retrain.standing import champion_at
-from retrain.workspace import Home, Store, digest_of
+from retrain.state.ledger import Ledger, Record
+from retrain.state.projections import champion_at
+from retrain.state.run import Run, run_key
+from retrain.state.settings import Home, Store, digest_of
 
 OFF: Mapping[str, Any] = {
     "combine": "any",
@@ -264,12 +268,12 @@ class _Walk:
     def _score(self, run: Run, model: Champion, interval: Interval) -> float | None:
         """The primary metric of a model on all labels that an interval ever had."""
         one = self.batches[interval.name]
-        frame = rows.read(run, [one], [*self.spec.inputs, self.spec.target.column])
-        y = rows.outcome(self.spec, frame).to_numpy()
+        frame = dataset.read(run, [one], [*self.spec.inputs, self.spec.target.column])
+        y = dataset.outcome(self.spec, frame).to_numpy()
         known = np.isfinite(y)
         if not known.any():
             return None
-        answers = estimators.predict(serving.load(run, model), self.spec.task, frame.loc[known])
+        answers = estimators.predict(load_champion(run, model), self.spec.task, frame.loc[known])
         try:
             return score(self.spec.task, self.spec.gate.metric, y[known], answers)
         except RetrainError:

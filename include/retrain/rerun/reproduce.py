@@ -17,18 +17,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from retrain import estimators, pipeline, rows
+from retrain import pipeline
+from retrain.data import dataset
+from retrain.data.versions import Version, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
-from retrain.ledger import Record
-from retrain.origin import Origin, origin
+from retrain.modeling import estimators
+from retrain.registry.lineage import Origin, origin
+from retrain.registry.mlflow import Registry
+from retrain.rendering.text import number
 from retrain.results import Accepted, EvaluateReport, Fitted, GateReport, RefitReport, Result, TrainReport
-from retrain.run import Run
 from retrain.spec import Spec, parse
 from retrain.stages.register import circumstances
-from retrain.tools.registry import Registry
-from retrain.tools.versions import Version, registry_of
-from retrain.wording import number
-from retrain.workspace import Home, Store, sha256_of
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import Home, Store, sha256_of
 
 STAGES = ("train", "evaluate", "gate", "refit")
 SHOWN = 5
@@ -139,7 +141,7 @@ def _bring(run: Run, found: Origin, say: Callable[[str], None]) -> Iterator[Acce
     """Fetch every batch that the run could learn from, with its labels, into the scratch store."""
     registry, store = registry_of(run.home), Path(Store(run.home.store).path)
     labels = {one.body["labels"]["sha256"]: one.body["version"] for one in found.records if one.kind == "labels"}
-    for one in rows.mature(found.context, run.spec):
+    for one in dataset.mature(found.context, run.spec):
         name = one.batch.interval.name
         say(f"data of {name}")
         version = Version(f"{run.model}/{name}.parquet", one.md5, one.batch.bytes, one.commit, "")

@@ -21,10 +21,10 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from retrain import cases as edge
 from retrain.errors import InvalidInterval, InvalidSpec
 from retrain.errors import near as near
 from retrain.results import Interval
+from retrain.spec import edge_cases as edge
 
 MAX_BYTES = 256 * 1024
 CASES = ".cases.yaml"

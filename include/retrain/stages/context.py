@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from retrain import standing
 from retrain.errors import MissingInput
-from retrain.ledger import Record
 from retrain.results import HELD, Accepted, Alert, Champion, Context, LabelBatch, Signal
-from retrain.run import Run
+from retrain.state import projections
+from retrain.state.ledger import Record
+from retrain.state.run import Run
 
 SIGNALS = 500
 """More than any policy reads."""
@@ -42,7 +42,7 @@ def context(run: Run) -> Context:
     # The monitor looks at who served until then, not at who was promoted at that very moment, perhaps just now; a
     # retraining is up against who serves.
     served = [one for one in promotions if one.effective_at < run.as_of] if run.loop == "monitor" else promotions
-    champion = standing.champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
+    champion = projections.champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
     rollouts = [one for one in others if one.kind == "rollout"]
     return Context(
         model=run.model,
@@ -54,9 +54,9 @@ def context(run: Run) -> Context:
         quarantined=tuple(sorted(quarantined - set(accepted))),
         held=tuple(sorted(held)),
         champion=champion,
-        pinned=standing.pinned(served),
-        barred=standing.bars(one for one in others if one.kind in ("promotion", "rollout")),
-        rollout=standing.rollout_at(served, rollouts, run.as_of) if champion else None,
+        pinned=projections.pinned(served),
+        barred=projections.bars(one for one in others if one.kind in ("promotion", "rollout")),
+        rollout=projections.rollout_at(served, rollouts, run.as_of) if champion else None,
         last_training_at=trainings[-1] if trainings else None,
         newest_promotion_at=max((one.effective_at for one in promotions), default=None),
         trainings=tuple(trainings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
-from retrain import rows
+from retrain.data import dataset
 from retrain.results import (
     Champion,
     Context,
@@ -18,8 +18,8 @@ from retrain.results import (
     RolloutReport,
     StageReport,
 )
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.run import Run
 
 RULES = {"drift": "drift", "performance": "realised", "estimated": "estimated"}
 """Rules that read signals, and the question whose signals they read."""
@@ -87,7 +87,7 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
     """
     context = _told(context, [drift])
     now, policy, champion, alert = context.effective_at, spec.policy, context.champion, context.alert
-    mature = rows.mature(context, spec)
+    mature = dataset.mature(context, spec)
     needed = max(spec.training.first_after, spec.evaluation.sealed + 1)
 
     def no(rule: str, reason: str) -> tuple[str, Decision, dict[str, str]]:

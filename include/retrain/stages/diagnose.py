@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from retrain import pages
+from retrain.rendering import html
 from retrain.results import (
     ColumnDrift,
     Context,
@@ -21,7 +21,7 @@ from retrain.results import (
     Interval,
     MeasureReport,
 )
-from retrain.run import Run
+from retrain.state.run import Run
 
 
 def diagnose(run: Run) -> DiagnoseReport:
@@ -41,7 +41,7 @@ def diagnose(run: Run) -> DiagnoseReport:
         columns=["question", "verdict", "why"],
     )
     title = f"{run.model}: {run.interval.name}, {f'version {serving.version}' if serving else 'no champion'}"
-    run.store.write(key, pages.page(title, decision, {"What was asked": said}))
+    run.store.write(key, html.page(title, decision, {"What was asked": said}))
     return report.model_copy(update={"html": key})
 
 

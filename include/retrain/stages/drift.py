@@ -17,11 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrain import estimators, rows, serving
+from retrain.data import dataset
+from retrain.modeling import estimators
+from retrain.monitoring import drift as judge
+from retrain.registry.champion import load_champion
 from retrain.results import Accepted, Champion, ColumnDrift, Context, Decision, DriftReport
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.tools import drift as judge
+from retrain.state.run import Run
 
 PREDICTION = "prediction"
 TIME, INTERVAL, GROUP = "__time", "__interval", "__group"
@@ -48,8 +50,8 @@ def drift(run: Run) -> DriftReport:
     if context.champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet, so no reference",)))
     reference = _reference(run, context.champion)
-    current = _current(run, batch, mature=batch in rows.mature(context, run.spec))
-    scored = rows.sample(current, run.spec.drift.sample, run.spec.training.seed)
+    current = _current(run, batch, mature=batch in dataset.mature(context, run.spec))
+    scored = dataset.sample(current, run.spec.drift.sample, run.spec.training.seed)
     for name, answers in _predictions(run, context.champion, scored).items():
         current[name] = pd.Series(answers, index=scored.index)
 
@@ -127,8 +129,8 @@ def _current(run: Run, batch: Accepted, *, mature: bool) -> pd.DataFrame:
     spec = run.spec
     target = [spec.target.column] if mature else []
     group = [spec.training.group] if spec.training.group else []
-    frame = rows.read(run, [batch], [*spec.inputs, *target, spec.source.time, *group], ordered=False)
-    frame["target"] = rows.outcome(spec, frame) if mature else np.nan
+    frame = dataset.read(run, [batch], [*spec.inputs, *target, spec.source.time, *group], ordered=False)
+    frame["target"] = dataset.outcome(spec, frame) if mature else np.nan
     return frame
 
 
@@ -139,7 +141,7 @@ def _previous(run: Run, context: Context, columns: dict[str, Any]) -> pd.DataFra
     before = [one for one in before if one.batch.interval.name not in held]
     if not before:
         return None
-    batch, schema = before[-1].batch, rows.arrow_schema(spec)
+    batch, schema = before[-1].batch, dataset.arrow_schema(spec)
     wanted = {*columns, spec.source.time, spec.training.group}
     pieces, start = [], 0
     with run.store.verified(batch.key, batch.sha256) as path:
@@ -154,7 +156,7 @@ def _previous(run: Run, context: Context, columns: dict[str, Any]) -> pd.DataFra
                 inside = drawn[(drawn >= start) & (drawn < end)] - start
                 pieces.append(file.read_row_group(group, columns=names).take(pa.array(inside)))
                 start = end
-    return rows.to_frame(pa.concat_tables(pieces, promote_options="permissive")) if pieces else None
+    return dataset.to_frame(pa.concat_tables(pieces, promote_options="permissive")) if pieces else None
 
 
 def _recent(
@@ -219,7 +221,7 @@ def _intervals(reference: pd.DataFrame) -> np.ndarray | None:
 
 def _predictions(run: Run, champion: Champion, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The champion's own answers, by its own code; one column per class above two."""
-    answers = estimators.predict(serving.load(run, champion), run.spec.task, frame)
+    answers = estimators.predict(load_champion(run, champion), run.spec.task, frame)
     if answers.ndim == 1:
         return {PREDICTION: answers}
     return {f"{PREDICTION}_{place}": answers[:, place] for place in range(answers.shape[1])}

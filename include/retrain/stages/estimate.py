@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from retrain import estimation, pages, plots, resampling, watching
 from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
+from retrain.modeling import resampling
+from retrain.monitoring import estimation, realised
+from retrain.rendering import html, plots
 from retrain.results import Champion, Context, Decision, EstimateReport
-from retrain.run import Run
+from retrain.state.run import Run
 
 
 def estimate(run: Run) -> EstimateReport:
@@ -19,7 +21,7 @@ def estimate(run: Run) -> EstimateReport:
     champion = run.read(Context, "context").champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
-    joined = watching.scored(run, champion, run.interval)
+    joined = realised.scored(run, champion, run.interval)
     if joined is None:
         reason = f"version {champion.version} has not scored {run.interval.name}"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
@@ -27,7 +29,7 @@ def estimate(run: Run) -> EstimateReport:
         reason = f"{len(joined.frame):,} scored rows, at least {run.spec.monitor.min_rows:,} are needed"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
     try:
-        learnt = watching.estimator(run, champion)
+        learnt = realised.estimator(run, champion)
         block = resampling.blocks(run.spec, joined.frame)
         features = joined.frame[list(run.spec.features)]
         told = learnt.estimate(
@@ -57,7 +59,7 @@ def estimate(run: Run) -> EstimateReport:
     table = pd.DataFrame(shown, columns=["interval", "estimated", "low", "high", "realised"])
     figure = plots.over_time(run.spec.gate.metric, table, champion.promised)
     title = f"{run.model}: estimated {run.spec.gate.metric}, {run.interval.name}"
-    run.store.write(key, pages.page(title, report.decision, {"Intervals": table}, {"Over time": figure}))
+    run.store.write(key, html.page(title, report.decision, {"Intervals": table}, {"Over time": figure}))
     return report.model_copy(update={"html": key})
 
 
@@ -70,7 +72,7 @@ def _judge(run: Run, champion: Champion, told: estimation.Estimate, back: estima
     said += f", {promised:.4g} promised"
     favourable = told.high if spec.greater_is_better else told.low
     assert favourable is not None
-    fell = watching.below_promise(spec, favourable, promised)
+    fell = realised.below_promise(spec, favourable, promised)
     if not back.reliable:
         reason = f"{said}; not to be relied on: {back.reason}"
         return Decision(verdict="undetermined", reasons=(reason,))

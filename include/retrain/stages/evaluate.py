@@ -4,8 +4,8 @@ The rows are newer than anything that a compared model was fitted on, the champi
 intervals only those count that begin after its newest training row. The champion is measured here and now, by
 its own fitted pipeline; its score of the day it was promoted is never read.
 
-A look at sealed rows is on record, and its level fixed, before a model answers them (`retrain.spending`); candidates of
-one run share that level (Bonferroni).
+A look at sealed rows is on record, and its level fixed, before a model answers them
+(`retrain.gate.alpha_spending`); candidates of one run share that level (Bonferroni).
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from retrain import behaviour, estimators, metrics, plots, resampling, rows, serving, spending
+from retrain.data import dataset
 from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
-from retrain.metrics import Array
+from retrain.gate import alpha_spending, checks
+from retrain.modeling import estimators, metrics, resampling
+from retrain.modeling.metrics import Array
+from retrain.registry.champion import load_champion
+from retrain.registry.mlflow import load_model
+from retrain.rendering import plots
 from retrain.results import Accepted, Context, Decision, EvaluateReport, Measured, Paired, Slice, TrainReport
-from retrain.run import Run
 from retrain.spec import METRICS, Spec
-from retrain.tools.registry import load_model
+from retrain.state.run import Run
 
 CHAMPION, PINNED = "champion", "pinned"
 IMPORTANCE_ROWS, IMPORTANCE_CELLS, IMPORTANCE_REPEATS = 2_000, 200_000, 2
@@ -59,7 +63,7 @@ def evaluate(run: Run) -> EvaluateReport:
     frame, y, unlabelled = _labelled(run, fresh, [*others, pinned] if pinned else others, train.judged_from)
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
-    look = spending.look(run, context, train, fresh)
+    look = alpha_spending.look(run, context, train, fresh)
     if not look.level:
         said = f"{look.earlier} earlier looks at rows of {_span(fresh)} have spent gate.level; wait for newer ones"
         return _inconclusive(run, said, look.earlier)
@@ -91,7 +95,7 @@ def evaluate(run: Run) -> EvaluateReport:
         level=level,
         looks=look.earlier,
         lost=lost,
-        sealed=rows.intervals(fresh),
+        sealed=dataset.intervals(fresh),
         rows=len(frame),
         blocks=int(block.max()) + 1,
         metrics=measured,
@@ -103,7 +107,7 @@ def evaluate(run: Run) -> EvaluateReport:
             if one.kind != "baseline" and (found := _importance(spec, models[one.name], frame, y))
         },
         unknown_categories=_unknown(frame, models),
-        findings=behaviour.examine(run, train, models, frame, y, {name: predictions[name] for name in models}, block),
+        findings=checks.examine(run, train, models, frame, y, {name: predictions[name] for name in models}, block),
     )
     return _publish(run, frame, y, predictions, report)
 
@@ -152,7 +156,7 @@ def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipelin
         with run.store.local(one.key) as folder:
             models[one.name] = load_model(folder, one.digest)
     if champion := context.champion:
-        models[CHAMPION] = serving.load(run, champion)
+        models[CHAMPION] = load_champion(run, champion)
     return models
 
 
@@ -162,7 +166,7 @@ def _pinned(run: Run, context: Context) -> tuple[Pipeline | None, str]:
     if pin is None:
         return None, ""
     try:
-        return serving.load(run, pin), ""
+        return load_champion(run, pin), ""
     except RegistryDown:
         raise  # it may be back for the next try
     except RetrainError as error:
@@ -175,7 +179,7 @@ def _asked(context: Context, train: TrainReport) -> int:
     return candidates if context.champion else min(candidates, 1)
 
 
-def _paid(look: spending.Look, asked: int) -> str:
+def _paid(look: alpha_spending.Look, asked: int) -> str:
     """What this look may cost, for people."""
     each = f", {look.level / asked:.2%} for each of {asked} candidates" if asked > 1 else ""
     said = f"the chance of a wrong promotion is held below {look.level:.2%}{each}"
@@ -191,14 +195,14 @@ def _labelled(
     # A champion from before a change of the spec may read a column that is no feature any more.
     others = [name for one in champions for name in getattr(one[0], "columns", ()) if name in spec.columns]
     group = [spec.training.group] if spec.training.group else []
-    frame = rows.read(
+    frame = dataset.read(
         run,
         fresh,
         [*spec.inputs, spec.target.column, *spec.evaluation.slices, *spec.gate.fairness.columns, *group, *others],
     )
     if since is not None:
         frame = frame.loc[frame[spec.source.time] >= since].reset_index(drop=True)
-    y = rows.outcome(spec, frame).to_numpy()
+    y = dataset.outcome(spec, frame).to_numpy()
     there = np.isfinite(y)
     return frame[there].reset_index(drop=True), y[there], int((~there).sum())
 
@@ -297,7 +301,7 @@ def _importance(spec: Spec, model: Pipeline, frame: pd.DataFrame, y: Array) -> d
     Every shuffled copy is in one frame: a pipeline's steps cost far more per call than per row.
     """
     inputs = list(spec.inputs)
-    part = rows.sample(frame, min(IMPORTANCE_ROWS, IMPORTANCE_CELLS // len(inputs)), spec.training.seed)
+    part = dataset.sample(frame, min(IMPORTANCE_ROWS, IMPORTANCE_CELLS // len(inputs)), spec.training.seed)
     outcome = y[part.index]
     if len(np.unique(outcome)) < 2:
         return {}

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from retrain import behaviour, rows
+from retrain.data import dataset
+from retrain.gate import checks
 from retrain.results import (
     Champion,
     Context,
@@ -32,8 +33,8 @@ from retrain.results import (
     Paired,
     TrainReport,
 )
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.run import Run
 
 CHAMPION, PINNED = "champion", "pinned"
 FAR = 1_000
@@ -149,7 +150,7 @@ class _Facts:
         else:
             yield self._interval("naive", one, "naive", "the naive baseline")
             yield self._simple(one)
-        yield from behaviour.checks(self.spec, self.evaluate, one)
+        yield from checks.checks(self.spec, self.evaluate, one)
         if champion is None:
             return
         yield self._another(one, champion)
@@ -249,11 +250,11 @@ class _Facts:
 
     def _refit(self, one: Fitted) -> str:
         """Digest of the rows that the refit would read; they have the sealed ones too."""
-        training, sealed = rows.split(self.context, self.spec)
+        training, sealed = dataset.split(self.context, self.spec)
         mature = (*training, *sealed)
         window, since = one.configuration.window, one.configuration.since
         batches = [batch for batch in mature if since is None or batch.batch.interval.start >= since]
-        return rows.training_digest(batches if window is None else batches[-window:])
+        return dataset.training_digest(batches if window is None else batches[-window:])
 
     def _barred(self, one: Fitted) -> GateCheck:
         """A model that was taken back must not come back by another run."""

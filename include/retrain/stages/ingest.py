@@ -10,13 +10,13 @@ import logging
 import tempfile
 from pathlib import Path
 
+from retrain.data.dataset import arrow_schema
+from retrain.data.sources import Delivered, deliver, find
 from retrain.errors import IntervalConflict
-from retrain.ledger import Record
 from retrain.results import Accepted, Batch, IngestReport
-from retrain.rows import arrow_schema
-from retrain.run import Run
-from retrain.tools.sources import Delivered, deliver, find
-from retrain.workspace import digest_of, sha256_of
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import digest_of, sha256_of
 
 log = logging.getLogger(__name__)
 

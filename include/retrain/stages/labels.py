@@ -21,15 +21,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrain import rows
+from retrain.data import dataset
+from retrain.data.sources import Delivered, deliver_labels, encoded
+from retrain.data.versions import Version, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, RetrainError
-from retrain.ledger import Record
 from retrain.results import Accepted, Decision, Interval, IntervalLabels, LabelBatch, LabelsReport
-from retrain.run import Run
 from retrain.spec import LabelSource, Spec
-from retrain.tools.sources import Delivered, deliver_labels, encoded
-from retrain.tools.versions import Version, registry_of
-from retrain.workspace import sha256_of
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+from retrain.state.settings import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _report(
 
 def _look(run: Run, source: LabelSource, one: Accepted, records: list[Record]) -> IntervalLabels:
     """Read the interval's delivery; take it if it covers enough rows."""
-    interval, schema = one.batch.interval, rows.labels_schema(run.spec)
+    interval, schema = one.batch.interval, dataset.labels_schema(run.spec)
     with tempfile.TemporaryDirectory(prefix="retrain-labels-") as name:
         folder = Path(name)
         try:
@@ -197,12 +197,12 @@ def _sort_out(spec: Spec, table: pa.Table) -> _Sorted:
     key, target = spec.source.key, spec.target.column
     empty = table[target].null_count
     table = table.filter(table[target].is_valid())
-    known = np.isfinite(rows.outcome(spec, rows.to_frame(table.select([target]))).to_numpy())
+    known = np.isfinite(dataset.outcome(spec, dataset.to_frame(table.select([target]))).to_numpy())
     unknown, table = int((~known).sum()), table.filter(pa.array(known))
-    numbers = rows.identify(table, key)
+    numbers = dataset.identify(table, key)
     named = numbers >= 0
     table, numbers = table.filter(pa.array(named)), numbers[named]
-    first = ~pd.DataFrame({"key": numbers, "label": rows.identify(table, [target])}).duplicated().to_numpy()
+    first = ~pd.DataFrame({"key": numbers, "label": dataset.identify(table, [target])}).duplicated().to_numpy()
     different = np.bincount(numbers[first])
     return _Sorted(
         labels=table.filter(pa.array(first & (different[numbers] == 1))),
@@ -219,7 +219,7 @@ def _join(run: Run, one: Accepted, given: _Sorted) -> tuple[pa.Table, IntervalLa
     """The labels that have a row, in the order of the rows."""
     key = run.spec.source.key
     with run.store.verified(one.batch.key, one.batch.sha256) as path:
-        places = rows.match(pq.read_table(path, columns=list(key)), given.labels, key)
+        places = dataset.match(pq.read_table(path, columns=list(key)), given.labels, key)
     used = pd.unique(places[places >= 0])
     said = IntervalLabels(
         interval=one.batch.interval,

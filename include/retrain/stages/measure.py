@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from retrain import estimation, metrics, pages, plots, resampling, rows, watching
+from retrain.data import dataset
 from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
-from retrain.estimation import Estimator
-from retrain.estimators import Array
+from retrain.modeling import metrics, resampling
+from retrain.modeling.estimators import Array
+from retrain.monitoring import estimation, realised
+from retrain.monitoring.estimation import Estimator
+from retrain.monitoring.prediction_log import Joined
+from retrain.rendering import html, plots
 from retrain.results import Champion, Context, Decision, Interval, Measured, MeasureReport, Realised, SliceFall
-from retrain.run import Run
-from retrain.scores import Joined
+from retrain.state.run import Run
 
 MOST = 12
 """Intervals that one look measures; older ones have been measured before, or are of no use any more."""
@@ -33,7 +36,7 @@ def measure(run: Run) -> MeasureReport:
     champion = context.champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
-    mature = rows.intervals(rows.mature(context, run.spec))
+    mature = dataset.intervals(dataset.mature(context, run.spec))
     looked = {one.interval.start for one in context.signals if one.question == "realised"}
     newest = [one for one in mature if one.start >= champion.trained_until][-MOST:]
     found = [
@@ -70,7 +73,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         )
 
     try:
-        joined = watching.scored(run, champion, interval)
+        joined = realised.scored(run, champion, interval)
     except AmbiguousKeys as error:
         yield unknown(error.found)
         return
@@ -91,7 +94,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         return
     surprise, slow, expected, learnt = None, None, None, None
     try:
-        learnt = watching.estimator(run, champion)
+        learnt = realised.estimator(run, champion)
         surprise = _surprise(run, learnt, known)
         if earlier := [one for before in intervals[:-1] for one in _known(run, champion, before)]:
             slow = _surprise(run, learnt, *earlier, known)
@@ -125,7 +128,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
 def _known(run: Run, champion: Champion, interval: Interval) -> Iterator[Joined]:
     """The labelled scores of an earlier interval, where there are any."""
     try:
-        joined = watching.scored(run, champion, interval)
+        joined = realised.scored(run, champion, interval)
     except AmbiguousKeys:
         return
     if joined and len((known := joined.labelled()).frame):
@@ -191,7 +194,7 @@ def _judge(
     worst = measured.high if spec.greater_is_better else measured.low
     if promised is None or worst is None:
         return "undetermined", shown
-    return ("alarm" if watching.below_promise(spec, worst, promised) else "calm"), shown
+    return ("alarm" if realised.below_promise(spec, worst, promised) else "calm"), shown
 
 
 def _relative(run: Run, surprise: estimation.Surprise) -> float:
@@ -266,7 +269,7 @@ def _page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:
     key = run.path("measure", "measure.html")
     title = f"{run.model}: realised {run.spec.gate.metric} of version {champion.version}"
     tables = {"Intervals": shown, "Slices": slices}
-    run.store.write(key, pages.page(title, report.decision, tables, {"Over time": figure}))
+    run.store.write(key, html.page(title, report.decision, tables, {"Over time": figure}))
     return report.model_copy(update={"html": key})
 
 

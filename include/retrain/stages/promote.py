@@ -1,17 +1,17 @@
 """A version that passed gate and probe comes to serve: at once, after a person's word, or after scoring beside.
 
-What moves the champion is `retrain.promotion`; here it is decided whether this run may ask for it now.
+What moves the champion is `retrain.registry.promotion`; here it is decided whether this run may ask for it now.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from retrain import approval, promotion
 from retrain.errors import MissingInput, NotApproved
-from retrain.promotion import Change
+from retrain.registry import approval, promotion
+from retrain.registry.promotion import Change
 from retrain.results import Champion, Context, Decision, GateReport, ProbeReport, PromoteReport, RegisterReport
-from retrain.run import Run
+from retrain.state.run import Run
 
 
 def promote(run: Run) -> PromoteReport:

@@ -16,13 +16,15 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators, fitting, rows
+from retrain.data import dataset
 from retrain.errors import DegenerateTraining, MissingInput, NonFiniteMetric, SameModel
-from retrain.estimators import Array
+from retrain.modeling import estimators
+from retrain.modeling.estimators import Array
+from retrain.modeling.search import Rows
+from retrain.registry import candidates
+from retrain.registry.mlflow import load_model
 from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, RefitReport, TrainReport
-from retrain.run import Run
-from retrain.search import Rows
-from retrain.tools.registry import load_model
+from retrain.state.run import Run
 
 Golden = list[dict[str, Any]]
 
@@ -42,9 +44,9 @@ def refit(run: Run) -> RefitReport:
     spec = run.spec
     context = run.read(Context, "context")
     gated = _gated(run)
-    training, sealed = rows.split(context, spec)
-    batches = fitting.window((*training, *sealed), gated.configuration)
-    known, _ = fitting.labelled(run, batches)
+    training, sealed = dataset.split(context, spec)
+    batches = candidates.window((*training, *sealed), gated.configuration)
+    known, _ = candidates.labelled(run, batches)
     with run.store.local(gated.key) as folder:
         old = load_model(folder, gated.digest)
     # A candidate on the rows since a change has seen the older half of the sealed ones.
@@ -58,7 +60,7 @@ def refit(run: Run) -> RefitReport:
     fitted: Fitted | None = None
     model = old
     try:
-        model, fitted = fitting.fit(run, key, gated.name, gated.kind, gated.configuration, batches, known)
+        model, fitted = candidates.fit(run, key, gated.name, gated.kind, gated.configuration, batches, known)
         checks = _checks(run, model, fitted, golden, judged, before, known)
     except (DegenerateTraining, NonFiniteMetric) as error:
         checks = [GateCheck(name="finite", model="refit", passed=False, reason=error.found)]
@@ -109,7 +111,7 @@ def _checks(
 ) -> list[GateCheck]:
     """Finite on a sample of all rows, the same answers from its files, and near the gated candidate."""
     spec = run.spec
-    sample = rows.sample(known.frame, REFERENCE_ROWS, spec.training.seed)
+    sample = dataset.sample(known.frame, REFERENCE_ROWS, spec.training.seed)
     estimators.predict(model, spec.task, sample)
     checks = [GateCheck(name="finite", model="refit", passed=True, reason=f"finite on {len(sample):,} rows")]
 
@@ -157,7 +159,7 @@ def _means(prediction: Array) -> tuple[float, ...]:
 def _golden(run: Run, known: Rows) -> Golden:
     """Rows of the newest mature interval as JSON has them, so that a replay goes the way a request goes."""
     newest = known.frame.loc[known.interval == known.interval.max(), list(run.spec.inputs)]
-    chosen = rows.sample(newest, run.spec.evaluation.golden_rows, run.spec.training.seed)
+    chosen = dataset.sample(newest, run.spec.evaluation.golden_rows, run.spec.training.seed)
     text = chosen.to_json(orient="records", date_format="iso", date_unit="us", double_precision=15)
     records: Golden = json.loads(text)
     return records
@@ -187,7 +189,7 @@ def _reference(run: Run, known: Rows, before: Array, sealed: Array, starts: pd.D
     if spec.training.group:
         frame["__group"] = known.frame[spec.training.group]
     buffer = io.BytesIO()
-    rows.sample(frame, REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
+    dataset.sample(frame, REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
     run.store.write(run.path("refit", "reference.parquet"), buffer.getvalue())
     facts: dict[str, Any] = {name: _facts(frame[name]) for name in (*spec.inputs, "target")}
     worth = {"importance": found} if (found := _importance(run, gated)) else {}
@@ -211,7 +213,7 @@ def _sealed(run: Run, judged: pd.DataFrame, y: Array, before: Array) -> None:
     for place in range(answers.shape[1]):
         frame["prediction" if before.ndim == 1 else f"prediction_{place}"] = answers[:, place]
     buffer = io.BytesIO()
-    rows.sample(frame.reset_index(drop=True), REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
+    dataset.sample(frame.reset_index(drop=True), REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
     run.store.write(run.path("refit", "sealed.parquet"), buffer.getvalue())
 
 

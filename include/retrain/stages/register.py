@@ -17,8 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from retrain import cards, checklist, promotion, rows
-from retrain.changelog import changelog
+from retrain.data import dataset
+from retrain.data.versions import code_version
+from retrain.gate import table
+from retrain.registry import promotion
+from retrain.registry.mlflow import Registry
+from retrain.rendering.text import markdown
+from retrain.reporting import model_card
+from retrain.reporting.changelog import changelog
 from retrain.results import (
     Context,
     DecideReport,
@@ -30,10 +36,7 @@ from retrain.results import (
     RegisterReport,
     TrainReport,
 )
-from retrain.run import Run
-from retrain.tools.registry import Registry
-from retrain.tools.versions import code_version
-from retrain.wording import markdown
+from retrain.state.run import Run
 
 CHALLENGER, CARD = "challenger", "card"
 REPORTS = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
@@ -57,7 +60,7 @@ def register(run: Run) -> RegisterReport:
         for name in FOLDERS:
             if run.store.keys(f"{run.folder}/{name}"):
                 files[name] = stack.enter_context(run.store.local(f"{run.folder}/{name}"))
-        (Path(folder) / "gate.html").write_bytes(checklist.html(gate))
+        (Path(folder) / "gate.html").write_bytes(table.page(gate))
         files["gate/gate.html"] = Path(folder) / "gate.html"
         run_id = registry.record(
             experiment=run.model,
@@ -103,7 +106,7 @@ def _report(run: Run, decision: Decision, **more: Any) -> RegisterReport:
 
 def _describe(run: Run, registry: Registry, run_id: str, version: int, lineage: dict[str, str]) -> None:
     """Lay the version's card and the changelog up to it into MLflow, and the card beside the run's other pages."""
-    card = cards.card(run, version, lineage)
+    card = model_card.card(run, version, lineage)
     news = changelog(run.model, run.ledger.records(run.model), promotion.facts(run, version, run_id))
     run.store.write(run.path("register", "model_card.html"), card.html)
     texts = {"model_card.md": card.markdown, "model_card.html": card.html.decode(), "CHANGELOG.md": news}
@@ -160,7 +163,7 @@ def _lineage(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> 
         "interval": run.interval.name,
         "effective_at": run.as_of.isoformat(),
         "data.training": fitted.training,
-        "data.sealed": rows.training_digest(one for one in context.accepted if one.batch.interval in train.sealed),
+        "data.sealed": dataset.training_digest(one for one in context.accepted if one.batch.interval in train.sealed),
         "data.dvc_md5": newest.md5,
         "data.commit": newest.commit,
         "spec.digest": run.spec.digest,

@@ -2,7 +2,8 @@
 
 Both versions have answered the same rows, so the evidence is paired: the loss of the newer one against that of the
 older one, per row, in blocks that hang together, interval after interval as labels mature. The bounds are those of a
-confidence sequence (`retrain.sequential`): they hold at every look together, so that looking often costs nothing.
+confidence sequence (`retrain.monitoring.confidence_sequence`): they hold at every look together, so that looking
+often costs nothing.
 
 A challenger in shadow or canary goes on while it is not shown worse, and has come through once its loss is shown to be
 within the gate's margin of the champion's. A new champion is watched beside its predecessor, for as many intervals
@@ -21,7 +22,7 @@ from math import isfinite
 import numpy as np
 import pandas as pd
 
-from retrain import estimation, pages, plots, probing, promotion, resampling, rows, scores, sequential, standing
+from retrain.data import dataset
 from retrain.errors import (
     AmbiguousKeys,
     ArtifactMissing,
@@ -33,9 +34,14 @@ from retrain.errors import (
     RetrainError,
     StaleRun,
 )
-from retrain.estimators import Array
-from retrain.ledger import Record
-from retrain.promotion import Change
+from retrain.modeling import resampling
+from retrain.modeling.estimators import Array
+from retrain.monitoring import confidence_sequence, estimation, prediction_log
+from retrain.monitoring.confidence_sequence import Look
+from retrain.registry import promotion, smoke_test
+from retrain.registry.mlflow import Registry
+from retrain.registry.promotion import Change
+from retrain.rendering import html, plots
 from retrain.results import (
     HELD,
     Accepted,
@@ -48,9 +54,9 @@ from retrain.results import (
     Rollout,
     RolloutReport,
 )
-from retrain.run import Run
-from retrain.sequential import Look
-from retrain.tools.registry import Registry
+from retrain.state import projections
+from retrain.state.ledger import Record
+from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +132,7 @@ def _overtaken(run: Run, going: Rollout) -> str:
         return f"version {made[-1].body['version']} has come to serve since"
     others = [one for one in run.ledger.records(run.model, promotion.ROLLOUT) if one.run != run.key]
     told = [one for one in made if one.run != run.key]
-    if standing.rollout_at(told, others, run.as_of) != going:
+    if projections.rollout_at(told, others, run.as_of) != going:
         return "another run has judged it since"
     return ""
 
@@ -157,19 +163,19 @@ def _labelled(run: Run, context: Context, going: Rollout) -> Iterator[Accepted]:
     doubted = set()
     if run.store.exists(f"{run.folder}/diagnose.json"):
         doubted = {one.start for one, kind in run.read(DiagnoseReport, "diagnose").of if kind in HELD}
-    for one in rows.mature(context, run.spec):
+    for one in dataset.mature(context, run.spec):
         if one.batch.interval.start >= going.began and one.batch.interval.start not in doubted:
             yield one
 
 
 def _pair(run: Run, going: Rollout, accepted: Accepted) -> Pair | None:
     """The losses of an interval; None where one of the two did not score it, or too few labels have come."""
-    mine = [one for one in scores.records(run, accepted.batch.interval) if _both(one, going)]
+    mine = [one for one in prediction_log.records(run, accepted.batch.interval) if _both(one, going)]
     if not mine:
         return None
     same = [one for one in mine if one.body["data"] == accepted.batch.sha256]
     try:
-        known = scores.joined(run, (same or mine)[-1], accepted).labelled()
+        known = prediction_log.joined(run, (same or mine)[-1], accepted).labelled()
     except AmbiguousKeys as error:
         log.warning("%s: %s", run.model, error.found)
         return None
@@ -191,12 +197,12 @@ def _look(run: Run, pairs: Sequence[Pair], times: float, level: float) -> Look:
     """The mean of newer - times · older."""
     frame = pd.concat([one.frame for one in pairs], ignore_index=True)
     values = np.concatenate([one.newer - times * one.older for one in pairs])
-    return sequential.look(values, resampling.blocks(run.spec, frame), level)
+    return confidence_sequence.look(values, resampling.blocks(run.spec, frame), level)
 
 
 def _breach(run: Run, going: Rollout) -> str:
     """How the newer of the two failed on an interval since the rollout began; no labels are needed for that."""
-    for record in run.ledger.records(run.model, scores.KIND):
+    for record in run.ledger.records(run.model, prediction_log.KIND):
         if not going.began < record.effective_at <= run.as_of:
             continue
         if going.purpose == "watch":
@@ -295,7 +301,7 @@ def _promote(run: Run, context: Context, going: Rollout, evidence: Evidence, sai
     try:
         if not any(one.key == run.key for one in made):
             promotion.refuse(run, made, target, run.as_of)
-            probing.probe(run, target)
+            smoke_test.probe(run, target)
         record, _ = promotion.move(run, change)
     except (StaleRun, Barred) as error:
         return _stop(run, going, error.found, bars=False)
@@ -386,5 +392,5 @@ def _page(run: Run, report: RolloutReport, going: Rollout, evidence: Evidence) -
     figures = {"Loss of the newer above the older": plots.watched(shown, loss)} if len(shown) else {}
     title = f"{run.model}: version {going.beside.version} beside version {going.champion} ({going.purpose})"
     key = run.path("rollout", PAGE)
-    run.store.write(key, pages.page(title, report.decision, {f"Mean {loss}": shown}, figures))
+    run.store.write(key, html.page(title, report.decision, {f"Mean {loss}": shown}, figures))
     return report.model_copy(update={"html": key})

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.pipeline import Pipeline
 
-from retrain import contract, estimators, pages, plots, rows, scores, serving
+from retrain.data import dataset, row_contract
 from retrain.errors import (
     ArtifactMissing,
     DanglingChampion,
@@ -39,8 +39,13 @@ from retrain.errors import (
     RowsRejected,
     ScoringFailed,
 )
-from retrain.estimators import Array
-from retrain.ledger import Record
+from retrain.modeling import estimators
+from retrain.modeling.estimators import Array
+from retrain.monitoring import prediction_log
+from retrain.monitoring.prediction_log import Answers
+from retrain.registry.champion import load_champion
+from retrain.registry.mlflow import Registry
+from retrain.rendering import html, plots
 from retrain.results import (
     Accepted,
     Apart,
@@ -52,10 +57,9 @@ from retrain.results import (
     Rollout,
     ScoreReport,
 )
-from retrain.run import Run
-from retrain.scores import Answers
-from retrain.standing import champion_at, rollout_at
-from retrain.tools.registry import Registry
+from retrain.state.ledger import Record
+from retrain.state.projections import champion_at, rollout_at
+from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ def score(run: Run) -> ScoreReport:
         SnapshotCorrupt, MissingInput: the batch, or its earlier scores, are not the ones on record, or gone.
     """
     batch = run.read(IngestReport, "ingest").batch
-    if record := scores.found(run, run.interval, batch.sha256):
+    if record := prediction_log.found(run, run.interval, batch.sha256):
         return _again(run, record)
     history = run.ledger.records(run.model, "promotion")
     champion = champion_at(history, run.interval.start)
@@ -107,7 +111,7 @@ def score(run: Run) -> ScoreReport:
 
 
 def _answer(run: Run, batch: Batch, champion: Champion) -> tuple[Given, Answers]:
-    model = serving.load(run, champion)
+    model = load_champion(run, champion)
     given = _read(run, batch, model)
     return given, Answers(_predict(run, model, champion.version, given.frame), champion.version)
 
@@ -146,8 +150,8 @@ def _read(run: Run, batch: Batch, model: Pipeline) -> Given:
     own = list(dict.fromkeys([*spec.source.key, spec.source.time]))
     with run.store.verified(batch.key, batch.sha256) as path:
         lead = pq.read_table(path, columns=own)
-    frame = rows.read(run, [taken], dict.fromkeys([*reads, *spec.inputs]), ordered=False)
-    broken = contract.breaches(spec, lead, frame[reads])
+    frame = dataset.read(run, [taken], dict.fromkeys([*reads, *spec.inputs]), ordered=False)
+    broken = row_contract.breaches(spec, lead, frame[reads])
     reason = np.full(len(frame), None, dtype=object)
     for rule, mask in broken.items():
         reason[mask] = [rule if known is None else f"{known}; {rule}" for known in reason[mask]]
@@ -218,7 +222,7 @@ def _beside(run: Run, rollout: Rollout, frame: pd.DataFrame) -> tuple[Answers | 
     version = rollout.beside.version
     facts = {"version": version, "purpose": rollout.purpose, "share": rollout.share, "failed": None, "breach": False}
     try:
-        return Answers(_predict(run, serving.load(run, rollout.beside), version, frame), version), facts
+        return Answers(_predict(run, load_champion(run, rollout.beside), version, frame), version), facts
     except Exception as error:
         log.warning("version %s failed beside the champion", version, exc_info=True)
         what = error.found if isinstance(error, RetrainError) else str(error)[:300]
@@ -241,7 +245,7 @@ def _unknown(frame: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, int]:
     for name, of in sorted(facts.items()):
         if name in frame and "categories" in of and not of["capped"]:
             known = of["categories"]
-            counted[name] = int((~contract.each_text(frame[name], known.__contains__)).sum())
+            counted[name] = int((~row_contract.each_text(frame[name], known.__contains__)).sum())
     return {name: count for name, count in counted.items() if count}
 
 
@@ -273,11 +277,13 @@ def _publish(
     lead = given.lead.filter(pa.array(kept))
     canary = None
     if other and beside and beside["share"]:
-        canary = scores.exposed(run.model, lead.select(list(spec.source.key)), beside["share"]) & given.sound[kept]
+        canary = (
+            prediction_log.exposed(run.model, lead.select(list(spec.source.key)), beside["share"]) & given.sound[kept]
+        )
     answered = {champion.version: len(given.frame)}
     if other and canary is not None:
         answered = {champion.version: len(given.frame) - int(canary.sum()), other.version: int(canary.sum())}
-    data = scores.table(
+    data = prediction_log.table(
         spec,
         lead,
         _spread(answers, given.sound[kept]),
@@ -292,7 +298,9 @@ def _publish(
     run.store.write(f"{base}.parquet", data)
     quarantined = _set_aside(run, batch, given, folder) if rejected and not abstains else None
 
-    apart = scores.disagreement(spec, given.lead.filter(pa.array(given.sound)), answers, other) if other else None
+    apart = (
+        prediction_log.disagreement(spec, given.lead.filter(pa.array(given.sound)), answers, other) if other else None
+    )
     outside = _outside(answers.values, facts.get("target", {})) if spec.task == "regression" else None
     reasons = [f"{len(given.frame):,} of {len(given.sound):,} rows scored by version {champion.version}"]
     if other and canary is not None:
@@ -379,7 +387,7 @@ def _record(run: Run, batch: Batch, report: ScoreReport, more: Mapping[str, Any]
     }
 
     def append(key: str) -> Record:
-        return run.ledger.append(run.model, scores.KIND, key, body, effective_at=run.as_of, run=run.key)
+        return run.ledger.append(run.model, prediction_log.KIND, key, body, effective_at=run.as_of, run=run.key)
 
     record = append(run.interval.name)
     return record if record.body["data"] == batch.sha256 else append(f"{run.interval.name}/{batch.sha256[:12]}")
@@ -419,9 +427,9 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
         "multiclass": "probability of the class named",
         "regression": spec.target.column,
     }
-    shown = {"champion": scores.one_number(answers.values, answers.values)}
+    shown = {"champion": prediction_log.one_number(answers.values, answers.values)}
     if other:
-        shown["beside"] = scores.one_number(answers.values, other.values)
+        shown["beside"] = prediction_log.one_number(answers.values, other.values)
     figures = {"Scores": plots.scores(shown, labels[spec.task])}
     summary = pd.DataFrame({name: pd.Series(values).describe() for name, values in shown.items()})
     tables = {
@@ -443,7 +451,7 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
             facts, "of beside - champion", "value"
         )
         tables["Rows that differ most"] = _furthest(spec.source.key, apart.furthest)
-    return pages.page(f"{run.model} · {run.interval.name} · scores", report.decision, tables, figures)
+    return html.page(f"{run.model} · {run.interval.name} · scores", report.decision, tables, figures)
 
 
 def _pairs(facts: Mapping[str, Any], name: str, value: str) -> pd.DataFrame:

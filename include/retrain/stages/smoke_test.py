@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from retrain import probing, promotion
 from retrain.errors import MissingInput
+from retrain.registry import promotion, smoke_test
 from retrain.results import Decision, ProbeReport, RegisterReport
-from retrain.run import Run
+from retrain.state.run import Run
 
 
 def probe(run: Run) -> ProbeReport:
@@ -22,7 +22,7 @@ def probe(run: Run) -> ProbeReport:
     if registered.version is None:
         reasons = "; ".join(registered.decision.reasons)
         raise MissingInput(f"there is no version to probe: {reasons}", do="read the reasons in register.json")
-    checks = probing.probe(run, promotion.facts(run, registered.version, registered.run_id))
+    checks = smoke_test.probe(run, promotion.facts(run, registered.version, registered.run_id))
     return ProbeReport(
         model=run.model,
         interval=run.interval,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from retrain.data.versions import DataRegistry, Version, registry_of
 from retrain.errors import MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import Accepted, Batch, IngestReport, SnapshotReport, ValidateReport
-from retrain.run import Run
-from retrain.tools.versions import DataRegistry, Version, registry_of
+from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
 

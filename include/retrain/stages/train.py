@@ -14,12 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-from retrain import estimators, fitting, resampling, rows
+from retrain.data import dataset
+from retrain.modeling import estimators, resampling
+from retrain.modeling.search import count_trees, same_but_trees, search
+from retrain.registry import candidates
 from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
-from retrain.run import Run
-from retrain.search import count_trees, same_but_trees, search
 from retrain.spec import Spec
-from retrain.workspace import digest_of
+from retrain.state.run import Run
+from retrain.state.settings import digest_of
 
 FEW_TREES = 0.2
 FEWEST = 100
@@ -37,8 +39,8 @@ def train(run: Run) -> TrainReport:
     """
     spec = run.spec
     context = run.read(Context, "context")
-    accepted, sealed = rows.split(context, spec)
-    labelled, unlabelled = fitting.labelled(run, accepted)
+    accepted, sealed = dataset.split(context, spec)
+    labelled, unlabelled = candidates.labelled(run, accepted)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []
 
     incumbent = None
@@ -68,7 +70,7 @@ def train(run: Run) -> TrainReport:
     fitted = []
     for name, kind, one, inner in plan:
         _say(f"fit: {name}, {one.label}")
-        fitted.append(fitting.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
+        fitted.append(candidates.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
     judged_from = None
     if (since := _changed(spec, context, sealed)) and (made := _since(run, since, winner, accepted, sealed)):
         fitted.append(made)
@@ -79,7 +81,7 @@ def train(run: Run) -> TrainReport:
         interval=run.interval,
         effective_at=run.as_of,
         fitted=tuple(fitted),
-        sealed=rows.intervals(sealed),
+        sealed=dataset.intervals(sealed),
         judged_from=judged_from,
         search=found.tried,
         unlabelled=unlabelled,
@@ -91,7 +93,7 @@ def train(run: Run) -> TrainReport:
             run.model,
             "training",
             run.key,
-            {"interval": run.interval.name, "training": rows.training_digest(accepted), "rows": len(labelled.y)},
+            {"interval": run.interval.name, "training": dataset.training_digest(accepted), "rows": len(labelled.y)},
             effective_at=run.as_of,
             run=run.key,
         )
@@ -122,7 +124,7 @@ def _since(
     """
     spec = run.spec
     batches = tuple(one for one in (*accepted, *sealed) if one.batch.interval.start >= since)
-    known, _ = fitting.labelled(run, batches, least=FEWEST)
+    known, _ = candidates.labelled(run, batches, least=FEWEST)
     when = known.frame[spec.source.time]
     newest = when >= sealed[-1].batch.interval.start
     block = resampling.blocks(spec, known.frame.loc[newest])
@@ -133,7 +135,7 @@ def _since(
     if len(part.y) < FEWEST or (spec.classes and len(np.unique(part.y)) < len(spec.classes)):
         return None
     configuration = winner.model_copy(update={"window": None, "since": since})
-    _, made = fitting.fit(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
+    _, made = candidates.fit(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
     spans = [*made.intervals[:-1], Interval(start=made.intervals[-1].start, end=cut)]
     digest = digest_of([made.training, cut.isoformat()])
     return made.model_copy(update={"intervals": tuple(spans), "training": digest})

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from retrain.data import expectations
+from retrain.data.expectations import Expectation
 from retrain.errors import InvalidSpec, Quarantined
 from retrain.results import Batch, Check, Decision, IngestReport, ValidateReport
-from retrain.run import Run
 from retrain.spec import Column, Spec
-from retrain.tools import expectations
-from retrain.tools.expectations import Expectation
-from retrain.workspace import digest_of
+from retrain.state.run import Run
+from retrain.state.settings import digest_of
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ The records of a model are a hash chain: each has its `place` (1, 2, 3, …), th
 SHA-256 over that and all it says (S. Haber and W. S. Stornetta, How to time-stamp a digital document, 1991). The
 database itself refuses UPDATE and DELETE; whoever takes that guard away breaks the chain, which `verify` shows. A
 tail that was cut off, or a chain that was computed anew, is still a chain: the anchors in the data registry show
-those (`DataRegistry.anchor`, `retrain.audit`).
+those (`DataRegistry.anchor`, `retrain.reporting.verify`).
 
     >>> ledger = Ledger("sqlite://")
     >>> when = datetime(2024, 2, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, LedgerNewer, Pr
 BUSY_SECONDS = 30
 
 REVISIONS = ("1", "2")
-"""Of the tables, oldest first; `retrain.migrations` leads from each to the next."""
+"""Of the tables, oldest first; `retrain.state.migrations` leads from each to the next."""
 
 _metadata = sa.MetaData()
 _records = sa.Table(
@@ -276,7 +276,7 @@ class Ledger:
                     do="use the version of Retrain that the rest of the installation runs",
                 )
             elif found != REVISIONS[-1]:
-                from retrain.migrations import upgrade
+                from retrain.state.migrations import upgrade
 
                 upgrade(connection, found)
 

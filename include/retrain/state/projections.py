@@ -6,10 +6,11 @@ Pure functions of records in the order they were written. A moment is one of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from retrain.ledger import Record
 from retrain.results import Bar, Champion, Rollout
+from retrain.state.ledger import Record
 
 
 def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | None:
@@ -51,3 +52,23 @@ def rollout_at(promotions: Sequence[Record], rollouts: Iterable[Record], moment:
         return None
     found = Rollout.model_validate(told[-1].body["rollout"])
     return found if found.champion == champion.version else None
+
+
+@dataclass(frozen=True)
+class KnownVersion:
+    """A version that the ledger knows as a champion or a challenger, by the record that first named it."""
+
+    champion: Champion
+    record: Record
+
+
+def known_versions(records: Sequence[Record]) -> dict[int, KnownVersion]:
+    """Every version that was to serve, in the order in which the ledger came to know them."""
+    found: dict[int, KnownVersion] = {}
+    for record in records:
+        rollout = record.body.get("rollout") if record.kind == "rollout" else None
+        facts = rollout["beside"] if rollout else record.body.get("champion")
+        if record.kind in ("promotion", "proposal", "rollout") and facts:
+            champion = Champion.model_validate(facts)
+            found.setdefault(champion.version, KnownVersion(champion, record))
+    return found

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 
 from retrain import errors
 from retrain.errors import InvalidName, RetrainError
-from retrain.ledger import Record
-from retrain.run import Run, run_key
+from retrain.state.ledger import Record
+from retrain.state.run import Run, run_key
 
 PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
 """How the keys of a loop's runs begin: Airflow gives the runs of several DAGs the same id."""

@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Literal, TypeVar
 
 from retrain.errors import MissingInput
-from retrain.ledger import Ledger
 from retrain.results import Interval, Result, Trigger, inside
 from retrain.spec import Spec
-from retrain.workspace import Home, Store
+from retrain.state.ledger import Ledger
+from retrain.state.settings import Home, Store
 
 R = TypeVar("R", bound=Result)
 

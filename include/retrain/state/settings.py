@@ -56,7 +56,7 @@ class Home:
         def path(name: str, default: Path) -> Path:
             return Path(os.environ.get(name) or default).absolute()
 
-        root = path("RETRAIN_ROOT", Path(__file__).parents[2])
+        root = path("RETRAIN_ROOT", Path(__file__).parents[3])
         state = path("RETRAIN_HOME", root / ".retrain")
 
         def url(name: str, default: str) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrain.check.words import explain
+from retrain.authoring.check.words import explain
 from retrain.errors import InvalidSpec, RetrainError
 from retrain.results import Batch, Configuration
 from retrain.spec import Spec, line_of, load, near
-from retrain.workspace import Home
+from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def _wrong(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _wrong_expectations(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
+    from retrain.data.expectations import Expectation, check_names
     from retrain.stages.validate import contract
-    from retrain.tools.expectations import Expectation, check_names
 
     first = spec.at(spec.interval.start)
     try:
@@ -116,7 +116,7 @@ def _wrong_expectations(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _wrong_candidates(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
-    from retrain import estimators
+    from retrain.modeling import estimators
 
     for place, one in enumerate(spec.training.candidates):
         where = ("training", "candidates", place)
@@ -138,7 +138,7 @@ def _wrong_candidates(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _warnings(spec: Spec, home: Home) -> Iterator[tuple[tuple[Any, ...], str]]:
-    from retrain.tools.sources.address import render, scheme_of
+    from retrain.data.sources.address import render, scheme_of
 
     for key, said in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
         if "change me" in said.lower():

@@ -1,6 +1,6 @@
 """Every key of a spec, from the models that read it: `docs/spec.md` is this text.
 
-After a change of `spec.py`: `python -m retrain.check.manual > docs/spec.md`; a test holds the two together.
+After a change of `spec.py`: `python -m retrain.authoring.check.manual > docs/spec.md`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retrain.check.words import span
+from retrain.authoring.check.words import span
 from retrain.spec import COMPUTED, EXAMPLE, Spec
 
 HEAD = f"""# The model spec
 
 One YAML file per model in `include/models`, named after it. `python -m retrain new` writes one from data,
 `python -m retrain check` explains it or says what is wrong with it. Unknown keys, duplicate keys, aliases and tags
-are refused. This page is made from the code by `python -m retrain.check.manual`.
+are refused. This page is made from the code by `python -m retrain.authoring.check.manual`.
 
 The smallest one:
 

@@ -19,11 +19,21 @@ from typing import Any
 
 import yaml
 
+from retrain.authoring.scaffold.looking import Look, look
+from retrain.authoring.scaffold.propose import (
+    Column,
+    Question,
+    Spans,
+    column,
+    column_of,
+    key_of,
+    question,
+    spans,
+    time_of,
+)
 from retrain.errors import InvalidName, InvalidSpec
-from retrain.scaffold.looking import Look, look
-from retrain.scaffold.propose import Column, Question, Spans, column, column_of, key_of, question, spans, time_of
 from retrain.spec import METRICS, parse
-from retrain.workspace import Home
+from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
 from retrain.errors import DtypeChanged
-from retrain.tools.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
 
 MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from retrain.authoring.scaffold.kinds import Seen, seen_as
 from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
-from retrain.scaffold.kinds import Seen, seen_as
 
 SEEN_ROWS = 5_000_000
 KEPT_ROWS = 200_000

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from retrain.authoring.scaffold.contracts import bounds, missing, percent, plain, short, values
+from retrain.authoring.scaffold.kinds import Seen
+from retrain.authoring.scaffold.leaks import suspicion
+from retrain.authoring.scaffold.looking import Look
 from retrain.errors import DegenerateTraining, InvalidSpec
-from retrain.scaffold.contracts import bounds, missing, percent, plain, short, values
-from retrain.scaffold.kinds import Seen
-from retrain.scaffold.leaks import suspicion
-from retrain.scaffold.looking import Look
 from retrain.spec import near
 
 PERIODS = {"hour": "h", "day": "D", "week": "W-SUN", "month": "M", "quarter": "Q", "year": "Y"}

@@ -40,10 +40,10 @@ from great_expectations.expectations.registry import (
 )
 from great_expectations.validator.validator import Validator
 
+from retrain.data.expectations.reading import Batch, Reading, opened
+from retrain.data.expectations.report import EXAMPLES, arguments, bounded, observed, page
 from retrain.errors import EmptyBatch, EmptySuite, InvalidSpec, SchemaChanged
 from retrain.results import Check
-from retrain.tools.expectations.reading import Batch, Reading, opened
-from retrain.tools.expectations.report import EXAMPLES, arguments, bounded, observed, page
 
 _PLACE = "place"
 

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrain.data.sources import files, formats, sql
+from retrain.data.sources.address import render, shown
+from retrain.data.sources.files import Found
+from retrain.data.sources.typed import plain
 from retrain.errors import BatchMissing, BatchTooLarge, EmptyBatch, OutOfInterval, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import LabelSource, Source
-from retrain.tools.sources import files, formats, sql
-from retrain.tools.sources.address import render, shown
-from retrain.tools.sources.files import Found
-from retrain.tools.sources.typed import plain
 
 GROUP_ROWS = 1 << 17
 

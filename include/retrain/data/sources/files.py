@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from retrain.data.sources.address import download, masked, one_per_interval, render, scheme_of, shown
+from retrain.data.sources.formats import cap
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
-from retrain.tools.sources.address import download, masked, one_per_interval, render, scheme_of, shown
-from retrain.tools.sources.formats import cap
 
 
 @dataclass(frozen=True)

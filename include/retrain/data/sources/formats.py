@@ -18,10 +18,10 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from retrain.data.sources.address import masked
+from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, plain, spoken, without_nan
 from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SchemaChanged, SourceRefused
 from retrain.spec import Source
-from retrain.tools.sources.address import masked
-from retrain.tools.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, plain, spoken, without_nan
 
 BLOCK_BYTES = 8 << 20
 BATCH_ROWS = 1 << 16

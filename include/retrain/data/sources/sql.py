@@ -15,12 +15,12 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from retrain.data.sources.address import masked
+from retrain.data.sources.formats import BATCH_ROWS, dtype_changed, same_columns
+from retrain.data.sources.typed import Mismatch, of_values
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
-from retrain.tools.sources.address import masked
-from retrain.tools.sources.formats import BATCH_ROWS, dtype_changed, same_columns
-from retrain.tools.sources.typed import Mismatch, of_values
 
 _DIALECTS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 

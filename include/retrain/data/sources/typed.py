@@ -54,7 +54,7 @@ def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
         [1, None]
         >>> of_text(pa.array(["1", "2.0"]), pa.int64())
         Traceback (most recent call last):
-        retrain.tools.sources.typed.Mismatch: (1, '2.0')
+        retrain.data.sources.typed.Mismatch: (1, '2.0')
 
     Raises:
         Mismatch: the first value that is not one.

@@ -27,6 +27,8 @@ from typing import Any
 
 import yaml
 
+from retrain.data.versions.git import MAIN, Scratch, code_version, scratch, short
+from retrain.data.versions.names import Anchor, Version, has_password, local, plain
 from retrain.errors import (
     ChainBroken,
     IntervalConflict,
@@ -39,9 +41,7 @@ from retrain.errors import (
     RetrainError,
     SnapshotCorrupt,
 )
-from retrain.tools.versions.git import MAIN, Scratch, code_version, scratch, short
-from retrain.tools.versions.names import Anchor, Version, has_password, local, plain
-from retrain.workspace import Home
+from retrain.state.settings import Home
 
 __all__ = ["Anchor", "DataRegistry", "Version", "code_version", "registry_of"]
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain.behaviour import calibration, edges, fairness, leak, overfit, size
-from retrain.behaviour.sealed import Sealed
-from retrain.metrics import Array
+from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit, size
+from retrain.gate.checks.holdout import Sealed
+from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck, TrainReport
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.run import Run
 
-QUESTIONS = (calibration, overfit, leak, fairness, edges, size)
+QUESTIONS = (calibration, overfit, leak, fairness, edge_cases, size)
 
 
 def examine(

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retrain import resampling
-from retrain.behaviour.sealed import CHAMPION, Sealed, finite, found
-from retrain.metrics import Array, equal_mass
-from retrain.resampling import Draws
+from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.modeling import resampling
+from retrain.modeling.metrics import Array, equal_mass
+from retrain.modeling.resampling import Draws
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
 

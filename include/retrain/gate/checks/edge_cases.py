@@ -1,4 +1,4 @@
-"""Does a model answer the spec's edge cases as a person expects? The file's format: `retrain.cases`."""
+"""Does a model answer the spec's edge cases as a person expects? The file's format: `retrain.spec.edge_cases`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain import estimators
-from retrain.behaviour.sealed import CHAMPION, Sealed, finite, found
-from retrain.cases import Case
 from retrain.errors import RetrainError
-from retrain.metrics import Array
+from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.modeling import estimators
+from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
+from retrain.spec.edge_cases import Case
 
 
 def findings(sealed: Sealed) -> Iterator[Finding]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrain import metrics
-from retrain.behaviour.sealed import CHAMPION, Sealed, finite, found
-from retrain.metrics import Array
+from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.modeling import metrics
+from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
 

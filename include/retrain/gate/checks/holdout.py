@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain.metrics import Array
+from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, TrainReport
-from retrain.run import Run
 from retrain.spec import Spec
+from retrain.state.run import Run
 
 CHAMPION = "champion"
 

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import TargetEncoder
 
-from retrain import metrics, rows
-from retrain.behaviour.sealed import CHAMPION, Sealed, finite, found
-from retrain.metrics import Array
+from retrain.data import dataset
+from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.modeling import metrics
+from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
 
@@ -38,7 +39,7 @@ def findings(sealed: Sealed) -> Iterator[Finding]:
     spec = sealed.spec
     if not spec.gate.leak:
         return
-    part = rows.sample(sealed.frame, min(ROWS, CELLS // len(spec.inputs)), spec.training.seed)
+    part = dataset.sample(sealed.frame, min(ROWS, CELLS // len(spec.inputs)), spec.training.seed)
     place = part.index.to_numpy()
     y = _columns(spec, sealed.y[place])
     skill = {name: explained(y, _said(spec, sealed.predictions[name][place])) for name in sealed.judged}

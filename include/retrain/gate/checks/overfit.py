@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from retrain import estimators, metrics, rows
-from retrain.behaviour.sealed import Sealed, finite, found
-from retrain.metrics import Array
+from retrain.data import dataset
+from retrain.gate.checks.holdout import Sealed, finite, found
+from retrain.modeling import estimators, metrics
+from retrain.modeling.metrics import Array
 from retrain.results import Context, EvaluateReport, Finding, Fitted, GateCheck, Interval
 from retrain.spec import Spec
 
@@ -43,14 +44,14 @@ def _sample(sealed: Sealed, context: Context, intervals: tuple[Interval, ...]) -
     spec, starts = sealed.spec, {one.start for one in intervals}
     there = [one for one in context.accepted if one.batch.interval.start in starts]
     chosen = np.unique(np.linspace(0, len(there) - 1, min(BATCHES, len(there))).round().astype(int))
-    frame = rows.read(
+    frame = dataset.read(
         sealed.run, [there[place] for place in chosen], (*spec.inputs, spec.target.column, spec.source.time)
     )
     # A candidate may have learnt from a part of its newest interval only.
-    y = rows.outcome(spec, frame)
+    y = dataset.outcome(spec, frame)
     frame = frame[y.notna() & (frame[spec.source.time] < intervals[-1].end)].reset_index(drop=True)
-    frame = rows.sample(frame, ROWS, spec.training.seed)
-    return frame, rows.outcome(spec, frame).to_numpy()
+    frame = dataset.sample(frame, ROWS, spec.training.seed)
+    return frame, dataset.outcome(spec, frame).to_numpy()
 
 
 def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from retrain.behaviour.sealed import Sealed, finite, found
+from retrain.gate.checks.holdout import Sealed, finite, found
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
 

@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 
 from retrain.errors import InvalidSpec
+from retrain.monitoring.drift.broken import broken
+from retrain.monitoring.drift.chance import FEWEST, level_of
+from retrain.monitoring.drift.columns import Codes, Judged, Test, bounded, judge, undetermined, verdict
+from retrain.monitoring.drift.limits import TEST, Kind, Limits, Role
+from retrain.monitoring.drift.page import page_of, with_verdicts
 from retrain.results import ColumnDrift, Decision
-from retrain.tools.drift.broken import broken
-from retrain.tools.drift.chance import FEWEST, level_of
-from retrain.tools.drift.columns import Codes, Judged, Test, bounded, judge, undetermined, verdict
-from retrain.tools.drift.limits import TEST, Kind, Limits, Role
-from retrain.tools.drift.page import page_of, with_verdicts
 
 __all__ = ["Codes", "Kind", "Limits", "Role", "broken", "compare"]
 

@@ -14,10 +14,10 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from retrain.tools.drift.chance import Array
-from retrain.tools.drift.columns import bounded
-from retrain.tools.drift.limits import Kind
-from retrain.tools.drift.samples import as_text, ks_distance
+from retrain.monitoring.drift.chance import Array
+from retrain.monitoring.drift.columns import bounded
+from retrain.monitoring.drift.limits import Kind
+from retrain.monitoring.drift.samples import as_text, ks_distance
 
 LOST = 0.3
 """More of the rows are missing than before."""

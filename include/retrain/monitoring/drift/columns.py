@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binom, gamma
 
+from retrain.monitoring.drift.chance import FEWEST, Array, Blocks, Null, of_categories, of_numbers, of_share
+from retrain.monitoring.drift.limits import TEST, Kind, Limits, Role
+from retrain.monitoring.drift.page import Compared, harmless
+from retrain.monitoring.drift.samples import Side, categories, ks_distance, lumped, numbers, plottable, some
 from retrain.results import ColumnDrift
-from retrain.tools.drift.chance import FEWEST, Array, Blocks, Null, of_categories, of_numbers, of_share
-from retrain.tools.drift.limits import TEST, Kind, Limits, Role
-from retrain.tools.drift.page import Compared, harmless
-from retrain.tools.drift.samples import Side, categories, ks_distance, lumped, numbers, plottable, some
 
 NAMED = 5
 UNTELLABLE = 0.5  # a limit above this would call almost nothing drift

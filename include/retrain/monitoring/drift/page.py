@@ -15,9 +15,9 @@ from evidently.legacy.core import ColumnType
 from evidently.metrics import ValueDrift
 from numpy.typing import NDArray
 
+from retrain.monitoring.drift.limits import TEST, Kind
+from retrain.monitoring.drift.samples import ks_distance
 from retrain.results import ColumnDrift, Decision
-from retrain.tools.drift.limits import TEST, Kind
-from retrain.tools.drift.samples import ks_distance
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from mlflow.models import Model
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ConfigChanged, DanglingChampion, MissingInput, NonFiniteMetric
-from retrain.loading import digest_of, read, same
+from retrain.modeling.model_io import digest_of, read, same
+from retrain.registry.mlflow.files import digest, load_model, save_model
+from retrain.registry.mlflow.server import ABSENT, ARTIFACT, Server, cut_to
 from retrain.results import inside
-from retrain.tools.registry.files import digest, load_model, save_model
-from retrain.tools.registry.server import ABSENT, ARTIFACT, Server, cut_to
 
 __all__ = ["Registry", "digest", "load_model", "save_model"]
 

@@ -1,7 +1,7 @@
 """A model as an MLflow folder: written, named by its digest, and loaded only if its bytes are the expected ones.
 
-Loading is `retrain.loading`'s: through skops, which runs no code. Where a format that runs no code does not exist
-(an estimator outside its list), saving is refused; pickle is never a way out.
+Loading is `retrain.modeling.model_io`'s: through skops, which runs no code. Where a format that runs no code does not
+exist (an estimator outside its list), saving is refused; pickle is never a way out.
 
 Method: MLflow model format, https://mlflow.org/docs/latest/ml/model/ ; skops persistence,
 https://skops.readthedocs.io/en/stable/persistence.html .
@@ -29,13 +29,13 @@ from mlflow.models import Model, infer_signature
 from skops.io.exceptions import UnsupportedTypeException
 
 from retrain.errors import EstimatorRefused, ModelFormatRefused
-from retrain.loading import MODEL_FILE, REGISTER_AGAIN, REPLACE_TYPE, digest_of, load, read, same, trusted
+from retrain.modeling.model_io import MODEL_FILE, REGISTER_AGAIN, REPLACE_TYPE, digest_of, load, read, same, trusted
 
 EXAMPLE_ROWS = 100
 
 FILES = re.compile(
     rf"MLmodel|conda\.yaml|python_env\.yaml|requirements\.txt|(serving_)?input_example\.json|{re.escape(MODEL_FILE)}"
-    r"|code/retrain/\w+\.py"
+    r"|code/retrain/(modeling/)?\w+\.py"
 )
 """What a model folder may hold. Nothing here imports from `code/`; MLflow would, ahead of what is installed."""
 

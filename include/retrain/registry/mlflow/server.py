@@ -17,8 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ArtifactMissing, InvalidName, InvalidSpec, OutOfBandChange, RegistryDown
+from retrain.registry.mlflow.files import brief
 from retrain.results import inside
-from retrain.tools.registry.files import brief
 
 KEY = "retrain.key"
 ARTIFACT = "model"

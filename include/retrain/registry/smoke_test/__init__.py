@@ -22,14 +22,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import retrain
-from retrain import estimators
 from retrain.errors import ArtifactMissing, NonFiniteMetric, ProbeFailed
-from retrain.estimators import Array
+from retrain.modeling import estimators
+from retrain.modeling.estimators import Array
+from retrain.registry.mlflow import Registry
+from retrain.registry.mlflow.files import check_model
 from retrain.results import Champion, GateCheck
-from retrain.run import Run
 from retrain.spec import Spec
-from retrain.tools.registry import Registry
-from retrain.tools.registry.files import check_model
+from retrain.state.run import Run
 
 KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 THREADS = ("OMP_", "OPENBLAS_", "MKL_")

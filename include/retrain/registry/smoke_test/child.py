@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-HOUSE = {"retrain", "retrain.errors", "retrain.features", "retrain.loading"}
+HOUSE = {"retrain", "retrain.errors", "retrain.modeling", "retrain.modeling.features", "retrain.modeling.model_io"}
 MOST_BYTES = 64 * 2**20
 """That this process may write to any one file: its own report and its stderr."""
 
@@ -171,17 +171,17 @@ def work(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     begin = time.perf_counter()
     import pandas as pd
 
-    from retrain import loading
+    from retrain.modeling import model_io
 
-    files = loading.read(folder)
-    loading.same("what was handed to the probe", loading.digest_of(files), asked["digest"])
-    for name in loading.trusted(files[loading.MODEL_FILE]):
+    files = model_io.read(folder)
+    model_io.same("what was handed to the probe", model_io.digest_of(files), asked["digest"])
+    for name in model_io.trusted(files[model_io.MODEL_FILE]):
         importlib.import_module(name.rpartition(".")[0])
     warm()
     guard = Guard()
     yield "tried", guard.tried
     sys.addaudithook(guard)
-    model = loading.load(files)
+    model = model_io.load(files)
     yield "load_s", time.perf_counter() - begin
 
     answer = getattr(model, asked["method"])

@@ -1,8 +1,8 @@
 """How the ledger's tables came to be, a revision a file (alembic), and how an older database gets there.
 
-A fresh database is made at the newest revision by `retrain.ledger`, which also finds out whether there is anything to
-do here, so that alembic is imported only for that. Its version table is `retrain_version`: Airflow and MLflow have
-their own `alembic_version`, and the database may be theirs too.
+A fresh database is made at the newest revision by `retrain.state.ledger`, which also finds out whether there is
+anything to do here, so that alembic is imported only for that. Its version table is `retrain_version`: Airflow and
+MLflow have their own `alembic_version`, and the database may be theirs too.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from retrain.ledger import GUARDS, hash_of
+from retrain.state.ledger import GUARDS, hash_of
 
 revision = "2"
 down_revision = "1"

@@ -1,0 +1,116 @@
+"""`python -m retrain check`: all specs in words, and the page that lists every key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from retrain.__main__ import app
+from retrain.authoring.check.manual import keys, reference
+from retrain.errors import InvalidSpec
+from retrain.state.settings import Home
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(home: Home, spec: dict[str, Any]) -> None:
+    (home.models / f"{spec['model']}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+
+
+def test_the_specs_of_this_repository_are_right(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setenv("RETRAIN_MODELS", str(ROOT / "include" / "models"))
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 0, answer.output
+    for file in (ROOT / "include" / "models").glob("*.yaml"):
+        assert f"{file.stem} · " in answer.output
+
+
+def test_a_spec_is_explained(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
+    spec = spec_of()
+    spec["labels"] = {"mature_after": "14d"}
+    spec["policy"] = {"schedule": 3, "max_age": "90d", "cooldown": "2d"}
+    spec["training"]["windows"] = ["all", 2]
+    spec["evaluation"] = {"slices": ["plan"], "sealed": 2}
+    write(home, spec)
+    said = " ".join(CliRunner().invoke(app, ["check", "churn"]).output.split())
+    for part in (
+        "churn · Rank subscribers",
+        "owner Ada Example <ada@example.org>",
+        "binary: churned, where True is the positive class",
+        "every month from 2024-01-01",
+        "data/churn-{start:%Y-%m}.csv; placed in time by signup, identified by id",
+        "4 features (",
+        "at least 50 rows",
+        "mature 2w after the interval's end",
+        "all or newest 2 intervals",
+        "after 3 intervals with mature labels",
+        "every 3 months or on drift or when the newest training row is 90d old",
+        "given 1 new mature row(s) and 2d since the last training",
+        "log_loss, smaller is better, on the newest 2 interval(s); blocks of day; wrong in at most 5% of the runs",
+        "a refresh may be worse by 1%",
+        "no slice of plan worse by 10%",
+        "at once; then watched beside its predecessor for 3 interval(s)",
+    ):
+        assert part in said, part
+
+
+def test_one_wrong_spec_does_not_hide_the_others(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
+    write(home, spec_of())
+    write(home, {**spec_of(), "model": "other", "task": "guess"})
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 1
+    assert "churn · Rank" in answer.output
+    assert "wrong: other.yaml:6: task: Input should be" in answer.output
+
+
+def test_a_missing_first_batch_is_a_warning(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
+    write(home, spec_of())
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 0
+    assert "source.path: nothing lies at data/churn-2024-01.csv yet" in answer.output
+    (home.root / "data").mkdir()
+    (home.root / "data" / "churn-2024-01.csv").write_text("")
+    assert "warning" not in CliRunner().invoke(app, ["check"]).output
+
+
+def test_no_spec_at_all_names_the_next_step(home: Home) -> None:
+    answer = CliRunner().invoke(app, ["check"])
+    assert isinstance(answer.exception, InvalidSpec)
+    assert "python -m retrain new" in str(answer.exception)
+
+
+def test_feature_code_is_not_run(home: Home, tmp_path: Path, spec_of: Callable[[], dict[str, Any]]) -> None:
+    spec = spec_of()
+    spec["training"]["features"] = {"file": "own.py", "adds": {"twice": "number"}}
+    write(home, spec)
+    (home.models / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef build(frame):\n    return frame\n")
+    assert CliRunner().invoke(app, ["check"]).exit_code == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_key_is_on_the_page_with_its_default_and_a_word() -> None:
+    page = (ROOT / "docs" / "spec.md").read_text()
+    assert page == reference(), "spec.py changed: python -m retrain.authoring.check.manual > docs/spec.md"
+    listed = [key for key in keys() if key.type != "mapping"]
+    assert len(listed) > 80
+    for key in listed:
+        assert f"| `{key.path}` |" in page
+    assert [key.path for key in keys() if not key.description] == []
+
+
+def test_a_schema_error_costs_no_heavy_import(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
+    write(home, {**spec_of(), "task": "guess"})
+    code = (
+        "import sys; from retrain.authoring.check import check; from retrain.state.settings import Home;"
+        "assert check(Home.from_environment())[0].wrong;"
+        "print({'pandas', 'sklearn', 'great_expectations'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

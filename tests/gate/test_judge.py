@@ -1,0 +1,463 @@
+"""The gate on constructed reports: what promotes, what keeps, what cannot be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retrain.data import dataset
+from retrain.results import (
+    Accepted,
+    Bar,
+    Batch,
+    Champion,
+    Configuration,
+    Context,
+    Decision,
+    EvaluateReport,
+    Fitted,
+    GateCheck,
+    GateReport,
+    Measured,
+    Paired,
+    Slice,
+    TrainReport,
+    Trigger,
+)
+from retrain.spec import EXAMPLE, Spec, parse
+from retrain.stages.gate import judge
+
+NEW = Configuration(estimator="xgboost", parameters={"max_depth": 6}, pipeline="p1")
+OLD = Configuration(estimator="linear", parameters={"C": 1.0}, pipeline="p1")
+GAIN = (0.02, 0.01, 0.03)
+BOTH = (0.004, -0.004, 0.012)
+TIE = (0.0, 0.0, 0.0)
+WORSE = (-0.02, -0.03, -0.01)
+
+SPEC = parse(
+    EXAMPLE + "gate: {margin: 0.01, min_rows: 500, min_blocks: 10, slice_margin: 0.1, slice_min_rows: 200}", "churn"
+)
+INTERVALS = tuple(SPEC.intervals_until(SPEC.at("2024-04-01").end))
+ACCEPTED = tuple(
+    Accepted(
+        batch=Batch(interval=one, sha256=f"{place}" * 64, rows=900, bytes=9, key=f"k{place}"),
+        md5="m",
+        commit="c",
+        mature_at=one.end,
+    )
+    for place, one in enumerate(INTERVALS)
+)
+
+
+def champion(**change: Any) -> Champion:
+    facts = {
+        "version": 3,
+        "run_id": "r",
+        "digest": "d",
+        "configuration": OLD,
+        "training": dataset.training_digest(ACCEPTED[:-1]),
+        "reference": "x",
+        "trained_until": INTERVALS[-2].end,
+        "effective_at": INTERVALS[-2].end,
+    }
+    return Champion(**{**facts, **change})
+
+
+def fitted(name: str, kind: Any, configuration: Configuration, inner: float | None = None) -> Fitted:
+    return Fitted(
+        name=name,
+        kind=kind,
+        configuration=configuration,
+        training="t",
+        intervals=INTERVALS[:-1],
+        rows=2700,
+        key=name,
+        digest="d",
+        inner_score=inner,
+    )
+
+
+def about() -> dict[str, Any]:
+    return {"model": "churn", "interval": INTERVALS[-1], "effective_at": INTERVALS[-1].end}
+
+
+def verdict(
+    gains: dict[tuple[str, str], tuple[float, float, float]],
+    *,
+    spec: Spec = SPEC,
+    serving: Champion | None = None,
+    scores: dict[str, float | None] | None = None,
+    found: int = 900,
+    blocks: int = 30,
+    slices: tuple[Slice, ...] = (),
+    decision: Decision | None = None,
+    candidates: tuple[Fitted, ...] | None = None,
+    pinned: Champion | None = None,
+    barred: tuple[Bar, ...] = (),
+    lost: str = "",
+    granted: float = 1.0,
+) -> GateReport:
+    """The gate on these paired gains; baselines are beaten unless said otherwise.
+
+    `granted` is the part of the margin that the uncertainty of the other's score leaves.
+    """
+    if candidates is None:
+        names = sorted({model for model, _ in gains})
+        candidates = tuple(fitted(name, name, NEW if name == "new" else OLD, 0.5) for name in names)
+    for one in candidates:
+        gains = {(one.name, "naive"): GAIN, (one.name, "simple"): GAIN, **gains}
+    scores = {
+        "new": 0.49,
+        "refresh": 0.5,
+        "champion": 0.51,
+        "pinned": 0.52,
+        "naive": 0.6,
+        "simple": 0.55,
+        **(scores or {}),
+    }
+    context = Context(
+        **about(),
+        spec_digest="s",
+        trigger=Trigger(),
+        accepted=ACCEPTED,
+        champion=serving,
+        pinned=pinned or serving,
+        barred=barred,
+    )
+    train = TrainReport(
+        **about(),
+        fitted=(*candidates, fitted("naive", "baseline", OLD), fitted("simple", "baseline", OLD)),
+        sealed=INTERVALS[-1:],
+        seed=1,
+    )
+    evaluate = EvaluateReport(
+        **about(),
+        decision=decision or Decision(verdict="measured", reasons=("measured",)),
+        lost=lost,
+        sealed=INTERVALS[-1:],
+        rows=found,
+        blocks=blocks,
+        metrics={name: {"log_loss": Measured(value=value)} for name, value in scores.items()},
+        paired=tuple(
+            Paired(
+                model=model,
+                against=against,
+                metric="log_loss",
+                gain=gain,
+                low=low,
+                high=high,
+                within_low=low + granted * spec.gate.margin * abs(scores[against] or 0),
+                within_high=high + spec.gate.margin * abs(scores[against] or 0),
+                level=0.05,
+                blocks=blocks,
+                resamples=1000,
+            )
+            for (model, against), (gain, low, high) in gains.items()
+        ),
+        slices=slices,
+    )
+    report = judge(spec, context, train, evaluate)
+    assert GateReport.from_json(report.to_json()) == report
+    return report
+
+
+def check(report: GateReport, name: str, model: str = "new") -> GateCheck:
+    return next(one for one in report.checks if (one.name, one.model) == (name, model))
+
+
+# --- the first model
+
+
+@pytest.mark.parametrize(
+    ("naive", "simple", "expected"),
+    [
+        (GAIN, GAIN, "promote"),
+        (GAIN, TIE, "promote"),  # the candidate may be that very baseline
+        (GAIN, (-0.001, -0.004, 0.002), "promote"),  # within 1 % of the simple baseline's 0.55
+        (GAIN, (-0.001, -0.02, 0.018), "inconclusive"),
+        (GAIN, WORSE, "keep"),
+        (BOTH, GAIN, "inconclusive"),
+        (TIE, GAIN, "keep"),
+        (WORSE, GAIN, "keep"),
+    ],
+)
+def test_the_first_model_must_beat_the_baselines(naive: Any, simple: Any, expected: str) -> None:
+    report = verdict({("new", "naive"): naive, ("new", "simple"): simple})
+    assert report.decision.verdict == expected, report.decision
+    assert (report.chosen, report.kind) == ("new", "first")
+
+
+def test_the_first_model_is_the_best_by_its_inner_score() -> None:
+    two = (fitted("one", "new", NEW, 0.52), fitted("two", "new", NEW, 0.48), fitted("none", "new", NEW))
+    report = verdict({}, candidates=two, scores={"one": 0.4, "two": 0.5, "none": 0.3})
+    assert (report.decision.verdict, report.chosen) == ("promote", "two")
+
+
+# --- against the champion
+
+
+@pytest.mark.parametrize(
+    ("refresh", "expected"),
+    [
+        (GAIN, "promote"),
+        (TIE, "promote"),
+        ((-0.002, -0.0050, 0.001), "promote"),  # the margin is 1 % of the champion's 0.51
+        ((-0.002, -0.0052, 0.001), "inconclusive"),
+        ((-0.007, -0.009, -0.0052), "keep"),
+        (WORSE, "keep"),
+    ],
+)
+def test_a_refresh_must_not_be_worse_than_the_margin(refresh: Any, expected: str) -> None:
+    report = verdict({("refresh", "champion"): refresh}, serving=champion())
+    assert report.decision.verdict == expected, report.decision
+    assert (report.chosen, report.kind) == ("refresh", "refresh")
+    assert check(report, "champion", "refresh").bound == pytest.approx(-0.0051)
+
+
+@pytest.mark.parametrize("baseline", ["naive", "simple"])
+@pytest.mark.parametrize(("gain", "expected"), [(BOTH, "promote"), (TIE, "promote"), (WORSE, "keep")])
+def test_a_baseline_stops_a_refresh_only_when_shown_better(baseline: str, gain: Any, expected: str) -> None:
+    """What would go on serving is the same configuration on older rows, not the baseline."""
+    report = verdict({("refresh", "champion"): TIE, ("refresh", baseline): gain}, serving=champion())
+    assert report.decision.verdict == expected, report.decision
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [(GAIN, "promote"), (TIE, "keep"), (BOTH, "inconclusive"), ((0.01, 0.0, 0.02), "inconclusive"), (WORSE, "keep")],
+)
+def test_a_new_configuration_must_be_better(new: Any, expected: str) -> None:
+    report = verdict({("new", "champion"): new}, serving=champion())
+    assert report.decision.verdict == expected, report.decision
+    assert (report.chosen, report.kind) == ("new", "new")
+    assert (report.challenger_score, report.champion_score) == (0.49, 0.51)
+
+
+@pytest.mark.parametrize(
+    ("new", "refresh", "expected"),
+    [
+        (GAIN, GAIN, ("promote", "new")),
+        (BOTH, GAIN, ("promote", "refresh")),
+        (TIE, TIE, ("promote", "refresh")),
+        (WORSE, WORSE, ("keep", "new")),
+        (WORSE, BOTH, ("promote", "refresh")),
+        (BOTH, WORSE, ("inconclusive", "new")),
+        (WORSE, (-0.002, -0.02, 0.02), ("inconclusive", "refresh")),
+    ],
+)
+def test_new_is_asked_first_then_refresh(new: Any, refresh: Any, expected: tuple[str, str]) -> None:
+    report = verdict({("new", "champion"): new, ("refresh", "champion"): refresh}, serving=champion())
+    assert (report.decision.verdict, report.chosen) == expected, report.decision
+
+
+def test_new_must_score_at_least_what_the_refresh_scores() -> None:
+    gains = {("new", "champion"): GAIN, ("refresh", "champion"): GAIN}
+    report = verdict(gains, serving=champion(), scores={"new": 0.50001})
+    assert (report.decision.verdict, report.chosen) == ("promote", "refresh")
+    assert check(report, "refresh").passed is False
+
+
+def test_greater_can_be_better() -> None:
+    spec = SPEC.model_copy(update={"gate": SPEC.gate.model_copy(update={"metric": "roc_auc"})})
+    report = verdict({("new", "champion"): GAIN}, spec=spec, serving=champion())
+    assert report.decision.verdict == "inconclusive"  # only log_loss was measured
+    assert check(report, "champion").passed is None
+
+
+@pytest.mark.parametrize(("granted", "expected"), [(1.0, "promote"), (0.9, "inconclusive")])
+def test_the_margin_is_as_uncertain_as_the_score_that_it_is_a_share_of(granted: float, expected: str) -> None:
+    gains = {("refresh", "champion"): (-0.002, -0.0048, 0.001)}
+    report = verdict(gains, serving=champion(), granted=granted)
+    assert report.decision.verdict == expected, report.decision
+    one = check(report, "champion", "refresh")
+    assert one.value is not None
+    assert one.bound is not None
+    assert (one.value > one.bound) is (expected == "promote"), "what the table shows says what the gate said"
+
+
+# --- against the pinned champion
+
+PIN = champion(version=1)
+
+
+STEP = (-0.001, -0.004, 0.002)
+"""Within 1 % of the champion's 0.5, and a use of that margin."""
+OPEN = (-0.002, -0.0053, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "behind", "expected"),
+    [
+        *((name, GAIN, behind, "promote") for name in ("new", "refresh") for behind in (GAIN, TIE, OPEN)),
+        ("refresh", STEP, (-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the pinned one's 0.52
+        ("refresh", STEP, OPEN, "inconclusive"),
+        ("refresh", TIE, OPEN, "promote"),
+        ("new", GAIN, WORSE, "keep"),
+        ("refresh", TIE, WORSE, "keep"),
+    ],
+)
+def test_nothing_creeps_away_from_the_pinned_champion(name: str, step: Any, behind: Any, expected: str) -> None:
+    gains = {(name, "champion"): step, (name, "pinned"): behind}
+    report = verdict(gains, serving=champion(), pinned=PIN)
+    assert report.decision.verdict == expected, report.decision
+    assert check(report, "pinned", name).bound == pytest.approx(-0.0052)
+
+
+def test_a_candidate_that_was_not_compared_with_the_pinned_champion_is_not_promoted() -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), pinned=PIN)
+    assert report.decision.verdict == "inconclusive"
+
+
+def test_a_lost_pin_moves_on_and_blocks_nothing() -> None:
+    gains = {("refresh", "champion"): TIE}
+    report = verdict(gains, serving=champion(), pinned=PIN, lost="version 1 has no files")
+    assert (report.decision.verdict, report.pins) == ("promote", True)
+    assert check(report, "pinned", "refresh").reason.endswith("version 1 has no files")
+    worse = verdict({("refresh", "champion"): WORSE}, serving=champion(), pinned=PIN, lost="version 1 has no files")
+    assert (worse.decision.verdict, worse.pins) == ("keep", False)
+
+
+@pytest.mark.parametrize(
+    ("gains", "serving", "pinned", "pins"),
+    [
+        ({("new", "naive"): GAIN}, None, None, True),
+        ({("refresh", "champion"): TIE}, champion(), None, False),
+        ({("refresh", "champion"): GAIN}, champion(), None, True),
+        ({("refresh", "champion"): GAIN, ("refresh", "pinned"): TIE}, champion(), PIN, False),
+        ({("refresh", "champion"): TIE, ("refresh", "pinned"): GAIN}, champion(), PIN, True),
+        ({("new", "champion"): WORSE, ("new", "pinned"): GAIN}, champion(), PIN, False),
+    ],
+)
+def test_who_is_shown_better_than_the_pin_is_the_next_pin(gains: Any, serving: Any, pinned: Any, pins: bool) -> None:
+    assert verdict(gains, serving=serving, pinned=pinned).pins is pins
+
+
+# --- a model that was taken back
+
+
+def bar(configuration: Configuration, read: tuple[Accepted, ...]) -> Bar:
+    training = dataset.training_digest(read)
+    return Bar(version=7, digest="b", training=training, configuration=configuration, reason="it failed at night")
+
+
+@pytest.mark.parametrize(
+    ("barred", "passed"),
+    [((NEW, ACCEPTED), False), ((OLD, ACCEPTED), True), ((NEW, ACCEPTED[:-1]), True)],
+)
+def test_a_barred_model_does_not_come_back(barred: Any, passed: bool) -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), barred=(bar(*barred),))
+    assert check(report, "barred").passed is passed
+    assert report.decision.verdict == ("promote" if passed else "keep")
+    assert passed or "v7 again, which is barred: it failed at night" in report.decision.reasons[0]
+
+
+def test_a_refresh_may_come_where_the_barred_one_is_another() -> None:
+    gains = {("new", "champion"): GAIN, ("refresh", "champion"): TIE}
+    report = verdict(gains, serving=champion(), barred=(bar(NEW, ACCEPTED),))
+    assert (report.decision.verdict, report.chosen) == ("promote", "refresh")
+
+
+# --- the same model again
+
+
+def test_the_same_model_again_is_no_promotion() -> None:
+    gains = {("refresh", "champion"): TIE}
+    report = verdict(gains, serving=champion(training=dataset.training_digest(ACCEPTED)))
+    assert report.decision.verdict == "keep"
+    assert "the same model again is no promotion" in report.decision.reasons[0]
+    changed = champion(training=dataset.training_digest(ACCEPTED), configuration=NEW)
+    assert verdict(gains, serving=changed).decision.verdict == "promote"
+
+
+def test_the_same_window_of_rows_again_is_no_promotion() -> None:
+    last = OLD.model_copy(update={"window": 2})
+    candidates = (fitted("refresh", "refresh", last),)
+    serving = champion(configuration=last, training=dataset.training_digest(ACCEPTED[-2:]))
+    report = verdict({("refresh", "champion"): GAIN}, candidates=candidates, serving=serving)
+    assert check(report, "another", "refresh").passed is False
+
+
+# --- what cannot be told
+
+
+@pytest.mark.parametrize("few", [{"found": 499}, {"blocks": 9}, {"scores": {"naive": None}}, {"scores": {"new": None}}])
+def test_too_little_to_judge_by_is_inconclusive(few: dict[str, Any]) -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), **few)
+    assert report.decision.verdict == "inconclusive", report.decision
+
+
+def test_an_evaluation_without_fresh_labels_is_inconclusive() -> None:
+    told = Decision(verdict="inconclusive", reasons=("no fresh labels: …",))
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), decision=told)
+    assert (report.decision, report.checks) == (told, ())
+
+
+def test_no_candidate_keeps() -> None:
+    report = verdict({}, candidates=(), serving=champion())
+    assert (report.decision.verdict, report.chosen) == ("keep", None)
+
+
+def test_inconclusive_says_how_many_rows_would_do() -> None:
+    report = verdict({("new", "champion"): BOTH}, serving=champion())
+    # The lower bound must come from twice as far: four times the 900 rows.
+    assert "some 3,600 rows like these would settle it" in report.decision.reasons[0]
+    level = verdict({("new", "champion"): (0.0, -0.01, 0.01)}, serving=champion())
+    assert "no reachable number of rows" in level.decision.reasons[0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports refuse NaN; the gate does not rely on it."""
+    good = verdict({("new", "champion"): GAIN}, serving=champion())
+    assert good.decision.verdict == "promote"
+    build: Callable[..., Paired] = Paired.model_construct
+    numbers = dict(zip(("gain", "low", "high"), (bad if i == place else 0.02 for i in range(3)), strict=True))
+    numbers |= {"within_low": 0.02, "within_high": 0.02}
+    pair = build(model="new", against="champion", metric="log_loss", level=0.05, blocks=30, resamples=9, **numbers)
+    context = Context(**about(), spec_digest="s", trigger={}, accepted=ACCEPTED, champion=champion())  # type: ignore[arg-type]
+    train = TrainReport(**about(), fitted=(fitted("new", "new", NEW),), sealed=INTERVALS[-1:], seed=1)
+    evaluate = EvaluateReport.model_construct(
+        **about(),
+        decision=Decision(verdict="measured", reasons=("measured",)),
+        rows=900,
+        blocks=30,
+        metrics={name: {"log_loss": Measured.model_construct(value=0.5)} for name in ("new", "champion")},
+        paired=(
+            pair,
+            *(pair.model_copy(update={"against": n, "gain": 1, "low": 1, "high": 1}) for n in ("naive", "simple")),
+        ),
+        slices=(),
+    )
+    report = judge(SPEC, context, train, evaluate)
+    assert report.decision.verdict == "inconclusive"
+    assert check(report, "champion").passed is None
+
+
+# --- slices
+
+
+def part(new: float | None, old: float | None, found: int = 300) -> tuple[Slice, ...]:
+    return (Slice(column="plan", value="basic", rows=found, scores={"new": new, "champion": old}),)
+
+
+@pytest.mark.parametrize(
+    ("slices", "expected", "passed"),
+    [
+        (part(0.54, 0.50), "promote", True),
+        (part(0.56, 0.50), "keep", False),
+        (part(0.90, 0.50, found=199), "promote", None),
+        (part(None, 0.50), "promote", None),
+    ],
+)
+def test_no_slice_may_collapse(slices: tuple[Slice, ...], expected: str, passed: bool | None) -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), slices=slices)
+    assert report.decision.verdict == expected, report.decision
+    assert check(report, "slice plan=basic").passed is passed
+
+
+def test_reasons_name_what_failed() -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), slices=part(0.56, 0.50))
+    assert report.decision.reasons == ("new scores 0.56 on 300 rows of plan=basic, the champion 0.5",)

@@ -1,0 +1,116 @@
+"""Good and bad specs as files, fed to `python -m retrain check`.
+
+A bad one says in its first line what must be answered; that line is part of the file, so lines count from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from retrain.__main__ import app
+from retrain.errors import InvalidSpec
+from retrain.spec import EXAMPLE, MAX_BYTES, load, parse
+from retrain.state.settings import Home
+
+SPECS = Path(__file__).parents[1] / "specs"
+VALID = sorted((SPECS / "valid").glob("*.yaml"))
+INVALID = sorted((SPECS / "invalid").glob("*.yaml"))
+SENTINEL = "# refused: "
+
+
+def place(file: Path, home: Home) -> None:
+    shutil.copy(file, home.models)
+    # Feature code that is broken on purpose is kept from linters by its suffix.
+    for beside in [*file.parent.glob("*.py"), *file.parent.glob("*.py.txt")]:
+        shutil.copy(beside, home.models / beside.name.removesuffix(".txt"))
+
+
+@pytest.mark.parametrize("file", VALID, ids=lambda file: file.stem)
+def test_a_good_spec_is_explained(file: Path, home: Home) -> None:
+    place(file, home)
+    answer = CliRunner().invoke(app, ["check", file.stem])
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.startswith(f"{file.stem} · ")
+    assert "wrong:" not in answer.output
+
+
+@pytest.mark.parametrize("file", INVALID, ids=lambda file: file.stem)
+def test_a_bad_spec_is_refused_with_its_line(file: Path, home: Home) -> None:
+    expected = file.read_text().splitlines()[0].removeprefix(SENTINEL)
+    place(file, home)
+    answer = CliRunner().invoke(app, ["check", file.stem])
+    assert answer.exit_code == 1, answer.output
+    assert expected in answer.output
+    assert len(answer.output) < 5000
+
+
+def test_every_bad_spec_says_what_is_expected() -> None:
+    assert len(INVALID) > 30
+    assert [file.name for file in INVALID if not file.read_text().startswith(SENTINEL)] == []
+
+
+def test_an_oversized_spec_is_refused(home: Home) -> None:
+    text = (SPECS / "valid" / "binary.yaml").read_text()
+    (home.models / "binary.yaml").write_text(text + "#" * MAX_BYTES)
+    answer = CliRunner().invoke(app, ["check", "binary"])
+    assert answer.exit_code == 1
+    assert f"larger than {MAX_BYTES // 1024} KiB" in answer.output
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"model: a\x00b\n", b"a: " + b"[" * 5000])
+def test_bytes_that_are_no_text_are_refused(content: bytes, home: Home) -> None:
+    (home.models / "odd.yaml").write_bytes(content)
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 1
+    assert answer.output.startswith("odd · not a valid spec")
+
+
+def test_the_digest_follows_spec_and_feature_code(tmp_path: Path) -> None:
+    file = tmp_path / "regression.yaml"
+    code = tmp_path / "regression_features.py"
+    for each in (file, code):
+        shutil.copy(SPECS / "valid" / each.name, each)
+    first = load(file)
+    assert load(file).digest == first.digest
+    file.write_text(file.read_text() + "\n# a comment changes nothing\n")
+    assert load(file).digest == first.digest
+    code.write_text(code.read_text() + "\n")
+    second = load(file)
+    file.write_text(file.read_text() + "policy: {schedule: 2}\n")
+    assert len({first.digest, second.digest, load(file).digest}) == 3
+
+
+def test_a_spec_cannot_be_changed() -> None:
+    spec = load(SPECS / "valid" / "binary.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        spec.task = "regression"  # type: ignore[misc]
+
+
+def test_an_unknown_model_is_named_with_its_neighbour(home: Home) -> None:
+    place(SPECS / "valid" / "binary.yaml", home)
+    answer = CliRunner().invoke(app, ["check", "binray"])
+    assert isinstance(answer.exception, InvalidSpec)
+    assert "did you mean 'binary'?" in str(answer.exception)
+
+
+@pytest.mark.parametrize("start", ["2024-01-01T01:00:00+01:00", "2024-01-01", "2024-01-01T00:00:00Z"])
+def test_a_start_is_read_in_utc(start: str) -> None:
+    text = (SPECS / "valid" / "binary.yaml").read_text().replace("start: 2024-01-01}", f"start: {start}}}")
+    assert parse(text, "binary").interval.start.isoformat() == "2024-01-01T00:00:00+00:00"
+
+
+def test_a_change_of_the_clocks_moves_no_interval() -> None:
+    """Intervals are UTC and half-open: a day has 24 hours, and the hour that a local clock shows twice is two."""
+    days = parse(EXAMPLE.replace("every: month", "every: day"), "churn")
+    hours = parse(EXAMPLE.replace("every: month", "every: hour"), "churn")
+    for day in ("2024-03-31", "2024-10-27"):
+        span = days.at(day)
+        assert span.end - span.start == timedelta(hours=24)
+        assert days.at(span.end).start == span.end, "the next one begins where it ends"
+    twice = [hours.at(f"2024-10-27T02:00:00{zone}").name for zone in ("+02:00", "+01:00")]
+    assert twice == ["2024-10-27", "2024-10-27T01"]
