@@ -581,12 +581,12 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         models["champion"] = serving
 
     with step("evaluate"):
-        sealed = rows(spec, [table])
-        sealed = sealed[sealed[spec.target].notna()].reset_index(drop=True)
-        outcome = (sealed[spec.target] >= spec.at_least).to_numpy().astype(int)
-        answers = {name: one.predict_proba(sealed[spec.inputs])[:, 1].astype(float) for name, one in models.items()}
+        holdout = rows(spec, [table])
+        holdout = holdout[holdout[spec.target].notna()].reset_index(drop=True)
+        outcome = (holdout[spec.target] >= spec.at_least).to_numpy().astype(int)
+        answers = {name: one.predict_proba(holdout[spec.inputs])[:, 1].astype(float) for name, one in models.items()}
         measured = {name: measure(outcome, p) for name, p in answers.items()}
-        block = pd.factorize(sealed[spec.time].dt.floor("D"))[0]
+        block = pd.factorize(holdout[spec.time].dt.floor("D"))[0]
         count = int(block.max()) + 1
         chosen = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
         draws = {name: bootstrap(outcome, p, block, chosen.T.astype(float)) for name, p in answers.items()}
@@ -605,9 +605,9 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
             {"column": column, "value": value, "rows": len(at)}
             | {name: sk.log_loss(outcome[at], p[at], labels=[0, 1]) for name, p in answers.items()}
             for column in spec.slices
-            for value, at in sealed.groupby(column, observed=True).indices.items()
+            for value, at in holdout.groupby(column, observed=True).indices.items()
         ]
-        part = sealed.sample(min(len(sealed), IMPORTANCE_ROWS), random_state=SEED)
+        part = holdout.sample(min(len(holdout), IMPORTANCE_ROWS), random_state=SEED)
         importance = {}
         for name in candidates:
             lost = permutation_importance(
@@ -616,7 +616,9 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
             )  # fmt: skip
             importance[name] = dict(zip(spec.inputs, lost.importances_mean.tolist(), strict=True))
         figures(outcome, answers, importance, gains, out)
-        sealed[[*spec.key, spec.time]].assign(y=outcome, **answers).to_parquet(out / "predictions.parquet", index=False)
+        holdout[[*spec.key, spec.time]].assign(y=outcome, **answers).to_parquet(
+            out / "predictions.parquet", index=False
+        )
         (out / "metrics.json").write_text(json.dumps({"metrics": measured, "slices": slices, "gains": gains}))
 
     with step("gate"):
@@ -626,12 +628,12 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
     fitted, data = models[who], (frame, y)
     if verdict == "promote":
         with step("refit"):
-            data = (pd.concat([frame, sealed], ignore_index=True), np.concatenate([y, outcome]))
+            data = (pd.concat([frame, holdout], ignore_index=True), np.concatenate([y, outcome]))
             places = np.concatenate([month, np.full(len(outcome), month.max() + 1)])
             at = newest(places, np.arange(len(places)), plan[who]["window"])
             fitted = fit(spec, plan[who], data[0].iloc[at], data[1][at])
-            moved = fitted.predict_proba(sealed[spec.inputs])[:, 1].mean() - answers[who].mean()
-            golden = sealed[spec.inputs].head(20)
+            moved = fitted.predict_proba(holdout[spec.inputs])[:, 1].mean() - answers[who].mean()
+            golden = holdout[spec.inputs].head(20)
             types = skops.io.get_untrusted_types(data=(stored := skops.io.dumps(fitted)))
             again = skops.io.loads(stored, trusted=types).predict_proba(golden) - fitted.predict_proba(golden)
             if abs(moved) > 0.1 or np.abs(again).max() > 1e-9:

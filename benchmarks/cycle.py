@@ -140,7 +140,7 @@ def champion(home: Home, model: str) -> dict[str, Any]:
 
 
 def judged(home: Home, model: str, run: str) -> tuple[str, dict[str, float]]:
-    """The gate's verdict of a run, and the primary metric of every model on its sealed rows."""
+    """The gate's verdict of a run, and the primary metric of every model on its holdout rows."""
     store, folder = Store(home.store), f"{model}/runs/{run}"
     gate, evaluate = (json.loads(store.read(f"{folder}/{stage}.json")) for stage in ("gate", "evaluate"))
     metric = gate["metric"]

@@ -132,13 +132,13 @@ def champion(task: str, kind: str, rows: Rows) -> Callable[[pd.DataFrame], np.nd
 
 @dataclass(frozen=True)
 class Found:
-    """One interval: what was promised when the champion was judged, what was estimated, what came."""
+    """One interval: what was expected when the champion was judged, what was estimated, what came."""
 
     task: str
     kind: str
     setting: str
     metric: str
-    promised: float
+    expected_score: float
     value: float
     low: float
     high: float
@@ -157,7 +157,7 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
     found = []
     for metric in METRICS[task]:
         learnt = estimation.learn(task, metric, known.y, said, known.frame, known.day, seed=seed)
-        promised = score(task, metric, known.y, said)
+        expected_score = score(task, metric, known.y, said)
         judged = metric == METRICS[task][0]
         for setting in settings:
             past: list[Past] = []
@@ -180,7 +180,7 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
                         kind,
                         setting.name,
                         metric,
-                        promised,
+                        expected_score,
                         one.value,
                         one.low,
                         one.high,
@@ -223,9 +223,9 @@ def table(found: list[Found], task: str, settings: tuple[Setting, ...], rows: in
     columns = (
         task,
         "intervals",
-        "realised against promised",
+        "realised against expected",
         "error of the estimate",
-        "error of “as promised”",
+        "error of “as expected”",
         "coverage",
         "95 % of",
         "surprise",
@@ -241,7 +241,7 @@ def table(found: list[Found], task: str, settings: tuple[Setting, ...], rows: in
 
 def _row(of: list[Found]) -> tuple[str, ...]:
     realised = np.array([one.realised for one in of])
-    promised = np.array([one.promised for one in of])
+    expected_score = np.array([one.expected_score for one in of])
     value = np.array([one.value for one in of])
     held = [one.low <= one.realised <= one.high for one in of]
     sure = stats.binomtest(sum(held), len(held)).proportion_ci(0.95, method="wilson")
@@ -249,9 +249,9 @@ def _row(of: list[Found]) -> tuple[str, ...]:
     judged = bool(of[0].verdict)
     return (
         str(len(of)),
-        f"{np.mean(realised / promised - 1):+.1%}",
+        f"{np.mean(realised / expected_score - 1):+.1%}",
         f"{np.mean(np.abs(value / realised - 1)):.1%}",
-        f"{np.mean(np.abs(promised / realised - 1)):.1%}",
+        f"{np.mean(np.abs(expected_score / realised - 1)):.1%}",
         f"{np.mean(held):.0%}",
         f"{sure.low:.0%} to {sure.high:.0%}",
         f"{np.mean([one.surprised for one in of]):.0%}" if judged else "",

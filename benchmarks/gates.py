@@ -4,7 +4,7 @@
 
 Made-up answers of made-up models whose true scores are known, through the code that judges real ones: blocks are
 resampled and paired by `stages.evaluate`, the level is spent by `retrain.gate.alpha_spending`, and `stages.gate.judge`
-decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion. One sealed interval,
+decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion. One holdout interval,
 `LEVEL`, `MARGIN`, 50 rows a day.
 
 A new configuration is as good as the champion, a refresh worse by exactly the margin; promoting either is wrong. Errors
@@ -69,7 +69,7 @@ from retrain.state.ledger import Record
 TASKS = {"log_loss": "binary", "roc_auc": "binary", "rmse": "regression", "mae": "regression"}
 WORLDS = ("independent", "days", "AR(1)", "rare mistakes")
 BLOCKS = {10: 1_000, 30: 1_000, 90: 500}
-"""Blocks of the sealed rows → cycles of a cell."""
+"""Blocks of the holdout rows → cycles of a cell."""
 GAINS = (0.01, 0.02, 0.05)
 POWER = 300
 SEED = 10_000_000
@@ -181,7 +181,7 @@ def spec_of(metric: str) -> Spec:
 
 
 @lru_cache
-def frame(metric: str, asked: tuple[str, ...], pinned: bool = False) -> tuple[Spec, Context, TrainReport]:
+def frame(metric: str, asked: tuple[str, ...], reference_champion: bool = False) -> tuple[Spec, Context, TrainReport]:
     """What the gate reads beside the evaluation."""
     spec = spec_of(metric)
     intervals = tuple(spec.intervals_until(spec.at("2024-04-01").end))
@@ -205,9 +205,14 @@ def frame(metric: str, asked: tuple[str, ...], pinned: bool = False) -> tuple[Sp
         trained_until=intervals[-2].end,
         effective_at=intervals[-2].end,
     )
-    pin = champion.model_copy(update={"version": 1}) if pinned else None
+    reference_champion = champion.model_copy(update={"version": 1}) if reference_champion else None
     context = Context(
-        **about, spec_digest="s", trigger=Trigger(), accepted=accepted, champion=champion, pinned=pin or champion
+        **about,
+        spec_digest="s",
+        trigger=Trigger(),
+        accepted=accepted,
+        champion=champion,
+        reference_champion=reference_champion or champion,
     )
     kinds: dict[str, Literal["new", "refresh"]] = {"new": "new", "refresh": "refresh"}
     fitted = tuple(
@@ -224,20 +229,20 @@ def frame(metric: str, asked: tuple[str, ...], pinned: bool = False) -> tuple[Sp
         )
         for name in asked
     )
-    return spec, context, TrainReport(**about, fitted=fitted, sealed=intervals[-1:], seed=1)
+    return spec, context, TrainReport(**about, fitted=fitted, holdout=intervals[-1:], seed=1)
 
 
-def looks(count: int) -> list[alpha_spending.Look]:
+def earlier_analyses(count: int) -> list[alpha_spending.InterimAnalysis]:
     """What `count` looks at one interval may spend."""
     now = datetime(2024, 1, 1, tzinfo=UTC)
     body = {"batches": ["a"], "level": LEVEL, "expected": 1}
     records = [Record(n, "churn", "look", f"{n}", None, "", now, now, body) for n in range(count)]
-    return [look for _, look in alpha_spending.spent(records)]
+    return [look for _, look in alpha_spending.levels_spent(records)]
 
 
 def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, asked: tuple[str, ...]) -> GateReport:
     """The gate's verdict on these draws; `level` is the run's, shared by those that are asked."""
-    spec, context, train = frame(metric, asked, "pinned" in draws)
+    spec, context, train = frame(metric, asked, "reference_champion" in draws)
     each = level / evaluate._asked(context, train)
     problem, pairs = evaluate._compare(spec, train, dict(draws), each)
     assert not problem
@@ -317,7 +322,7 @@ Task = tuple[str, str, int, int, int, tuple[float, float]]
 def cycles(task: Task) -> list[Said]:
     """Who is promoted, by whom, in each of these cycles."""
     metric, kind, blocks, first, rounds, gains = task
-    level, found = looks(1)[0].level, []
+    level, found = earlier_analyses(1)[0].level, []
     for seed in range(first, first + rounds):
         rng = np.random.default_rng([seed, blocks, WORLDS.index(kind), list(TASKS).index(metric)])
         world = World(rng, metric, kind, blocks)
@@ -333,20 +338,20 @@ def cycles(task: Task) -> list[Said]:
 
 def creep(task: tuple[int, bool]) -> tuple[float, int]:
     """True loss of the last champion against the first, after refreshes that are each a little worse; promotions."""
-    seed, pinned = task
+    seed, reference_champion = task
     rng = np.random.default_rng([seed, 24])
-    champion = pin = NOISE
+    champion = reference_champion = NOISE
     promotions = 0
     for _ in range(STEPS):
         world = World(rng, "rmse", "days", 30, REFRESHED)
         candidate = champion * (1 + STEP * MARGIN)
         draws = {"champion": world.draws(world.answers(champion)), "refresh": world.draws(world.answers(candidate))}
-        if pinned and pin != champion:
-            draws["pinned"] = world.draws(world.answers(pin))
-        report = gated("rmse", draws, looks(1)[0].level, ("refresh",))
+        if reference_champion and reference_champion != champion:
+            draws["reference_champion"] = world.draws(world.answers(reference_champion))
+        report = gated("rmse", draws, earlier_analyses(1)[0].level, ("refresh",))
         if promoted(report):
             champion, promotions = candidate, promotions + 1
-            pin = champion if report.pins else pin
+            reference_champion = champion if report.becomes_reference else reference_champion
     return champion / NOISE - 1, promotions
 
 
@@ -354,7 +359,7 @@ def reuse(seed: int) -> tuple[bool, bool]:
     """Whether any of many equal challengers is promoted on one window: each paid for, and each at the full level."""
     world = World(np.random.default_rng([seed, 20]), "log_loss", "days", 30)
     champion, paid, free = world.draws(world.answers(NOISE)), False, False
-    for look in looks(CHALLENGERS):
+    for look in earlier_analyses(CHALLENGERS):
         draws = {"champion": champion, "new": world.draws(world.answers(NOISE))}
         paid = paid or (look.level > 0 and promoted(gated("log_loss", draws, look.level, ("new",))))
         free = free or promoted(gated("log_loss", draws, LEVEL, ("new",)))
@@ -381,7 +386,10 @@ def figures(quick: bool = False) -> list[Figures]:
     ]
     with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("fork")) as pool:
         said = list(zip([*wrong, *right], pool.map(cycles, [*wrong, *right]), strict=True))
-        crept = [list(pool.map(creep, [(SEED + n, pinned) for n in range(histories)])) for pinned in (False, True)]
+        crept = [
+            list(pool.map(creep, [(SEED + n, reference_champion) for n in range(histories)]))
+            for reference_champion in (False, True)
+        ]
         reused = list(pool.map(reuse, range(SEED, SEED + windows)))
     return [_wrong(sizes, said[: len(wrong)]), _power(sizes, said[len(wrong) :]), _history(crept, reused)]
 
@@ -434,7 +442,7 @@ def _wrong(sizes: dict[int, int], found: Found) -> Figures:
             f"Were every cell at exactly {LEVEL:.0%}, {chance:.1f} of {cells_} intervals would lie above it by chance.",
             f"{cells_ - len(above)} of {cells_} cells are at or under the level as counted; {hits / total:.1%} in all."
             + (f" Above: {'; '.join(above)}." if above else ""),
-            f"One look at a fresh interval spends {looks(1)[0].level:.1%}; two candidates share it.",
+            f"One look at a fresh interval spends {earlier_analyses(1)[0].level:.1%}; two candidates share it.",
         ),
     )
 
@@ -466,7 +474,7 @@ def _power(sizes: dict[int, int], found: Found) -> Figures:
 
 def _history(crept: list[list[tuple[float, int]]], reused: list[tuple[bool, bool]]) -> Figures:
     rows = []
-    for name, of in zip(("without the pin", "with the pin"), crept, strict=True):
+    for name, of in zip(("without the reference champion", "with the reference champion"), crept, strict=True):
         lost = [one for one, _ in of]
         mean = np.mean([count for _, count in of])
         rows.append(
@@ -494,7 +502,8 @@ def _history(crept: list[list[tuple[float, int]]], reused: list[tuple[bool, bool
         ("what", "mean", "95 % quantile, or interval", ""),
         tuple(rows),
         (
-            f"With the pin {beyond:.0%} of {len(crept[1])} histories end beyond the margin of the first champion.",
+            f"With the reference champion {beyond:.0%} of {len(crept[1])} histories end beyond the margin of the first"
+            " champion.",
             f"Of one window at most {LEVEL:.0%} is spent, however often it is looked at: {held}.",
         ),
     )

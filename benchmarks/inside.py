@@ -42,7 +42,7 @@ WRITING = {
         *("Registry.point", "Registry.clear"),
     ),
 }
-spent: defaultdict[str, float] = defaultdict(float)
+levels_spent: defaultdict[str, float] = defaultdict(float)
 _depth = 0
 
 
@@ -56,7 +56,7 @@ def _timed(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _depth -= 1
             if not _depth:
-                spent[kind] += time.perf_counter() - began
+                levels_spent[kind] += time.perf_counter() - began
 
     return door
 
@@ -90,11 +90,11 @@ def stages(model: str, interval: str) -> list[dict[str, Any]]:
     for name in pipeline.NAMES:
         if pipeline.idle(name, run) is not None:
             continue
-        spent.clear()
+        levels_spent.clear()
         there, began = len(sys.modules), time.perf_counter()
         pipeline.run_stage(name, run)
         seconds = time.perf_counter() - began
-        found.append({"stage": name, "seconds": seconds, **spent, "modules": len(sys.modules) - there})
+        found.append({"stage": name, "seconds": seconds, **levels_spent, "modules": len(sys.modules) - there})
     return found
 
 

@@ -177,7 +177,7 @@ def flights(every: str) -> Spec:
         "first_after": 8 if weekly else 2,
         "threads": 1,
     }
-    whole["evaluation"] = {"sealed": 2 if weekly else 1}
+    whole["evaluation"] = {"holdout": 2 if weekly else 1}
     whole["gate"] |= {"min_rows": 300}
     return parse(yaml.safe_dump(whole, sort_keys=False), "flights")
 

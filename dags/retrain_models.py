@@ -79,7 +79,7 @@ def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
         interval = spec.at(dag_run.data_interval_start)
     else:
         interval = newest(spec, datetime.now(UTC))
-    run = Run(home, spec, interval, readiness.key_of(loop, dag_run.run_id), trigger, loop, known_at)
+    run = Run(home, spec, interval, readiness.loop_run_key(loop, dag_run.run_id), trigger, loop, known_at)
     if decided := run.ledger.find(spec.model, "decision", alert) if alert else None:
         known_at = decided.effective_at  # what the monitor knew, labels above all, this run must know too
     return replace(run, known_at=known_at if known_at and known_at > interval.end else None)
@@ -124,7 +124,7 @@ def lend_connections(spec: Spec) -> None:
 
 def take_in(stage: str, run: Run) -> PokeReturnValue:
     """The first stage of a loop, or wait: for its turn, and for the batch until its owner has to be told."""
-    if run.loop != "retrain" and not in_turn(run):
+    if run.loop != "retrain" and not is_ready(run):
         return PokeReturnValue(is_done=False)
     try:
         return PokeReturnValue(is_done=True, xcom_value=perform(stage, run))
@@ -135,12 +135,12 @@ def take_in(stage: str, run: Run) -> PokeReturnValue:
         raise Refusal(error) from None
 
 
-def in_turn(run: Run) -> bool:
+def is_ready(run: Run) -> bool:
     """Whether the run's turn has come; a run by hand waits for nobody."""
     context = get_current_context()
     if context["dag_run"].run_type == "manual":
         return True
-    found = readiness.turn(
+    found = readiness.readiness_of(
         run,
         readiness.read(run),
         now=datetime.now(UTC),
@@ -149,7 +149,7 @@ def in_turn(run: Run) -> bool:
     )
     if found.why:
         log.info(found.why)
-    return found.come
+    return found.ready
 
 
 # --- what the owner is told
@@ -157,11 +157,11 @@ def in_turn(run: Run) -> bool:
 
 def noticed(report: StageReport, run: Run) -> Iterator[notices.Notice]:
     """What a person must know of a stage that went well."""
-    look = get_current_context()["ti"].log_url
-    yield from notices.of_report(run.spec, report, look=look)
+    link = get_current_context()["ti"].log_url
+    yield from notices.of_report(run.spec, report, link=link)
     if run.loop == "monitor" and isinstance(report, DecideReport):
         drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
-        yield from notices.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, look=look)
+        yield from notices.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, link=link)
 
 
 def failed(spec: Spec, loop: Loop | None) -> TellOwner:
@@ -175,7 +175,7 @@ def failed(spec: Spec, loop: Loop | None) -> TellOwner:
             run = None  # what it could not make of its parameters is what failed
         error = error.error if isinstance(error, Refusal) else error
         interval = run.interval.name if run else ""
-        return notices.of_error(spec, interval, ti.task_id, error, look=ti.log_url), run
+        return notices.of_error(spec, interval, ti.task_id, error, link=ti.log_url), run
 
     return TellOwner(spec, notice)
 
@@ -188,7 +188,7 @@ def started(spec: Spec) -> TellOwner:
         said = ti.xcom_pull(task_ids="decide")
         paused = ti.get_dag(f"{spec.model}_retrain").is_paused
         reason, key = "; ".join(said["reasons"]), f"alert-{said['run']}"
-        return notices.started(spec, run.interval.name, reason, key, paused=paused, look=ti.log_url), run
+        return notices.started(spec, run.interval.name, reason, key, paused=paused, link=ti.log_url), run
 
     return TellOwner(spec, notice)
 
@@ -225,11 +225,11 @@ def first_task(spec: Spec, loop: Loop, stage: pipeline.Stage) -> Any:
         doc=stage.does,
         **often,
     )
-    def look() -> PokeReturnValue:
+    def link() -> PokeReturnValue:
         with final_refusals():
             return take_in(stage.name, current_run(spec, loop))
 
-    return look()
+    return link()
 
 
 def stage_task(spec: Spec, loop: Loop, stage: pipeline.Stage, rule: str = "all_success") -> Any:

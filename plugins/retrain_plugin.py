@@ -24,13 +24,13 @@ from retrain.errors import InvalidName, MissingInput
 from retrain.rendering.text import stamp
 from retrain.results import EvaluateReport, GateCheck, RegisterReport
 from retrain.state.ledger import Ledger
-from retrain.state.readiness import key_of
+from retrain.state.readiness import loop_run_key
 from retrain.state.settings import Home, Store
 
 LOOPS = ("retrain", "score", "monitor")
 FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
-SHOWN = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "probe", "promote")
-CHECKED = ("gate", "refit", "probe")
+SHOWN = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "smoke_test", "promote")
+CHECKED = ("gate", "refit", "smoke_test")
 """Stages whose report has a table of checks."""
 FILES = {".html", ".png", ".csv", ".json"}
 STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
@@ -57,7 +57,7 @@ def folder(dag_id: str, run_id: str) -> str:
         # Leave to read a DAG of another name is no leave to read this model's runs.
         raise HTTPException(404, "no DAG of a model")
     try:
-        return f"{model}/runs/{key_of(loop, run_id)}"
+        return f"{model}/runs/{loop_run_key(loop, run_id)}"
     except InvalidName:
         raise HTTPException(404, "a run of another DAG") from None
 
@@ -239,7 +239,7 @@ LINKS = (
     StageLink("Diagnosis", "/files/diagnose/diagnose.html", "diagnose"),
     StageLink("Rollout", "/files/rollout/rollout.html", "rollout"),
     StageLink("Gate table", "#gate", "evaluate", "gate", "refit", "promote", "ask"),
-    StageLink("Probe", "#probe", "probe", "promote"),
+    StageLink("Smoke test", "#smoke_test", "smoke_test", "promote"),
     StageLink("MLflow run", "/mlflow", "register", "promote"),
 )
 

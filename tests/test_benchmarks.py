@@ -127,7 +127,7 @@ def test_the_gates_world_is_as_true_as_it_says(monkeypatch: pytest.MonkeyPatch) 
     assert gates.creep((0, True))[1] <= 2
     told = gates._history([[(0.09, 9), (0.1, 10)], [(0.01, 1), (0.02, 2)]], [(False, True)] * 100)
     assert told.rows[3][1] == "100.0% wrong"
-    assert told.said[0].startswith("With the pin 50% of 2 histories end beyond")
+    assert told.said[0].startswith("With the reference champion 50% of 2 histories end beyond")
     assert "met" in told.said[1]
 
 

@@ -139,7 +139,12 @@ def imported(module: str) -> set[str]:
             for name in (node.module, *(f"{node.module}.{one.name}" for one in node.names)):
                 path = "/".join(name.split(".")[1:])
                 found = path if (package / f"{path}.py").is_file() else f"{path}/__init__"
-                if path not in PLUMBING and not _is_room(package / path) and found not in seen and (package / f"{found}.py").is_file():
+                if (
+                    path not in PLUMBING
+                    and not _is_room(package / path)
+                    and found not in seen
+                    and (package / f"{found}.py").is_file()
+                ):
                     seen.add(found)
                     todo.append(found)
     return seen

@@ -111,7 +111,7 @@ def test_mlflow_holds_the_run_and_its_lineage(model: Model) -> None:
     assert found.data.metrics["log_loss"] == run.read(GateReport, "gate").challenger_score
     assert {"champion.log_loss", "naive.log_loss", "simple.log_loss"} <= set(found.data.metrics)
     wanted = {
-        "data.training", "data.sealed", "data.dvc_md5", "data.commit", "code.commit", "spec.digest", "lock.digest",
+        "data.training", "data.holdout", "data.dvc_md5", "data.commit", "code.commit", "spec.digest", "lock.digest",
         "model.digest", "seed", "trigger", "effective_at", "interval", "verdict", "owner",
     }  # fmt: skip
     version = client.get_model_version("churn", str(report.version))
@@ -124,7 +124,7 @@ def test_mlflow_holds_the_run_and_its_lineage(model: Model) -> None:
 
 def test_a_second_try_of_every_stage_changes_nothing(model: Model) -> None:
     run = model.run(MONTHS[2])
-    names = [name for name in pipeline.NAMES if name != "probe"]  # which measures time
+    names = [name for name in pipeline.NAMES if name != "smoke_test"]  # which measures time
     before = {name: run.store.read(f"{run.folder}/{name}.json") for name in names}
     assert went(run)["promote"] == "promoted"
     after = {name: run.store.read(f"{run.folder}/{name}.json") for name in names}

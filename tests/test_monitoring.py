@@ -149,7 +149,7 @@ def test_a_calm_month_starts_nothing_and_says_its_figures(model: Model) -> None:
     assert {one.value for one in measured.slices} == {"basic", "plus", "pro"}
     champion = run.read(Context, "context").champion
     assert champion is not None
-    assert champion.promised == estimated.promised
+    assert champion.expected_score == estimated.expected_score
     assert champion.rows == 3 * ROWS
     for name in ("estimate/estimate.html", "measure/measure.html", "diagnose/diagnose.html", "drift/recent.html"):
         assert run.store.exists(f"{run.folder}/{name}"), name
@@ -214,8 +214,10 @@ def test_other_rows_in_the_same_world_are_no_fall(model: Model) -> None:
     assert "covariate shift" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
     estimated, one = look.read(EstimateReport, "estimate"), look.read(MeasureReport, "measure").realised[-1]
     assert one.value is not None
-    assert estimated.promised is not None
-    assert abs(one.value - (one.expected or 0)) < abs(one.value - estimated.promised), "it knew that these are easier"
+    assert estimated.expected_score is not None
+    assert abs(one.value - (one.expected or 0)) < abs(one.value - estimated.expected_score), (
+        "it knew that these are easier"
+    )
 
 
 def test_without_enough_labels_nothing_is_said_of_performance(model: Model) -> None:
@@ -251,7 +253,7 @@ def test_a_challenger_in_shadow_is_judged_by_the_next_look_and_then_watched(mode
     context = after.read(Context, "context")
     assert context.champion is not None
     assert context.rollout is not None
-    assert (context.champion.version, context.rollout.beside.version) == (1, 2)
+    assert (context.champion.version, context.rollout.shadow.version) == (1, 2)
     report = after.read(RolloutReport, "rollout")
     assert report.decision.verdict == "promoted"
     assert report.gain is not None
@@ -259,4 +261,4 @@ def test_a_challenger_in_shadow_is_judged_by_the_next_look_and_then_watched(mode
     measured = after.read(MeasureReport, "measure").realised[-1]
     assert (measured.version, measured.verdict) == (1, "alarm"), "the champion is judged by its own answers"
     watch = after.ledger.records("churn", "rollout")[-1].body["rollout"]
-    assert (watch["purpose"], watch["beside"]["version"], watch["champion"]) == ("watch", 1, 2)
+    assert (watch["purpose"], watch["shadow"]["version"], watch["champion"]) == ("watch", 1, 2)

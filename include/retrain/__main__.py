@@ -182,7 +182,7 @@ def rollback(
     reason: Reason,
     to: Annotated[int | None, typer.Option("--to", help="version to put back; by default the predecessor")] = None,
 ) -> None:
-    """Put the champion's predecessor back, and bar the champion from coming again."""
+    """Put the champion's predecessor back, and block the champion from coming again."""
     home = Home.from_environment()
     report = pipeline.roll_back(home, home.spec(model), _key("rollback"), reason, to=to, by=getpass.getuser())
     _say(report, "rollback")

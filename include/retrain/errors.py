@@ -233,7 +233,7 @@ class OutOfBandChange(RetrainError):
     """The champion alias was moved by hand."""
 
 
-class Barred(RetrainError):
+class ModelBlocked(RetrainError):
     """A model that was put back, or refused, and must not come again."""
 
 
@@ -241,7 +241,7 @@ class NotApproved(RetrainError):
     """A promotion without the approval that the spec asks for."""
 
 
-class ProbeFailed(RetrainError):
+class SmokeTestFailed(RetrainError):
     """A version that does not load, answer or fit its budget in a fresh process."""
 
 

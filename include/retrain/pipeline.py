@@ -41,11 +41,13 @@ STAGES = (
     Stage("drift", "compare the batch with the champion's reference"),
     Stage("decide", "retrain or not, and why"),
     Stage("train", "search, fit the candidates and the baselines", needs=("decide", "retrain")),
-    Stage("evaluate", "score candidates, champion and baselines on the same sealed rows", needs=("decide", "retrain")),
+    Stage("evaluate", "score candidates, champion and baselines on the same holdout rows", needs=("decide", "retrain")),
     Stage("gate", "promote, keep or inconclusive", needs=("decide", "retrain")),
     Stage("refit", "fit the gated configuration on all mature rows", needs=("gate", "promote")),
     Stage("register", "record the run in MLflow, and the version if there is one", needs=("decide", "retrain")),
-    Stage("probe", "load the version in a fresh process and ask it the golden rows", needs=("register", "registered")),
+    Stage(
+        "smoke_test", "load the version in a fresh process and ask it the golden rows", needs=("register", "registered")
+    ),
     Stage("promote", "move the champion alias once, on record", needs=("register", "registered")),
 )
 SCORING = (
@@ -57,7 +59,7 @@ MONITORING = (
     Stage("context", "write down what is known"),
     Stage("drift", "data, prediction and label drift, against the champion's reference and the last interval"),
     Stage("estimate", "performance without labels"),
-    Stage("measure", "realised performance on matured labels, per slice, against what was promised"),
+    Stage("measure", "realised performance on matured labels, per slice, against what was expected"),
     Stage("diagnose", "broken data, wrong labels, or a changed world"),
     Stage("rollout", "judge what scores beside the champion: go on, promote, stop, or put the predecessor back"),
     Stage("decide", "start a retraining or not, and why"),

@@ -37,7 +37,7 @@ def test_a_spec_is_explained(home: Home, spec_of: Callable[[], dict[str, Any]]) 
     spec["labels"] = {"mature_after": "14d"}
     spec["policy"] = {"schedule": 3, "max_age": "90d", "cooldown": "2d"}
     spec["training"]["windows"] = ["all", 2]
-    spec["evaluation"] = {"slices": ["plan"], "sealed": 2}
+    spec["evaluation"] = {"slices": ["plan"], "holdout": 2}
     write(home, spec)
     said = " ".join(CliRunner().invoke(app, ["check", "churn"]).output.split())
     for part in (

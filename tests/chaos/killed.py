@@ -2,7 +2,7 @@
 
 The rollback's part of `benchmarks/rollback.py`. Time runs from the call of the rollback in a process that is up (the
 watch has seen the breach) until ledger and alias both name the predecessor, which was loaded and asked before in a
-fresh process: the probe is part of it. Airflow's own start of a task comes on top.
+fresh process: the smoke test is part of it. Airflow's own start of a task comes on top.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def seconds(world: World, key: str = "rb") -> float:
 
 
 def times(worlds: Worlds, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of `count` rollbacks with a real probe: with MLflow's SQLite file, and over an MLflow server."""
+    """Seconds of `count` rollbacks with a real smoke test: with MLflow's SQLite file, and over an MLflow server."""
     direct, http = [], []
     for _ in range(count):
         with worlds.fresh(*THIRD, slow=True) as world:
@@ -78,5 +78,5 @@ def figures(quick: bool = False) -> list[Figures]:
         (name, f"{statistics.median(values):.2f} s", f"{max(values):.2f} s", str(len(values)))
         for name, values in (("MLflow's SQLite file", direct), ("MLflow over HTTP", http))
     )
-    said = ("The probe in a fresh process included, which is most of it.",)
+    said = ("The smoke test in a fresh process included, which is most of it.",)
     return [lost, Figures("From breach to restored champion", ("", "median", "longest", "rollbacks"), took, said)]

@@ -25,9 +25,9 @@ from retrain.results import (
     Decision,
     Fitted,
     GateReport,
-    ProbeReport,
     RefitReport,
     RegisterReport,
+    SmokeTestReport,
 )
 from retrain.state import projections
 from tests.chaos.postgres import moved
@@ -59,7 +59,7 @@ def prepare(world: World, months: int, promoted: int, *, mode: str = "auto", rac
 
 
 def registered(world: World, month: int, key: str = "", place: int = -1) -> None:
-    """A run as it stands before `promote`: probed, and its version the challenger."""
+    """A run as it stands before `promote`: smoke-tested, and its version the challenger."""
     run = world.run(month, key)
     folder = Path(run.store.url(run.path("refit", "model")))
     frame, zeros = pd.DataFrame({"x": [0.0, 1.0] * 50}), 10 + month + 40 * (place >= 0) + max(place, 0)
@@ -81,16 +81,21 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
     made = changes(world)
     champion = projections.champion_at(made, run.as_of)
     context = Context(
-        **about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=projections.pinned(made)
+        **about,
+        spec_digest="s",
+        trigger=run.trigger,
+        accepted=(),
+        champion=champion,
+        reference_champion=projections.reference_champion(made),
     )
     golden = {"rows": [{"x": 0.0}, {"x": 1.0}], "predictions": [1 - zeros / 100] * 2}
     run.store.write(run.path("refit", "golden.json"), json.dumps(golden).encode())
     run.write(context, "context")
-    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", pins=True), "gate")
+    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", becomes_reference=True), "gate")
     run.write(RefitReport(**about, decision=yes, fitted=fitted, golden="", mean_prediction=(0.5,)), "refit")
     done = yes.model_copy(update={"verdict": "registered"})
     run.write(RegisterReport(**about, decision=done, run_id=run_id, version=version, digest=digest), "register")
-    run.write(ProbeReport(**about, decision=yes, version=version), "probe")
+    run.write(SmokeTestReport(**about, decision=yes, version=version), "smoke_test")
 
 
 @dataclass

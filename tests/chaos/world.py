@@ -56,7 +56,7 @@ class World:
     Attributes:
         mlflow: another address than the SQLite file in the home.
         ledger: likewise.
-        slow: the probe starts a fresh process; else it looks at the files' digest.
+        slow: the smoke test starts a fresh process; else it looks at the files' digest.
         busy: seconds that a locked database is waited for; 0 for the product's own.
     """
 
@@ -142,7 +142,7 @@ class World:
         tempfile.tempdir = str(self.folder / "tmp")
         sys.stdout = sys.stderr = io.StringIO()
         if not self.slow:
-            smoke_test.probe = _look
+            smoke_test.run_smoke_test = _look
         if self.busy:
             _wait_less(self.busy)
         if act:

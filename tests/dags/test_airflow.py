@@ -455,7 +455,7 @@ def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
     assert fell["owner"] == "Ada Example <ada@example.org>"
     assert fell["did"].startswith("A retraining is started: performance: ")
     assert fell["runbook"] == "docs/runbook.md#performance-fell"
-    assert fell["look"].startswith(f"{loop.services.airflow_url}/dags/{WATCH}/runs/")
+    assert fell["interim_analysis"].startswith(f"{loop.services.airflow_url}/dags/{WATCH}/runs/")
 
 
 def test_scores_and_looks_have_their_pages(loop: Loop) -> None:
@@ -501,8 +501,13 @@ def test_dvc_reaches_the_same_to_the_last_digit(loop: Loop) -> None:
 def test_the_links_of_a_task_lead_to_what_it_says(loop: Loop) -> None:
     airflow, run = loop.airflow, loop.month["2024-05-01"]
     found = {name: link for task in NAMES for name, link in airflow.links(run, task).items()}
-    assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "Probe", "MLflow run"}
-    insides = {"Quality report": "churn", "Drift report": "root_metric", "Gate table": "within", "Probe": "id='probe'"}
+    assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "Smoke test", "MLflow run"}
+    insides = {
+        "Quality report": "churn",
+        "Drift report": "root_metric",
+        "Gate table": "within",
+        "Smoke test": "id='smoke test'",
+    }
     for name, inside in insides.items():
         answer = airflow.http.get(found[name])
         assert answer.status_code == 200, name

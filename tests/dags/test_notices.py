@@ -31,7 +31,7 @@ NOTICE = Notice(
     owner="Ada Example <ada@example.org>",
     happened="<b>3 of 4</b> features",
     did="No retraining.",
-    look="http://127.0.0.1:8080/dags",
+    link="http://127.0.0.1:8080/dags",
 )
 Connect = Callable[..., None]
 

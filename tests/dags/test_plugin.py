@@ -67,7 +67,7 @@ def store(home: Home) -> Store:
     gate = results.GateReport(
         **begin, decision=Decision(verdict="inconclusive", reasons=(ATTACK,)), metric="log_loss", checks=(check, warned)
     )
-    probe = results.ProbeReport(
+    run_smoke_test = results.SmokeTestReport(
         **begin, decision=Decision(verdict="serves", reasons=("it answers",)), version=3, checks=(slow,)
     )
     evaluate = results.EvaluateReport(
@@ -75,7 +75,7 @@ def store(home: Home) -> Store:
     )
     store = Store(home.store)
     store.write(f"{FOLDER}/gate.json", gate.to_json().encode())
-    store.write(f"{FOLDER}/probe.json", probe.to_json().encode())
+    store.write(f"{FOLDER}/smoke test.json", run_smoke_test.to_json().encode())
     store.write(f"{FOLDER}/evaluate.json", evaluate.to_json().encode())
     store.write(f"{FOLDER}/evaluate/curves.png", b"\x89PNG")
     store.write(f"{FOLDER}/validate/quality.html", b"<script>draw()</script>")
@@ -106,7 +106,7 @@ def test_the_page_shows_what_was_said_and_never_runs_it(reader: Any, store: Stor
     assert "<script" not in answer.text
     assert answer.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
     assert "id='gate'" in answer.text
-    assert "id='probe'" in answer.text
+    assert "id='smoke test'" in answer.text
     for word in ("unknown", "warned", "pass", "3 ms a row"):
         assert word in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -213,10 +213,10 @@ def test_links_are_of_stage_tasks_only(plugin: ModuleType) -> None:
         task_id = "rollout"
 
     class Probe(Key):
-        task_id = "probe"
+        task_id = "smoke_test"
 
     assert {link.name for link in links if link.get_link(None, ti_key=Rollout)} == {"Retrain run", "Rollout"}
-    assert {link.name for link in links if link.get_link(None, ti_key=Probe)} == {"Retrain run", "Probe"}
+    assert {link.name for link in links if link.get_link(None, ti_key=Probe)} == {"Retrain run", "Smoke test"}
 
 
 def test_every_stage_has_its_place_on_the_page(plugin: ModuleType) -> None:

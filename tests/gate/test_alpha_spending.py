@@ -1,4 +1,4 @@
-"""What looks at sealed rows may spend, told from the ledger's records."""
+"""What looks at holdout rows may spend, told from the ledger's records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from retrain.gate.alpha_spending import spent
+from retrain.gate.alpha_spending import levels_spent
 from retrain.state.ledger import Record
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -17,11 +17,11 @@ NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
 def record(number: int, batches: str, expected: int = 1, level: float = 0.05) -> Record:
     body = {"batches": list(batches), "level": level, "expected": expected}
-    return Record(number, "churn", "look", f"{number}", None, "", NOW, NOW, body)
+    return Record(number, "churn", "interim_analysis", f"{number}", None, "", NOW, NOW, body)
 
 
 def levels(*batches: str, expected: int = 1) -> list[float]:
-    return [look.level / 0.05 for _, look in spent(record(n, one, expected) for n, one in enumerate(batches))]
+    return [look.level / 0.05 for _, look in levels_spent(record(n, one, expected) for n, one in enumerate(batches))]
 
 
 def test_a_fresh_window_has_most_of_the_level_and_each_look_leaves_a_fifth() -> None:
@@ -29,14 +29,14 @@ def test_a_fresh_window_has_most_of_the_level_and_each_look_leaves_a_fifth() -> 
 
 
 def test_windows_that_share_intervals_share_what_these_have() -> None:
-    """Three sealed intervals: each run sees one new one, and each interval is expected in three runs."""
+    """Three holdout intervals: each run sees one new one, and each interval is expected in three runs."""
     steady = levels("abc", "bcd", "cde", "def", "efg", expected=3)
     assert steady == pytest.approx([0.8 / 3] * 5)
     assert levels("ab", "bc", "ab", expected=2) == pytest.approx([0.4, 0.4, 0.8 * 0.2])
 
 
 def test_earlier_looks_are_those_at_any_of_the_rows() -> None:
-    found = spent(record(n, one, 2) for n, one in enumerate(["ab", "bc", "cd", "bc"]))
+    found = levels_spent(record(n, one, 2) for n, one in enumerate(["ab", "bc", "cd", "bc"]))
     assert [look.earlier for _, look in found] == [0, 1, 1, 3]
 
 
@@ -49,7 +49,7 @@ def test_no_interval_ever_spends_more_than_its_level() -> None:
             batches = "abcdefghijklmno"[first : first + width]
             made.append(record(number, batches, int(rng.integers(1, 4)), float(rng.choice([0.01, 0.05]))))
         used: dict[str, float] = defaultdict(float)
-        for one, look in spent(made):
+        for one, look in levels_spent(made):
             for batch in one.body["batches"]:
                 used[batch] += look.level
         assert max(used.values()) < 0.05
@@ -59,5 +59,5 @@ def test_what_is_too_little_to_be_met_is_nothing() -> None:
     found = levels(*["a"] * 20)
     assert found[-1] == 0
     assert all(later < earlier or later == 0 for earlier, later in pairwise(found))
-    lowered = spent([record(0, "a"), record(1, "a", level=0.01)])
+    lowered = levels_spent([record(0, "a"), record(1, "a", level=0.01)])
     assert lowered[1][1].level == 0, "0.04 were spent when the level was 0.05"

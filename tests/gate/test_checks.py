@@ -21,7 +21,7 @@ from retrain.data import dataset
 from retrain.errors import InvalidSpec
 from retrain.gate import checks, table
 from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit
-from retrain.gate.checks.holdout import Sealed
+from retrain.gate.checks.holdout import Holdout
 from retrain.modeling import estimators, resampling
 from retrain.registry import candidates
 from retrain.results import (
@@ -51,8 +51,8 @@ MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01")
 
 def spec_of(cases: str = "", **gate: Any) -> Spec:
     """The churn model with these keys of its gate."""
-    beside = {"cases": "churn.cases.yaml"} if cases else {}
-    data = {**churn_spec(), "gate": {"min_rows": 100, **beside, **gate}}
+    shadow = {"cases": "churn.cases.yaml"} if cases else {}
+    data = {**churn_spec(), "gate": {"min_rows": 100, **shadow, **gate}}
     return parse(yaml.safe_dump(data, sort_keys=False), "churn", cases=cases)
 
 
@@ -76,14 +76,14 @@ def fitted(name: str, kind: Any = "new") -> Fitted:
     )
 
 
-def sealed(
+def holdout(
     home: Home, spec: Spec, y: Any, said: Mapping[str, Any], *, frame: pd.DataFrame | None = None, block: Any = None
-) -> Sealed:
-    """Sealed rows on which these answers were given; no model is needed."""
+) -> Holdout:
+    """Holdout rows on which these answers were given; no model is needed."""
     names = [name for name in said if name != "champion"]
-    train = TrainReport(**about(spec), fitted=tuple(fitted(name) for name in names), sealed=(), seed=1)
+    train = TrainReport(**about(spec), fitted=tuple(fitted(name) for name in names), holdout=(), seed=1)
     y = np.asarray(y, dtype=float)
-    return Sealed(
+    return Holdout(
         run=Run(home, spec, spec.at("2024-04-01"), "run"),
         train=train,
         models=dict.fromkeys(said),  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_noise_of_few_rows_is_no_miscalibration(home: Home) -> None:
     spec, plain, called = spec_of(), 0, 0
     for seed in range(60):
         p = np.random.default_rng([1, seed]).uniform(0.2, 0.8, 80)
-        found = list(calibration.findings(sealed(home, spec, drawn(p, seed), {"new": p})))
+        found = list(calibration.findings(holdout(home, spec, drawn(p, seed), {"new": p})))
         plain += found[0].value > spec.gate.calibration  # type: ignore[operator]
         called += judged(spec, found)["calibration"].passed is False
     assert plain > 40
@@ -132,7 +132,7 @@ def test_noise_of_few_rows_is_no_miscalibration(home: Home) -> None:
 
 def test_a_shown_miscalibration_fails_and_says_how_large(home: Home) -> None:
     spec, p = spec_of(), np.random.default_rng(1).uniform(0.2, 0.8, 600)
-    found = list(calibration.findings(sealed(home, spec, drawn(p**3), {"new": p})))
+    found = list(calibration.findings(holdout(home, spec, drawn(p**3), {"new": p})))
     check = judged(spec, found)["calibration"]
     assert (check.passed, check.blocks) == (False, True)
     assert check.value == pytest.approx(np.mean(p - p**3), abs=0.05)
@@ -147,7 +147,7 @@ def test_a_champion_that_is_off_as_well_is_no_better_to_keep(home: Home) -> None
     spec, p = spec_of(), np.random.default_rng(1).uniform(0.2, 0.8, 600)
     y = drawn(p**3)
     for champion, blocks in ((np.sqrt(p), False), (p**3, True)):
-        found = calibration.findings(sealed(home, spec, y, {"new": p, "champion": champion}))
+        found = calibration.findings(holdout(home, spec, y, {"new": p, "champion": champion}))
         check = judged(spec, found)["calibration"]
         assert (check.passed, check.blocks) == (False, blocks)
         assert "; the champion's is " in check.reason
@@ -159,7 +159,7 @@ def test_numbers_and_classes_are_calibrated_in_their_own_way(home: Home, off: fl
     y = rng.normal(50, 10, 600)
     numbers = other("regression")
     shifted = y + rng.normal(0, 5, 600) + 10 * off
-    found = list(calibration.findings(sealed(home, numbers, y, {"new": shifted})))
+    found = list(calibration.findings(holdout(home, numbers, y, {"new": shifted})))
     assert found[0].value == pytest.approx(abs(np.mean(y - shifted)) / np.std(y))
     assert judged(numbers, found)["calibration"].passed is passed
 
@@ -167,19 +167,19 @@ def test_numbers_and_classes_are_calibrated_in_their_own_way(home: Home, off: fl
     p = rng.dirichlet([1, 1, 1], 600)
     truth = np.array([rng.choice(3, p=one) for one in p])
     sharp = p ** (1 + 20 * off)
-    found = list(calibration.findings(sealed(home, classes, truth, {"new": sharp / sharp.sum(axis=1, keepdims=True)})))
+    found = list(calibration.findings(holdout(home, classes, truth, {"new": sharp / sharp.sum(axis=1, keepdims=True)})))
     assert judged(classes, found)["calibration"].passed is passed
 
 
 def test_what_cannot_be_told_is_only_reported(home: Home) -> None:
     spec = spec_of()
     one_block = list(
-        calibration.findings(sealed(home, spec, [0, 1] * 50, {"new": [0.9] * 100}, block=np.zeros(100, int)))
+        calibration.findings(holdout(home, spec, [0, 1] * 50, {"new": [0.9] * 100}, block=np.zeros(100, int)))
     )
     assert one_block[0].value is not None
     check = judged(spec, one_block)["calibration"]
     assert (check.passed, check.blocks) == (None, False)
-    constant = list(calibration.findings(sealed(home, other("regression"), [3] * 100, {"new": [3] * 100})))
+    constant = list(calibration.findings(holdout(home, other("regression"), [3] * 100, {"new": [3] * 100})))
     assert constant[0].value is None
 
 
@@ -199,7 +199,7 @@ def protected(seed: int = 3, rows_: int = 1200) -> tuple[pd.DataFrame, Any, Any]
 def test_differences_are_fairlearns_and_small_groups_are_named(home: Home) -> None:
     frame, y, said = protected()
     spec = spec_of(fairness={"columns": ["plan"]})
-    found = {one.about: one for one in fairness.findings(sealed(home, spec, y, {"new": said}, frame=frame))}
+    found = {one.about: one for one in fairness.findings(holdout(home, spec, y, {"new": said}, frame=frame))}
     group = frame["plan"].astype(object).fillna("(missing)")
     kept = (group != "c").to_numpy()
     yes = (said >= 0.5)[kept]
@@ -208,7 +208,7 @@ def test_differences_are_fairlearns_and_small_groups_are_named(home: Home) -> No
     )
     # 200 rows of nobody hold about 100 of each outcome, which is the floor; another draw may fall below.
     lower = replace(
-        sealed(home, spec_of(fairness={"columns": ["plan"], "min_rows": 60}), y, {"new": said}, frame=frame)
+        holdout(home, spec_of(fairness={"columns": ["plan"], "min_rows": 60}), y, {"new": said}, frame=frame)
     )
     odds = {one.about: one for one in fairness.findings(lower)}["equalized_odds plan"]
     assert odds.value == pytest.approx(equalized_odds_difference(y[kept], yes, sensitive_features=group[kept]))
@@ -223,7 +223,7 @@ def test_a_bound_that_is_written_down_must_hold(home: Home, bound: float, passed
     frame, y, said = protected()
     asked = {"columns": ["plan"], "demographic_parity": bound, "equalized_odds": bound, "min_rows": 60}
     spec = spec_of(fairness=asked)
-    checks = judged(spec, fairness.findings(sealed(home, spec, y, {"new": said}, frame=frame)))
+    checks = judged(spec, fairness.findings(holdout(home, spec, y, {"new": said}, frame=frame)))
     for name in ("demographic parity plan", "equalized odds plan"):
         assert (checks[name].passed, checks[name].blocks, checks[name].bound) == (passed, True, bound)
     assert "share answered yes" in checks["demographic parity plan"].reason
@@ -234,7 +234,7 @@ def test_groups_too_small_to_tell_hold_back_where_a_bound_is_written(home: Home)
     frame, y, said = protected()
     y = y & (frame["plan"] == "a").to_numpy()  # no group but a has a positive: that is no rate of zero
     bound = spec_of(fairness={"columns": ["plan"], "equalized_odds": 0.2})
-    found = list(fairness.findings(sealed(home, bound, y, {"new": said}, frame=frame)))
+    found = list(fairness.findings(holdout(home, bound, y, {"new": said}, frame=frame)))
     check = judged(bound, found)["equalized odds plan"]
     assert (check.passed, check.blocks, check.value) == (None, True, None)
     assert "true positive rate: 1 of two groups" in check.reason
@@ -247,11 +247,11 @@ def test_not_less_fair_than_the_champion(home: Home, margin: float, passed: bool
     frame, y, said = protected()
     spec = spec_of(fairness={"columns": ["plan"], "margin": margin, "min_rows": 60})
     fair = np.where(frame["plan"] == "b", said + 0.15, said)
-    found = list(fairness.findings(sealed(home, spec, y, {"new": said, "champion": fair}, frame=frame)))
+    found = list(fairness.findings(holdout(home, spec, y, {"new": said, "champion": fair}, frame=frame)))
     check = judged(spec, found)["demographic parity plan beside the champion"]
     assert (check.passed, check.blocks) == (passed, True)
     assert "demographic parity plan" not in judged(spec, found)
-    swapped = fairness.findings(sealed(home, spec, y, {"new": fair, "champion": said}, frame=frame))
+    swapped = fairness.findings(holdout(home, spec, y, {"new": fair, "champion": said}, frame=frame))
     assert judged(spec, swapped)["demographic parity plan beside the champion"].passed is True
 
 
@@ -260,14 +260,14 @@ def test_numbers_and_classes_are_compared_between_groups(home: Home) -> None:
     rng, b = np.random.default_rng(4), (frame["plan"] == "b").to_numpy()
     asked = {"columns": ["plan", "visits"], "min_rows": 60}
     numbers, y = other("regression", fairness=asked), rng.normal(100, 20, len(frame))
-    found = {one.about: one for one in fairness.findings(sealed(home, numbers, y, {"new": y - 10 * b}, frame=frame))}
+    found = {one.about: one for one in fairness.findings(holdout(home, numbers, y, {"new": y - 10 * b}, frame=frame))}
     assert found["equalized_odds plan"].value == pytest.approx(10 / np.std(y))
     assert 0 <= found["demographic_parity visits"].value < 0.4  # type: ignore[operator]
     assert "Q1: " in found["demographic_parity visits"].text
 
     classes, truth = other("multiclass", fairness=asked), rng.integers(0, 3, len(frame))
     p = np.eye(3)[np.where(b, 2, truth)]
-    found = {one.about: one for one in fairness.findings(sealed(home, classes, truth, {"new": p}, frame=frame))}
+    found = {one.about: one for one in fairness.findings(holdout(home, classes, truth, {"new": p}, frame=frame))}
     assert found["equalized_odds plan"].value == 1
     assert found["demographic_parity plan"].value == pytest.approx(2 / 3, abs=0.1)
     assert "share answered pro" in found["demographic_parity plan"].text
@@ -293,13 +293,13 @@ CASES = """
 
 @dataclass
 class Laid:
-    """Three published months with models fitted on them, and April sealed."""
+    """Three published months with models fitted on them, and April holdout."""
 
     run: Run
     train: TrainReport
     context: Context
 
-    def sealed(self) -> Sealed:
+    def holdout(self) -> Holdout:
         spec = self.run.spec
         models = {}
         for one in self.train.fitted:
@@ -308,7 +308,7 @@ class Laid:
         frame = dataset.read(self.run, self.context.accepted[3:])
         y = dataset.outcome(spec, frame).to_numpy()
         said = {name: estimators.predict(model, spec.task, frame) for name, model in models.items()}
-        return Sealed(self.run, self.train, models, frame, y, said, resampling.blocks(spec, frame))
+        return Holdout(self.run, self.train, models, frame, y, said, resampling.blocks(spec, frame))
 
 
 def load_files(folder: Path, digest: str) -> Pipeline:
@@ -345,7 +345,7 @@ def lay(home: Home, tmp_path: Path, spec: Spec, estimator: str = "linear", plant
         )[1]
         for name, configuration in named.items()
     ]
-    train = TrainReport(**about(spec), fitted=tuple(made), sealed=dataset.intervals(accepted[3:]), seed=1)
+    train = TrainReport(**about(spec), fitted=tuple(made), holdout=dataset.intervals(accepted[3:]), seed=1)
     run.write(train, "train")
     return Laid(run, train, run.read(Context, "context"))
 
@@ -356,7 +356,7 @@ def of_estimator(name: str) -> Configuration:
 
 def test_models_are_asked_the_cases_and_a_broken_one_is_named(home: Home, tmp_path: Path) -> None:
     spec = spec_of(CASES.replace("max: 0.4", "max: 0.001"))
-    laid = lay(home, tmp_path, spec).sealed()
+    laid = lay(home, tmp_path, spec).holdout()
     found = list(edge_cases.findings(replace(laid, models={**laid.models, "champion": laid.models["naive"]})))
     assert [(one.model, one.about) for one in found[:2]] == [("new", "never came"), ("new", "comes daily")]
     checks = judged(spec, found)
@@ -404,7 +404,7 @@ def test_what_an_expectation_means(expect: str, answer: float, than: float, hold
 
 
 def test_a_model_that_fails_on_a_case_breaks_it(home: Home, tmp_path: Path) -> None:
-    laid = lay(home, tmp_path, spec_of(CASES)).sealed()
+    laid = lay(home, tmp_path, spec_of(CASES)).holdout()
     broken = Pipeline([laid.models["new"].steps[0], ("model", object())])
     found = {one.about: one for one in edge_cases.findings(replace(laid, models={**laid.models, "new": broken}))}
     assert found["never came"].value == 0
@@ -471,7 +471,7 @@ def test_the_manuals_example_is_a_valid_file() -> None:
 
 def test_a_model_that_remembers_its_rows_is_seen(home: Home, tmp_path: Path) -> None:
     spec = spec_of(metric="roc_auc")
-    laid = lay(home, tmp_path, spec, "sklearn.tree.DecisionTreeClassifier").sealed()
+    laid = lay(home, tmp_path, spec, "sklearn.tree.DecisionTreeClassifier").holdout()
     (found,) = overfit.findings(laid)
     assert found.value > 0.3  # type: ignore[operator]
     assert "scores 1 on 900 training rows" in found.text
@@ -488,13 +488,13 @@ def test_only_rows_that_a_candidate_learnt_from_are_read(home: Home, tmp_path: P
     laid = lay(home, tmp_path, spec_of())
     first, second = laid.train.fitted[0].intervals[:2]
     half = Interval(start=second.start, end=second.start + (second.end - second.start) / 2)
-    frame, y = overfit._sample(laid.sealed(), laid.context, (first, half))
+    frame, y = overfit._sample(laid.holdout(), laid.context, (first, half))
     assert 300 < len(y) == len(frame) < 600
     assert frame["signup"].max() < half.end
 
 
 def test_a_linear_model_does_not_overfit_here(home: Home, tmp_path: Path) -> None:
-    (found,) = overfit.findings(lay(home, tmp_path, spec_of()).sealed())
+    (found,) = overfit.findings(lay(home, tmp_path, spec_of()).holdout())
     assert abs(found.value) < 0.1  # type: ignore[operator]
 
 
@@ -543,7 +543,7 @@ def test_a_leak_of_numbers_and_of_classes_is_named(home: Home) -> None:
     y = rng.pareto(2.5, 800)
     frame = pd.DataFrame({"visits": y * 3 + 1, "plan": pd.Categorical(rng.choice(["a", "b"], 800)), "member": y > 1.0})
     numbers = other("regression")
-    found = list(leak.findings(sealed(home, numbers, y, {"new": y + rng.normal(0, 0.05, 800)}, frame=frame)))
+    found = list(leak.findings(holdout(home, numbers, y, {"new": y + rng.normal(0, 0.05, 800)}, frame=frame)))
     check = judged(numbers, found)["one feature"]
     assert (check.passed, "visits may know the answer" in check.reason) == (False, True)
 
@@ -557,7 +557,7 @@ def test_a_leak_of_numbers_and_of_classes_is_named(home: Home) -> None:
     )
     classes = other("multiclass")
     sure = 0.9 * np.eye(3)[truth] + 0.1 / 3
-    found = list(leak.findings(sealed(home, classes, truth, {"new": sure}, frame=frame)))
+    found = list(leak.findings(holdout(home, classes, truth, {"new": sure}, frame=frame)))
     assert "spend may know the answer" in judged(classes, found)["one feature"].reason
 
 
@@ -566,7 +566,7 @@ def test_many_features_together_may_explain_much(home: Home) -> None:
     frame = pd.DataFrame({name: rng.normal(0, 1, 1000) for name in ("visits", "member")})
     frame["plan"] = pd.Categorical(rng.choice(["a", "b"], 1000))
     y = frame["visits"] + frame["member"]
-    found = list(leak.findings(sealed(home, other("regression"), y, {"new": y}, frame=frame)))
+    found = list(leak.findings(holdout(home, other("regression"), y, {"new": y}, frame=frame)))
     assert [one.about for one in found] == ["", found[1].about]
     assert judged(other("regression"), found)["one feature"].passed is True
 
@@ -616,7 +616,7 @@ def test_what_is_too_good(metric: str, mine: float | None, naive: float | None, 
 
 def test_findings_are_finite_the_same_each_time_and_all_there(home: Home, tmp_path: Path) -> None:
     spec = spec_of(CASES, fairness={"columns": ["plan"]})
-    laid = lay(home, tmp_path, spec).sealed()
+    laid = lay(home, tmp_path, spec).holdout()
     given = (laid.run, laid.train, laid.models, laid.frame, laid.y, laid.predictions, laid.block)
     found = checks.examine(*given)
     assert found == checks.examine(*given)

@@ -10,8 +10,8 @@ import pytest
 from retrain.data import dataset
 from retrain.results import (
     Accepted,
-    Bar,
     Batch,
+    BlockedModel,
     Champion,
     Configuration,
     Context,
@@ -94,8 +94,8 @@ def verdict(
     slices: tuple[Slice, ...] = (),
     decision: Decision | None = None,
     candidates: tuple[Fitted, ...] | None = None,
-    pinned: Champion | None = None,
-    barred: tuple[Bar, ...] = (),
+    reference_champion: Champion | None = None,
+    blocklist: tuple[BlockedModel, ...] = (),
     lost: str = "",
     granted: float = 1.0,
 ) -> GateReport:
@@ -112,7 +112,7 @@ def verdict(
         "new": 0.49,
         "refresh": 0.5,
         "champion": 0.51,
-        "pinned": 0.52,
+        "reference_champion": 0.52,
         "naive": 0.6,
         "simple": 0.55,
         **(scores or {}),
@@ -123,20 +123,20 @@ def verdict(
         trigger=Trigger(),
         accepted=ACCEPTED,
         champion=serving,
-        pinned=pinned or serving,
-        barred=barred,
+        reference_champion=reference_champion or serving,
+        blocklist=blocklist,
     )
     train = TrainReport(
         **about(),
         fitted=(*candidates, fitted("naive", "baseline", OLD), fitted("simple", "baseline", OLD)),
-        sealed=INTERVALS[-1:],
+        holdout=INTERVALS[-1:],
         seed=1,
     )
     evaluate = EvaluateReport(
         **about(),
         decision=decision or Decision(verdict="measured", reasons=("measured",)),
         lost=lost,
-        sealed=INTERVALS[-1:],
+        holdout=INTERVALS[-1:],
         rows=found,
         blocks=blocks,
         metrics={name: {"log_loss": Measured(value=value)} for name, value in scores.items()},
@@ -277,7 +277,7 @@ def test_the_margin_is_as_uncertain_as_the_score_that_it_is_a_share_of(granted: 
     assert (one.value > one.bound) is (expected == "promote"), "what the table shows says what the gate said"
 
 
-# --- against the pinned champion
+# --- against the reference champion
 
 PIN = champion(version=1)
 
@@ -291,7 +291,7 @@ OPEN = (-0.002, -0.0053, 0.001)
     ("name", "step", "behind", "expected"),
     [
         *((name, GAIN, behind, "promote") for name in ("new", "refresh") for behind in (GAIN, TIE, OPEN)),
-        ("refresh", STEP, (-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the pinned one's 0.52
+        ("refresh", STEP, (-0.002, -0.0051, 0.001), "promote"),  # within 1 % of the reference champion's 0.52
         ("refresh", STEP, OPEN, "inconclusive"),
         ("refresh", TIE, OPEN, "promote"),
         ("new", GAIN, WORSE, "keep"),
@@ -299,63 +299,69 @@ OPEN = (-0.002, -0.0053, 0.001)
     ],
 )
 def test_nothing_creeps_away_from_the_pinned_champion(name: str, step: Any, behind: Any, expected: str) -> None:
-    gains = {(name, "champion"): step, (name, "pinned"): behind}
-    report = verdict(gains, serving=champion(), pinned=PIN)
+    gains = {(name, "champion"): step, (name, "reference_champion"): behind}
+    report = verdict(gains, serving=champion(), reference_champion=PIN)
     assert report.decision.verdict == expected, report.decision
-    assert check(report, "pinned", name).bound == pytest.approx(-0.0052)
+    assert check(report, "reference_champion", name).bound == pytest.approx(-0.0052)
 
 
 def test_a_candidate_that_was_not_compared_with_the_pinned_champion_is_not_promoted() -> None:
-    report = verdict({("new", "champion"): GAIN}, serving=champion(), pinned=PIN)
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), reference_champion=PIN)
     assert report.decision.verdict == "inconclusive"
 
 
 def test_a_lost_pin_moves_on_and_blocks_nothing() -> None:
     gains = {("refresh", "champion"): TIE}
-    report = verdict(gains, serving=champion(), pinned=PIN, lost="version 1 has no files")
-    assert (report.decision.verdict, report.pins) == ("promote", True)
-    assert check(report, "pinned", "refresh").reason.endswith("version 1 has no files")
-    worse = verdict({("refresh", "champion"): WORSE}, serving=champion(), pinned=PIN, lost="version 1 has no files")
-    assert (worse.decision.verdict, worse.pins) == ("keep", False)
+    report = verdict(gains, serving=champion(), reference_champion=PIN, lost="version 1 has no files")
+    assert (report.decision.verdict, report.becomes_reference) == ("promote", True)
+    assert check(report, "reference_champion", "refresh").reason.endswith("version 1 has no files")
+    worse = verdict(
+        {("refresh", "champion"): WORSE}, serving=champion(), reference_champion=PIN, lost="version 1 has no files"
+    )
+    assert (worse.decision.verdict, worse.becomes_reference) == ("keep", False)
 
 
 @pytest.mark.parametrize(
-    ("gains", "serving", "pinned", "pins"),
+    ("gains", "serving", "reference_champion", "becomes_reference"),
     [
         ({("new", "naive"): GAIN}, None, None, True),
         ({("refresh", "champion"): TIE}, champion(), None, False),
         ({("refresh", "champion"): GAIN}, champion(), None, True),
-        ({("refresh", "champion"): GAIN, ("refresh", "pinned"): TIE}, champion(), PIN, False),
-        ({("refresh", "champion"): TIE, ("refresh", "pinned"): GAIN}, champion(), PIN, True),
-        ({("new", "champion"): WORSE, ("new", "pinned"): GAIN}, champion(), PIN, False),
+        ({("refresh", "champion"): GAIN, ("refresh", "reference_champion"): TIE}, champion(), PIN, False),
+        ({("refresh", "champion"): TIE, ("refresh", "reference_champion"): GAIN}, champion(), PIN, True),
+        ({("new", "champion"): WORSE, ("new", "reference_champion"): GAIN}, champion(), PIN, False),
     ],
 )
-def test_who_is_shown_better_than_the_pin_is_the_next_pin(gains: Any, serving: Any, pinned: Any, pins: bool) -> None:
-    assert verdict(gains, serving=serving, pinned=pinned).pins is pins
+def test_who_is_shown_better_than_the_pin_is_the_next_pin(
+    gains: Any, serving: Any, reference_champion: Any, becomes_reference: bool
+) -> None:
+    assert verdict(gains, serving=serving, reference_champion=reference_champion).becomes_reference is becomes_reference
 
 
 # --- a model that was taken back
 
 
-def bar(configuration: Configuration, read: tuple[Accepted, ...]) -> Bar:
+def blocked(configuration: Configuration, read: tuple[Accepted, ...]) -> BlockedModel:
     training = dataset.training_digest(read)
-    return Bar(version=7, digest="b", training=training, configuration=configuration, reason="it failed at night")
+    return BlockedModel(
+        version=7, digest="b", training=training, configuration=configuration, reason="it failed at night"
+    )
 
 
 @pytest.mark.parametrize(
-    ("barred", "passed"),
+    ("blocklist", "passed"),
     [((NEW, ACCEPTED), False), ((OLD, ACCEPTED), True), ((NEW, ACCEPTED[:-1]), True)],
 )
-def test_a_barred_model_does_not_come_back(barred: Any, passed: bool) -> None:
-    report = verdict({("new", "champion"): GAIN}, serving=champion(), barred=(bar(*barred),))
-    assert check(report, "barred").passed is passed
+def test_a_barred_model_does_not_come_back(blocklist: Any, passed: bool) -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), blocklist=(blocked(*blocklist),))
+    assert check(report, "blocklist").passed is passed
     assert report.decision.verdict == ("promote" if passed else "keep")
-    assert passed or "v7 again, which is barred: it failed at night" in report.decision.reasons[0]
+    assert passed or "v7 again, which is blocked: it failed at night" in report.decision.reasons[0]
 
 
 def test_a_refresh_may_come_where_the_barred_one_is_another() -> None:
     gains = {("new", "champion"): GAIN, ("refresh", "champion"): TIE}
-    report = verdict(gains, serving=champion(), barred=(bar(NEW, ACCEPTED),))
+    report = verdict(gains, serving=champion(), blocklist=(blocked(NEW, ACCEPTED),))
     assert (report.decision.verdict, report.chosen) == ("promote", "refresh")
 
 
@@ -418,7 +424,7 @@ def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatc
     numbers |= {"within_low": 0.02, "within_high": 0.02}
     pair = build(model="new", against="champion", metric="log_loss", level=0.05, blocks=30, resamples=9, **numbers)
     context = Context(**about(), spec_digest="s", trigger={}, accepted=ACCEPTED, champion=champion())  # type: ignore[arg-type]
-    train = TrainReport(**about(), fitted=(fitted("new", "new", NEW),), sealed=INTERVALS[-1:], seed=1)
+    train = TrainReport(**about(), fitted=(fitted("new", "new", NEW),), holdout=INTERVALS[-1:], seed=1)
     evaluate = EvaluateReport.model_construct(
         **about(),
         decision=Decision(verdict="measured", reasons=("measured",)),

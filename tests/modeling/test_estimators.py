@@ -238,4 +238,4 @@ def test_an_estimator_by_its_path(spec_for: Callable[..., Spec]) -> None:
 def test_what_travels_with_a_model(tmp_path: Path) -> None:
     package = estimators.carry(tmp_path)
     assert sorted(file.name for file in package.iterdir()) == ["__init__.py", "errors.py", "features.py"]
-    assert all("==" in pin for pin in estimators.requirements())
+    assert all("==" in reference_champion for reference_champion in estimators.requirements())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from retrain.monitoring.confidence_sequence import MIN_BLOCKS, look
+from retrain.monitoring.confidence_sequence import MIN_BLOCKS, bounds
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -29,8 +29,8 @@ def test_the_level_holds_at_all_looks_together(world: str) -> None:
     drawn = WORLDS[world](np.random.default_rng(3), (streams, 90))
     fails = {"ours": 0, "t-test": 0}
     for values in drawn:
-        looks = [look(values[:count], np.arange(count), level) for count in (30, 60, 90)]
-        fails["ours"] += any(one.low > 0 or one.high < 0 for one in looks)
+        earlier_analyses = [bounds(values[:count], np.arange(count), level) for count in (30, 60, 90)]
+        fails["ours"] += any(one.low > 0 or one.high < 0 for one in earlier_analyses)
         fails["t-test"] += any(stats.ttest_1samp(values[:count], 0).pvalue < level for count in (30, 60, 90))
     assert fails["ours"] <= level * streams
     assert fails["t-test"] > level * streams
@@ -42,7 +42,7 @@ def test_what_hangs_together_within_a_block_is_one_observation() -> None:
     for _ in range(100):
         values = np.repeat(rng.normal(size=30), 20) + rng.normal(size=600)
         for name, block in {"blocks": np.repeat(np.arange(30), 20), "rows": np.arange(600)}.items():
-            said = look(values, block, 0.05)
+            said = bounds(values, block, 0.05)
             wrong[name] += said.low > 0 or said.high < 0
     assert wrong["blocks"] <= 5 < wrong["rows"]
 
@@ -53,7 +53,7 @@ def test_a_true_difference_is_found_and_the_more_the_sooner() -> None:
     for effect in (0.3, 1.0):
         values = rng.normal(effect, 1, size=(50, 300))
         found[effect] = [
-            next((n for n in range(10, 301, 10) if look(one[:n], np.arange(n), 0.01).low > 0), inf) for one in values
+            next((n for n in range(10, 301, 10) if bounds(one[:n], np.arange(n), 0.01).low > 0), inf) for one in values
         ]
     assert np.median(found[1.0]) < np.median(found[0.3]) < inf
 
@@ -62,34 +62,34 @@ def test_the_mean_is_over_rows_whatever_the_size_of_blocks() -> None:
     rng = np.random.default_rng(6)
     block = np.repeat(np.arange(20), rng.integers(1, 50, 20))
     values = rng.normal(size=len(block))
-    said = look(values, block, 0.05)
+    said = bounds(values, block, 0.05)
     assert said.mean == pytest.approx(values.mean())
     assert (said.blocks, said.low < said.mean < said.high) == (20, True)
     shuffled = rng.permutation(len(block))
-    again = look(values[shuffled], block[shuffled], 0.05)
+    again = bounds(values[shuffled], block[shuffled], 0.05)
     assert (again.low, again.high) == pytest.approx((said.low, said.high)), "the order of rows says nothing"
-    scaled = look(7 * values + 3, block, 0.05)
+    scaled = bounds(7 * values + 3, block, 0.05)
     assert (scaled.low, scaled.high) == pytest.approx((7 * said.low + 3, 7 * said.high + 3))
 
 
 def test_skewness_moves_the_bound_that_it_endangers_and_no_other() -> None:
     values = 1 - np.random.default_rng(7).exponential(size=40)
-    left, right = look(values, np.arange(40), 0.05), look(-values, np.arange(40), 0.05)
+    left, right = bounds(values, np.arange(40), 0.05), bounds(-values, np.arange(40), 0.05)
     assert (left.low, left.high) == pytest.approx((-right.high, -right.low))
     assert left.mean - left.low > 1.2 * (left.high - left.mean)
-    plain = look(np.concatenate([values, -values]), np.arange(80), 0.05)
+    plain = bounds(np.concatenate([values, -values]), np.arange(80), 0.05)
     assert plain.high - plain.mean == pytest.approx(plain.mean - plain.low), "no skewness, no correction"
 
 
 def test_few_blocks_say_nothing_and_equal_ones_all() -> None:
     values = np.random.default_rng(8).normal(9, 1, MIN_BLOCKS)
-    few = look(values[:-1], np.arange(MIN_BLOCKS - 1), 0.05)
+    few = bounds(values[:-1], np.arange(MIN_BLOCKS - 1), 0.05)
     assert (few.low, few.high) == (-inf, inf)
-    assert look(values, np.arange(MIN_BLOCKS), 0.05).low > 0
-    same = look(np.zeros(60), np.arange(60), 0.05)
+    assert bounds(values, np.arange(MIN_BLOCKS), 0.05).low > 0
+    same = bounds(np.zeros(60), np.arange(60), 0.05)
     assert (same.low, same.mean, same.high) == (0, 0, 0)
 
 
 def test_a_single_enormous_block_proves_nothing() -> None:
     values = np.append(np.full(29, 0.001), 100.0)
-    assert look(values, np.arange(30), 0.05).low < 0
+    assert bounds(values, np.arange(30), 0.05).low < 0

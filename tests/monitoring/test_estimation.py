@@ -70,15 +70,15 @@ def learnt(task: str, metric: str, known: Rows, seed: int = 0) -> estimation.Est
 def test_the_estimate_follows_the_rows_where_the_promise_does_not(task: str, metric: str) -> None:
     known, new = rows(task, seed=1), rows(task, seed=2, shift=1)
     found = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=200)
-    promised = score(task, metric, known.y, known.prediction)
+    expected_score = score(task, metric, known.y, known.prediction)
     realised = score(task, metric, new.y, new.prediction)
     assert found.value is not None
     assert found.low is not None
     assert found.high is not None
-    assert abs(promised - realised) > 0.04
-    assert abs(found.value - realised) < 0.35 * abs(promised - realised)
+    assert abs(expected_score - realised) > 0.04
+    assert abs(found.value - realised) < 0.35 * abs(expected_score - realised)
     assert found.low <= realised <= found.high
-    assert not found.low <= promised <= found.high
+    assert not found.low <= expected_score <= found.high
     assert found.rows == len(new.y)
 
 

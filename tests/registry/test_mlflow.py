@@ -554,9 +554,9 @@ def test_killed_anywhere_and_run_again_is_one_run_and_one_version(
 
 @pytest.fixture(scope="module")
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as run_smoke_test:
+        run_smoke_test.bind(("127.0.0.1", 0))
+        return int(run_smoke_test.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from retrain.errors import (
     DigestMismatch,
     EstimatorRefused,
     ModelFormatRefused,
-    ProbeFailed,
     RetrainError,
+    SmokeTestFailed,
 )
 from retrain.modeling import estimators
 from retrain.registry import smoke_test
@@ -60,7 +60,7 @@ def build(frame):
 
 
 def spec_with(line: str = "", **serving: Any) -> Spec:
-    """The churn model; `line` is run by its feature function in the probe's process, and never in this one."""
+    """The churn model; `line` is run by its feature function in the smoke test's process, and never in this one."""
     data = churn_spec() | {"serving": serving}
     if line:
         data["training"]["features"] = {"file": "more.py", "function": "build", "adds": {"double": "number"}}
@@ -122,7 +122,7 @@ def test_a_version_that_serves(
     run, target = registered(spec)
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
     large = np.ones(64 * 2**20)
-    checks = {check.name: check for check in smoke_test.probe(run, target)}
+    checks = {check.name: check for check in smoke_test.run_smoke_test(run, target)}
     assert list(checks) == ["size_mb", "digest", "requirements", "isolation", "golden", "row_ms", "memory_mb"]
     assert all(check.passed and check.model == "v1" for check in checks.values())
     assert checks["golden"].value == 0
@@ -137,8 +137,8 @@ def test_other_answers_and_every_budget_are_told_together(registered: Callable[.
     golden = json.loads(run.store.read(f"{target.reference}/golden.json"))
     golden["predictions"][3] += 1e-6
     write_golden(run, golden["rows"], golden["predictions"])
-    with pytest.raises(ProbeFailed) as caught:
-        smoke_test.probe(run, target)
+    with pytest.raises(SmokeTestFailed) as caught:
+        smoke_test.run_smoke_test(run, target)
     for reason in ("does not repeat its answers to 6 golden rows: 1e-06 apart", "one row takes", "at the peak, takes"):
         assert reason in caught.value.found
 
@@ -149,8 +149,8 @@ def test_only_what_is_pinned_can_be_imported(registered: Callable[..., tuple[Run
         (folder / "requirements.txt").write_text(text.replace("pyarrow==", "pyarrow==0."))
 
     run, target = registered(spec_with("import yaml"), older)
-    with pytest.raises(ProbeFailed, match=r"pyarrow is [\d.]+, 0\.[\d.]+ is pinned") as caught:
-        smoke_test.probe(run, target)
+    with pytest.raises(SmokeTestFailed, match=r"pyarrow is [\d.]+, 0\.[\d.]+ is pinned") as caught:
+        smoke_test.run_smoke_test(run, target)
     assert "does not answer" in caught.value.found
     assert "the pinned requirements bring no module 'yaml'" in caught.value.found
 
@@ -169,8 +169,8 @@ def test_what_a_model_tries_is_refused_and_told_even_if_it_hides_it(
     ]
     lines = "\n".join(f"        try: {one}\n        except PermissionError: pass" for one in tries).strip()
     run, target = registered(spec_with(lines))
-    with pytest.raises(ProbeFailed) as caught:
-        smoke_test.probe(run, target)
+    with pytest.raises(SmokeTestFailed) as caught:
+        smoke_test.run_smoke_test(run, target)
     for event in ("open(", "os.system(", "subprocess.Popen(", "socket.", "ctypes.dlopen(", "os.mkdir("):
         assert event in caught.value.found
     assert not Path(ran).exists()
@@ -180,7 +180,7 @@ def test_what_a_model_tries_is_refused_and_told_even_if_it_hides_it(
 def test_the_fresh_process_looks_at_the_bytes_itself(registered: Callable[..., tuple[Run, Champion]]) -> None:
     run, _ = registered(spec_with())
     told = smoke_test.ask(run.spec, stored(run.home), "0" * 64, [{}])
-    assert told.error.startswith("DigestMismatch: what was handed to the probe has digest")
+    assert told.error.startswith("DigestMismatch: what was handed to the smoke test has digest")
     assert told.batch is None
 
 
@@ -219,7 +219,7 @@ def test_a_process_that_does_not_report(
     if "within" in said:
         soon = spec.serving.model_copy(update={"timeout": timedelta(seconds=0.5)})
         spec = spec.model_copy(update={"serving": soon})
-    with pytest.raises(ProbeFailed, match=said):
+    with pytest.raises(SmokeTestFailed, match=said):
         smoke_test.ask(spec, tmp_path / "model", "0" * 64, [])
     assert begun[0].returncode is not None, "it is not left behind"
 
@@ -371,7 +371,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_of_another_make(name: str, registered: Callable[..., tuple[Run, Champion]], tmp_path: Path) -> None:
     change, error, said = HOSTILE[name]
     with pytest.raises(error, match=said):
-        smoke_test.probe(*registered(spec_with(), change))
+        smoke_test.run_smoke_test(*registered(spec_with(), change))
     assert not (tmp_path / "ran").exists()
 
 
@@ -382,7 +382,7 @@ def test_files_that_are_not_there_any_more(registered: Callable[..., tuple[Run, 
 
     def refused(error: type[RetrainError], said: str) -> None:
         with pytest.raises(error, match=said):
-            smoke_test.probe(run, target)
+            smoke_test.run_smoke_test(run, target)
 
     swapped = (model / "model.skops").read_bytes()
     (model / "model.skops").write_bytes(swapped + b" ")
@@ -402,5 +402,5 @@ def test_files_that_are_not_there_any_more(registered: Callable[..., tuple[Run, 
 
 @pytest.mark.usefixtures("nothing_starts")
 def test_a_model_over_its_size_is_not_loaded(registered: Callable[..., tuple[Run, Champion]]) -> None:
-    with pytest.raises(ProbeFailed, match=r"its folder takes [\d.]+ MB, 0\.001 is allowed; it was not loaded"):
-        smoke_test.probe(*registered(spec_with(size_mb=0.001)))
+    with pytest.raises(SmokeTestFailed, match=r"its folder takes [\d.]+ MB, 0\.001 is allowed; it was not loaded"):
+        smoke_test.run_smoke_test(*registered(spec_with(size_mb=0.001)))

@@ -49,7 +49,7 @@ class Story:
         self.sequence += 1
         facts = champion(version, as_of, trees=100 * version)
         body = {"action": action, "version": version, "previous": self.serves, "kind": action, "reasons": [why]}
-        body |= {"champion": facts, "pinned": facts, "trigger": Trigger().model_dump(mode="json")}
+        body |= {"champion": facts, "reference_champion": facts, "trigger": Trigger().model_dump(mode="json")}
         key = f"{action}-{self.sequence}"
         self.ledger.append(
             "churn",
@@ -225,7 +225,7 @@ def test_the_changelog_says_what_is_new_and_what_became_of_it(log: Callable[[], 
     assert newest.startswith("2 · 2024-05-01")
     assert "xgboost, all; against version 1: n_estimators 100 → 200" in newest
     assert "trained on 2,000 rows until 2024-05-01 00:00, version 1 on 1,000" in newest
-    assert "log_loss 0.48 on the sealed rows, version 1 0.5 on the same" in newest
+    assert "log_loss 0.48 on the holdout rows, version 1 0.5 on the same" in newest
     assert "2024-05-01 00:00: came to serve, by schedule: shown to be better" in newest
     assert "2024-06-01 00:00: was taken back, version 1 serves again: paired loss" in newest
     assert "the first model: xgboost, all" in first

@@ -101,7 +101,7 @@ def test_what_waits_for_a_person(churn: Model) -> None:
 def test_what_scores_beside_the_champion(churn: Model) -> None:
     ledger = Ledger(churn.home.ledger)
     promoted(ledger)
-    rollout = Rollout(purpose="canary", beside=champion(2), champion=1, share=0.05, since=APRIL, began=APRIL)
+    rollout = Rollout(purpose="canary", shadow=champion(2), champion=1, share=0.05, since=APRIL, began=APRIL)
     ledger.append("churn", "rollout", "begun", {"rollout": rollout.model_dump(mode="json")}, effective_at=APRIL)
     assert one(churn).pending == "version 2 beside (canary at 5%)"
     ledger.append("churn", "rollout", "over", {"rollout": None}, effective_at=MAY)

@@ -82,12 +82,12 @@ def written(home: Home, **owner: str) -> Run:
     finding = results.Finding(check="fairness", model="new", about=NASTY[0], value=0.2, low=0.1, high=0.3, rows=90)
     check = results.GateCheck(name=f"slice plan={NASTY[1]}", model="new", passed=None, reason=NASTY[2])
     run.write(results.Context(**head, spec_digest=spec.digest, trigger=results.Trigger(), accepted=batches), "context")
-    run.write(results.TrainReport(**head, fitted=(fitted,), sealed=(run.interval,), unlabelled=10, seed=1), "train")
+    run.write(results.TrainReport(**head, fitted=(fitted,), holdout=(run.interval,), unlabelled=10, seed=1), "train")
     run.write(
         results.EvaluateReport(
             **head,
             decision=results.Decision(verdict="measured", reasons=("r",)),
-            sealed=(run.interval,), rows=400, blocks=31,
+            holdout=(run.interval,), rows=400, blocks=31,
             metrics={
                 "new": {"log_loss": Measured(value=0.5, low=0.4, high=0.6)},
                 "naive": {"log_loss": Measured(value=0.7)},
@@ -153,7 +153,7 @@ def test_what_the_run_found_is_in_the_card(home: Home) -> None:
         ("contact", "ada@example.org"),
         ("unlabelled", "10 rows without a label were left out, 2.5% of all"),
         ("weaker where plan is a | b", "log_loss 0.9 on 51 rows, 0.5 on all"),
-        ("unknown categories of plan", "3 sealed rows have one that no model has seen"),
+        ("unknown categories of plan", "3 holdout rows have one that no model has seen"),
         ("log_loss", "0.5 (0.4 to 0.6)"),
         ("parameter C", "0.5"),
         ("make it again", "python -m retrain reproduce churn 7"),

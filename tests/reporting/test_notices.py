@@ -73,15 +73,15 @@ def test_every_section_says_what_to_do() -> None:
         ("OutOfBandChange", "alias-moved"),
         ("DigestMismatch", "model-damaged"),
         ("NotApproved", "not-approved"),
-        ("ProbeFailed", "probe-failed"),
-        ("Barred", "barred"),
+        ("SmokeTestFailed", "smoke test-failed"),
+        ("ModelBlocked", "blocklist"),
         ("ChainBroken", "chain-broken"),
         ("LedgerBusy", "task-failed"),
     ],
 )
 def test_an_error_has_its_kind(spec: Spec, error: str, kind: str) -> None:
     raised = getattr(errors, error)("this was found", do="then do that")
-    notice = of_error(spec, "2024-02-01", "ingest", raised, look=LOOK)
+    notice = of_error(spec, "2024-02-01", "ingest", raised, link=LOOK)
     assert (notice.kind, notice.severity) == (kind, KINDS[kind])
     assert notice.happened == "ingest: this was found → then do that"
     assert notice.did == DID[kind]
@@ -101,12 +101,12 @@ def test_every_refusal_is_of_one_kind() -> None:
     ids=["exception", "killed"],
 )
 def test_a_crash_is_told_too(spec: Spec, error: Exception | None, happened: str) -> None:
-    notice = of_error(spec, "2024-02-01", "train", error, look=LOOK)
+    notice = of_error(spec, "2024-02-01", "train", error, link=LOOK)
     assert (notice.kind, notice.happened) == ("task-failed", happened)
 
 
 def test_two_stages_that_fail_are_two_notices_and_two_tries_are_one(spec: Spec) -> None:
-    keys = [of_error(spec, "2024-02-01", stage, OSError(), look=LOOK).key for stage in ("train", "train", "register")]
+    keys = [of_error(spec, "2024-02-01", stage, OSError(), link=LOOK).key for stage in ("train", "train", "register")]
     assert keys == ["task-failed/2024-02-01/train"] * 2 + ["task-failed/2024-02-01/register"]
 
 
@@ -115,7 +115,7 @@ def test_two_stages_that_fail_are_two_notices_and_two_tries_are_one(spec: Spec) 
 
 def test_a_message_says_who_what_and_where(spec: Spec) -> None:
     report = results.PromoteReport(**BEGIN, decision=said("promoted", "new is better"), version=3, previous=2)
-    (notice,) = of_report(spec, report, look=LOOK)
+    (notice,) = of_report(spec, report, link=LOOK)
     assert notice.text.splitlines() == [
         "[info] churn 2024-02-01: promoted",
         "What happened: version 3 serves, version 2 before: new is better",
@@ -149,7 +149,7 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
     ],
 )
 def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.StageReport, kind: str) -> None:
-    assert [notice.kind for notice in of_report(spec, report, look=LOOK)] == [kind] * bool(kind)
+    assert [notice.kind for notice in of_report(spec, report, link=LOOK)] == [kind] * bool(kind)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.S
         (results.PromoteReport, "promoted", "promoted"),
         (results.PromoteReport, "waiting", "approval-wanted"),
         (results.PromoteReport, "kept", "not-approved"),
-        (results.PromoteReport, "shadow", "challenger-beside"),
-        (results.PromoteReport, "canary", "challenger-beside"),
+        (results.PromoteReport, "shadow", "challenger-shadow"),
+        (results.PromoteReport, "canary", "challenger-shadow"),
         (results.PromoteReport, "rolled back", "rolled-back"),
         (results.RolloutReport, "advanced", "rollout-advanced"),
         (results.RolloutReport, "promoted", "promoted"),
@@ -170,7 +170,7 @@ def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.S
     ],
 )
 def test_what_becomes_of_a_version_is_told(spec: Spec, report: Any, verdict: str, kind: str) -> None:
-    told = list(of_report(spec, report(**BEGIN, decision=said(verdict), version=3), look=LOOK))
+    told = list(of_report(spec, report(**BEGIN, decision=said(verdict), version=3), link=LOOK))
     assert [one.kind for one in told] == [kind] * bool(kind)
     assert all("because" in one.happened and one.did for one in told)
 
@@ -179,19 +179,19 @@ def test_the_same_version_may_be_put_back_twice(spec: Spec) -> None:
     reports = [
         results.PromoteReport(**BEGIN, decision=said("rolled back"), version=1, sequence=number) for number in (3, 3, 5)
     ]
-    keys = [one.key for report in reports for one in of_report(spec, report, look=LOOK)]
+    keys = [one.key for report in reports for one in of_report(spec, report, link=LOOK)]
     assert keys == ["rolled-back/2024-02-01/v1/3"] * 2 + ["rolled-back/2024-02-01/v1/5"]
 
 
 def test_a_drift_of_both_is_told_beside_that_of_the_rows(spec: Spec) -> None:
     report = results.RolloutReport(**BEGIN, decision=said("drift"), purpose="watch", version=1)
-    (told,) = of_report(spec, report, look=LOOK)
-    (rows,) = look(spec, drift=said("drift"))
+    (told,) = of_report(spec, report, link=LOOK)
+    (rows,) = link(spec, drift=said("drift"))
     assert told.key != rows.key
     assert told.did == "Nothing was put back: both fell together."
 
 
-def look(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:
+def link(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:
     calm = {"drift": said("stable"), "estimate": said("calm"), "measure": said("calm")} | others
     return list(
         of_look(
@@ -200,31 +200,31 @@ def look(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:
             results.EstimateReport(**BEGIN, decision=calm["estimate"], reliable=calm.get("reliable")),
             results.MeasureReport(**BEGIN, decision=calm["measure"]),
             results.DecideReport(**BEGIN, decision=said(verdict, "no new data: the alarm stands until labels")),
-            look=LOOK,
+            link=LOOK,
         )
     )
 
 
 def test_a_calm_look_is_silent(spec: Spec) -> None:
-    assert look(spec) == look(spec, reliable=True) == []
+    assert link(spec) == link(spec, reliable=True) == []
 
 
 def test_an_alarm_says_what_was_decided_about_it(spec: Spec) -> None:
-    (notice,) = look(spec, drift=said("drift", "3 of 4 features"))
+    (notice,) = link(spec, drift=said("drift", "3 of 4 features"))
     assert (notice.kind, notice.happened) == ("drift", "3 of 4 features")
     assert notice.did == "No retraining: no new data: the alarm stands until labels"
-    told = look(spec, "retrain", estimate=said("alarm"), measure=said("alarm"))
+    told = link(spec, "retrain", estimate=said("alarm"), measure=said("alarm"))
     assert [notice.kind for notice in told] == ["estimate-fell", "performance-fell"]
     assert all(notice.did.startswith("A retraining is started") for notice in told)
 
 
 def test_an_estimate_that_did_not_hold_is_told(spec: Spec) -> None:
-    assert [notice.kind for notice in look(spec, reliable=False)] == ["estimate-unreliable"]
+    assert [notice.kind for notice in link(spec, reliable=False)] == ["estimate-unreliable"]
 
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_start_says_whether_anybody_runs_it(spec: Spec, paused: bool) -> None:
-    notice = started(spec, "2024-02-01", "it fell", "alert-monitor-x", paused=paused, look=LOOK)
+    notice = started(spec, "2024-02-01", "it fell", "alert-monitor-x", paused=paused, link=LOOK)
     assert "alert-monitor-x of churn_retrain" in notice.did
     assert ("unpauses" in notice.did) is paused
 
@@ -246,9 +246,9 @@ def test_a_start_says_whether_anybody_runs_it(spec: Spec, paused: bool) -> None:
 )
 def test_secrets_are_not_said(spec: Spec, text: str) -> None:
     assert "hunter2" not in clean(text)
-    assert "hunter2" not in of_error(spec, "2024-02-01", "ingest", OSError(text), look=LOOK).text
+    assert "hunter2" not in of_error(spec, "2024-02-01", "ingest", OSError(text), link=LOOK).text
 
 
 def test_a_message_is_bounded(spec: Spec) -> None:
-    notice = of_error(spec, "2024-02-01", "ingest", OSError("x" * 100_000), look=LOOK)
+    notice = of_error(spec, "2024-02-01", "ingest", OSError("x" * 100_000), link=LOOK)
     assert len(notice.happened) == LONGEST

@@ -339,7 +339,7 @@ def test_a_version_that_never_served_or_came_again_under_another_number_is_not_m
 
 
 def test_the_table_shows_hostile_names_as_they_are() -> None:
-    answers = (Answer("[red]a[/red]", False, "[bold]x[/nonsense]", "look"), Answer("chain", True, "fine"))
+    answers = (Answer("[red]a[/red]", False, "[bold]x[/nonsense]", "interim_analysis"), Answer("chain", True, "fine"))
     console = Console(file=io.StringIO(), width=120)
     console.print(verify.table("[link=x]churn", answers))
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ def spec() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
-    """A home with versions 1 and 2; the labels come apart, and version 2's sealed rows had been looked at before."""
+    """A home with versions 1 and 2; the labels come apart, and version 2's holdout rows had been looked at before."""
     root = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
         model = _model(root, patch)
@@ -62,7 +62,7 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
                 pipeline.run_stage("ingest", run)
                 looked = {"intervals": [month], "candidates": ["new"], "level": 0.05, "expected": 1}
                 looked["batches"] = [run.read(IngestReport, "ingest").batch.sha256]
-                run.ledger.append("churn", "look", "earlier", looked, effective_at=run.as_of, run="another")
+                run.ledger.append("churn", "interim_analysis", "earlier", looked, effective_at=run.as_of, run="another")
             for _ in pipeline.run_all(run):
                 pass
     return root
@@ -112,7 +112,9 @@ def said(report: Reproduction) -> dict[str, bool]:
 
 
 def test_a_version_comes_out_the_same_without_the_store_s_data(model: Model) -> None:
-    assert model.run(MONTHS[2]).read(EvaluateReport, "evaluate").looks == 1, "the level hangs on an earlier look"
+    assert model.run(MONTHS[2]).read(EvaluateReport, "evaluate").earlier_analyses == 1, (
+        "the level hangs on an earlier look"
+    )
     before = state(model)
     with without(Path(model.home.store) / "churn" / "batches"), without(Path(model.home.store) / "churn" / "labels"):
         report = made_again(model)
@@ -216,7 +218,7 @@ def test_explain_leads_from_bytes_to_the_alias(model: Model) -> None:
     for link in (
         delivered, first.batch.sha256, first.md5, first.commit, first.labels.sha256, context.spec_digest,
         "seed 42", "after 1 earlier looks", "gate: promote", promotion.body["champion"]["digest"],
-        run.read(RegisterReport, "register").run_id, "alias champion: this version", "probe · golden",
+        run.read(RegisterReport, "register").run_id, "alias champion: this version", "smoke test · golden",
         f"record {promotion.place}, sequence 2, hash {promotion.hash[:12]}", "it serves",
     ):  # fmt: skip
         assert link in text, link

@@ -26,8 +26,8 @@ SENTINEL = "# refused: "
 def place(file: Path, home: Home) -> None:
     shutil.copy(file, home.models)
     # Feature code that is broken on purpose is kept from linters by its suffix.
-    for beside in [*file.parent.glob("*.py"), *file.parent.glob("*.py.txt")]:
-        shutil.copy(beside, home.models / beside.name.removesuffix(".txt"))
+    for shadow in [*file.parent.glob("*.py"), *file.parent.glob("*.py.txt")]:
+        shutil.copy(shadow, home.models / shadow.name.removesuffix(".txt"))
 
 
 @pytest.mark.parametrize("file", VALID, ids=lambda file: file.stem)

@@ -1,4 +1,4 @@
-"""Models on the same sealed rows: what is measured, what is refused, what is written."""
+"""Models on the same holdout rows: what is measured, what is refused, what is written."""
 
 from __future__ import annotations
 
@@ -125,18 +125,18 @@ def month(number: int, count: int = 400) -> pd.DataFrame:
 
 
 class Bench:
-    """A run whose batches, context and training are laid by hand: three months to train on, one sealed."""
+    """A run whose batches, context and training are laid by hand: three months to train on, one holdout."""
 
-    def __init__(self, home: Home, task: str, sealed: pd.DataFrame | None = None, **more: Any) -> None:
+    def __init__(self, home: Home, task: str, holdout: pd.DataFrame | None = None, **more: Any) -> None:
         (home.models / "trips.yaml").write_text(yaml.safe_dump(spec_of(task, **more)))
         self.task, self.home, self.spec = task, home, home.spec("trips")
         self.run = Run(home, self.spec, self.spec.at("2024-04-01"), "test", Trigger())
-        frames = [month(1), month(2), month(3), month(4) if sealed is None else sealed]
+        frames = [month(1), month(2), month(3), month(4) if holdout is None else holdout]
         self.accepted = [self.accept(n, frame) for n, frame in enumerate(frames, start=1)]
         self.training = dataset.read(self.run, self.accepted[:3])
         self.fitted: list[Fitted] = []
         self.champion: Champion | None = None
-        self.pinned: Champion | None = None
+        self.reference_champion: Champion | None = None
 
     def accept(self, number: int, frame: pd.DataFrame) -> Accepted:
         interval = self.spec.at(f"2024-0{number}-01")
@@ -195,9 +195,9 @@ class Bench:
         self.champion = self.register(model, "champion", until)
         return self
 
-    def pin(self, model: Pipeline, until: int = 3) -> Bench:
+    def reference_champion(self, model: Pipeline, until: int = 3) -> Bench:
         """The same for the champion of before that nothing may creep away from."""
-        self.pinned = self.register(model, "pinned", until)
+        self.reference_champion = self.register(model, "reference_champion", until)
         return self
 
     def register(self, model: Pipeline, name: str, until: int) -> Champion:
@@ -223,7 +223,7 @@ class Bench:
             effective_at=end,
         )
 
-    def evaluate(self, sealed: tuple[Interval, ...] | None = None) -> EvaluateReport:
+    def evaluate(self, holdout: tuple[Interval, ...] | None = None) -> EvaluateReport:
         about = {"model": "trips", "interval": self.run.interval, "effective_at": self.run.as_of}
         self.run.write(
             Context(
@@ -232,12 +232,12 @@ class Bench:
                 trigger=Trigger(),
                 accepted=tuple(self.accepted),
                 champion=self.champion,
-                pinned=self.pinned or self.champion,
+                reference_champion=self.reference_champion or self.champion,
             ),
             "context",
         )
-        sealed = dataset.intervals(self.accepted[3:]) if sealed is None else sealed
-        self.run.write(TrainReport(**about, fitted=tuple(self.fitted), sealed=sealed, seed=1), "train")
+        holdout = dataset.intervals(self.accepted[3:]) if holdout is None else holdout
+        self.run.write(TrainReport(**about, fitted=tuple(self.fitted), holdout=holdout, seed=1), "train")
         report = evaluate(self.run)
         assert EvaluateReport.from_json(report.to_json()) == report
         return report
@@ -261,7 +261,7 @@ def place(home: Home, registry: str) -> Home:
 
 
 @pytest.mark.parametrize("task", TARGETS)
-def test_every_model_is_measured_on_the_sealed_rows(home: Home, task: str) -> None:
+def test_every_model_is_measured_on_the_holdout_rows(home: Home, task: str) -> None:
     bench = Bench(home, task).fit_all()
     report = bench.evaluate()
     metric = bench.spec.gate.metric
@@ -304,24 +304,24 @@ def test_twice_the_same_bytes(home: Home) -> None:
 
 
 def test_a_category_that_nobody_has_seen_is_counted(home: Home) -> None:
-    sealed = month(4)
-    sealed.loc[:6, "road"] = "tunnel"
-    assert Bench(home, "binary", sealed).fit_all().evaluate().unknown_categories == {"road": 7}
+    holdout = month(4)
+    holdout.loc[:6, "road"] = "tunnel"
+    assert Bench(home, "binary", holdout).fit_all().evaluate().unknown_categories == {"road": 7}
 
 
 def test_rows_without_a_label_are_left_out_and_counted(home: Home) -> None:
-    sealed = month(4).astype({"late": "boolean"})
-    sealed.loc[:99, "late"] = None
-    report = Bench(home, "binary", sealed).fit_all().evaluate()
+    holdout = month(4).astype({"late": "boolean"})
+    holdout.loc[:99, "late"] = None
+    report = Bench(home, "binary", holdout).fit_all().evaluate()
     assert report.rows == 300
     assert "100 without a label left out" in report.decision.reasons[0]
 
 
 def test_degenerate_slices_have_no_score_or_one(home: Home) -> None:
-    sealed = month(4).assign(wind=np.nan)
-    sealed["road"] = ["ferry", *(["hill"] * 399)]
+    holdout = month(4).assign(wind=np.nan)
+    holdout["road"] = ["ferry", *(["hill"] * 399)]
     more = {"gate": {"metric": "roc_auc"}}
-    report = Bench(home, "binary", sealed, **more).fit_all().evaluate()
+    report = Bench(home, "binary", holdout, **more).fit_all().evaluate()
     one = {(part.column, part.value): part for part in report.slices}
     assert set(one) == {("road", "ferry"), ("road", "hill"), ("wind", "(missing)")}
     assert one["road", "ferry"].scores == {"new": None, "simple": None, "naive": None}
@@ -347,8 +347,8 @@ def test_one_class_cannot_be_judged_by_auc(home: Home) -> None:
 
 
 def test_no_label_at_all_is_inconclusive(home: Home) -> None:
-    sealed = month(4).assign(late=pd.array([None] * 400, dtype="boolean"))
-    bench = Bench(home, "binary", sealed).fit_all()
+    holdout = month(4).assign(late=pd.array([None] * 400, dtype="boolean"))
+    bench = Bench(home, "binary", holdout).fit_all()
     report = bench.evaluate()
     assert report.decision.verdict == "inconclusive"
     assert report.decision.reasons[0].startswith("no fresh labels: none of 400 rows")
@@ -357,7 +357,7 @@ def test_no_label_at_all_is_inconclusive(home: Home) -> None:
 
 def test_rows_that_a_candidate_was_fitted_on_do_not_judge(home: Home) -> None:
     bench = Bench(home, "binary").fit_all()
-    report = bench.evaluate(sealed=dataset.intervals(bench.accepted[2:3]))
+    report = bench.evaluate(holdout=dataset.intervals(bench.accepted[2:3]))
     assert report.decision.verdict == "inconclusive"
     assert not report.metrics
 
@@ -365,7 +365,7 @@ def test_rows_that_a_candidate_was_fitted_on_do_not_judge(home: Home) -> None:
 def test_training_on_another_context_is_refused(home: Home) -> None:
     bench = Bench(home, "binary").fit_all()
     with pytest.raises(MissingInput, match=r"not in context\.json"):
-        bench.evaluate(sealed=(bench.spec.at("2024-06-01"),))
+        bench.evaluate(holdout=(bench.spec.at("2024-06-01"),))
 
 
 # --- the champion
@@ -380,7 +380,7 @@ def test_the_champion_is_measured_on_the_same_rows_by_its_own_pipeline(place: Ho
     assert set(report.importance) == {"new"}
 
 
-def test_a_champion_that_has_seen_the_sealed_rows_is_not_compared(place: Home) -> None:
+def test_a_champion_that_has_seen_the_holdout_rows_is_not_compared(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     report = bench.serve(bench.pipeline(DummyClassifier()), until=4).evaluate()
     assert report.decision.verdict == "inconclusive"
@@ -392,9 +392,9 @@ def test_only_what_the_champion_has_not_seen_judges(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     bench.fitted = [one.model_copy(update={"intervals": dataset.intervals(bench.accepted[:2])}) for one in bench.fitted]
     report = bench.serve(bench.pipeline(DummyClassifier()), until=3).evaluate(
-        sealed=dataset.intervals(bench.accepted[2:])
+        holdout=dataset.intervals(bench.accepted[2:])
     )
-    assert report.sealed == dataset.intervals(bench.accepted[3:])
+    assert report.holdout == dataset.intervals(bench.accepted[3:])
 
 
 def test_a_champion_that_cannot_score_is_an_error(place: Home) -> None:
@@ -419,20 +419,20 @@ def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
         bench.evaluate()
 
 
-# --- the pinned champion
+# --- the reference champion
 
 
 def lasting(bench: Bench) -> Bench:
     """Old and new champion of before, and a candidate that is better than both."""
-    bench.pin(bench.pipeline(DecisionTreeClassifier(max_depth=1, random_state=0)), until=2)
+    bench.reference_champion(bench.pipeline(DecisionTreeClassifier(max_depth=1, random_state=0)), until=2)
     return bench.serve(bench.pipeline(DecisionTreeClassifier(max_depth=2, random_state=0)))
 
 
 def test_every_candidate_is_paired_with_the_pinned_champion(place: Home) -> None:
     report = lasting(Bench(place, "binary").fit_all()).evaluate()
     over = {pair.against: pair for pair in report.paired if pair.model == "new"}
-    assert set(over) == {"champion", "pinned", "naive", "simple"}
-    assert over["pinned"].gain > over["champion"].gain > 0
+    assert set(over) == {"champion", "reference_champion", "naive", "simple"}
+    assert over["reference_champion"].gain > over["champion"].gain > 0
     assert set(report.importance) == {"new"}
     assert report.lost == ""
 
@@ -440,27 +440,30 @@ def test_every_candidate_is_paired_with_the_pinned_champion(place: Home) -> None
 def test_the_champion_as_its_own_pin_is_asked_once(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
-    assert "pinned" not in report.metrics
+    assert "reference_champion" not in report.metrics
     assert report.lost == ""
 
 
 def test_rows_that_the_pinned_champion_has_seen_do_not_judge(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
-    bench.pin(bench.pipeline(DummyClassifier()), until=4)
+    bench.reference_champion(bench.pipeline(DummyClassifier()), until=4)
     report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
     assert report.decision.verdict == "inconclusive"
-    assert f"champion v{bench.pinned and bench.pinned.version} was fitted on rows until" in report.decision.reasons[0]
+    assert (
+        f"champion v{bench.reference_champion and bench.reference_champion.version} was fitted on rows until"
+        in report.decision.reasons[0]
+    )
 
 
 def test_a_pinned_champion_that_is_gone_stops_nothing(place: Home) -> None:
     bench = lasting(Bench(place, "binary").fit_all())
-    assert bench.pinned
-    bench.pinned = bench.pinned.model_copy(update={"version": 999, "digest": "0" * 64})
+    assert bench.reference_champion
+    bench.reference_champion = bench.reference_champion.model_copy(update={"version": 999, "digest": "0" * 64})
     report = bench.evaluate()
     assert report.decision.verdict == "measured"
     assert "999" in report.lost
-    assert any("the pinned champion is lost" in reason for reason in report.decision.reasons)
-    assert "pinned" not in report.metrics
+    assert any("the reference champion is lost" in reason for reason in report.decision.reasons)
+    assert "reference_champion" not in report.metrics
     assert {pair.against for pair in report.paired} == {"champion", "naive", "simple"}
 
 
@@ -468,19 +471,19 @@ def test_a_pinned_champion_of_other_classes_stops_nothing(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     model = bench.pipeline(DummyClassifier())
     model[0].outcomes = ("no", "yes")
-    report = bench.pin(model).serve(bench.pipeline(DummyClassifier())).evaluate()
+    report = bench.reference_champion(model).serve(bench.pipeline(DummyClassifier())).evaluate()
     assert report.decision.verdict == "measured"
-    assert report.lost.startswith("pinned knows the classes")
-    assert "pinned" not in report.metrics
+    assert report.lost.startswith("reference champion knows the classes")
+    assert "reference_champion" not in report.metrics
 
 
 def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be a pity to lose the pin to an hour without network."""
+    """It would be a pity to lose the reference champion to an hour without network."""
     bench = lasting(Bench(place, "binary").fit_all())
     real = evaluate_module.load_champion
 
     def load(run: Run, champion: Champion) -> Pipeline:
-        if champion == bench.pinned:
+        if champion == bench.reference_champion:
             raise RegistryDown("no answer", do="try again")
         return real(run, champion)
 
@@ -492,8 +495,8 @@ def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeyp
 # --- what a look costs
 
 
-def looks(bench: Bench) -> list[Record]:
-    return bench.run.ledger.records("trips", "look")
+def earlier_analyses(bench: Bench) -> list[Record]:
+    return bench.run.ledger.records("trips", "interim_analysis")
 
 
 def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +504,7 @@ def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch:
     seen = []
 
     def predict(*_: Any) -> Any:
-        seen.extend(looks(bench))
+        seen.extend(earlier_analyses(bench))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(estimators, "predict", predict)
@@ -513,8 +516,8 @@ def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch:
 def test_rows_that_nobody_can_judge_by_cost_nothing(home: Home) -> None:
     Bench(home, "binary", month(4).assign(late=pd.array([None] * 400, dtype="boolean"))).fit_all().evaluate()
     bench = Bench(home, "binary").fit_all()
-    bench.evaluate(sealed=dataset.intervals(bench.accepted[2:3]))
-    assert not looks(bench)
+    bench.evaluate(holdout=dataset.intervals(bench.accepted[2:3]))
+    assert not earlier_analyses(bench)
 
 
 def test_candidates_of_one_run_share_the_level(place: Home) -> None:
@@ -536,8 +539,8 @@ def test_the_same_question_again_is_the_same_look(home: Home) -> None:
     for key in ("test", "another"):
         bench.run = dataclasses.replace(bench.run, key=key, trigger=Trigger(kind="laptop", dry_run=True))
         again = bench.evaluate()
-        assert (again.level, again.looks, again.paired) == (first.level, 0, first.paired)
-    assert len(looks(bench)) == 1
+        assert (again.level, again.earlier_analyses, again.paired) == (first.level, 0, first.paired)
+    assert len(earlier_analyses(bench)) == 1
 
 
 def test_another_question_to_the_same_rows_is_counted_and_paid_for(home: Home) -> None:
@@ -548,7 +551,7 @@ def test_another_question_to_the_same_rows_is_counted_and_paid_for(home: Home) -
     bench.fit("new", "new", bench.pipeline(DecisionTreeClassifier(max_depth=4, random_state=0)))
     bench.run = dataclasses.replace(bench.run, key="another", trigger=Trigger(kind="laptop", dry_run=True))
     second = bench.evaluate()
-    assert second.looks == 1
+    assert second.earlier_analyses == 1
     assert second.level == pytest.approx(0.2 * (first.level or 0))
     assert any("looked at once before" in reason for reason in second.decision.reasons)
     assert all(pair.gain - pair.low > 1.2 * wide[pair.against] for pair in second.paired if pair.against == "naive")
@@ -558,9 +561,9 @@ def test_rows_whose_level_is_spent_judge_no_more(home: Home) -> None:
     bench = Bench(home, "binary").fit_all()
     body = {"batches": [bench.accepted[3].batch.sha256], "level": bench.spec.gate.level, "expected": 1}
     for place in range(20):
-        bench.run.ledger.append("trips", "look", f"{place}", body, effective_at=bench.run.as_of)
+        bench.run.ledger.append("trips", "interim_analysis", f"{place}", body, effective_at=bench.run.as_of)
     report = bench.evaluate()
-    assert (report.decision.verdict, report.looks) == ("inconclusive", 20)
+    assert (report.decision.verdict, report.earlier_analyses) == ("inconclusive", 20)
     assert "have spent gate.level" in report.decision.reasons[0]
     assert not report.metrics
 
@@ -598,11 +601,11 @@ def test_a_model_of_other_classes_is_an_error(home: Home) -> None:
 
 
 def test_a_model_that_crashes_is_an_error(home: Home) -> None:
-    sealed = month(4)
-    sealed.loc[3, "road"] = "tunnel"
-    bench = Bench(home, "binary", sealed).fit_all()
+    holdout = month(4)
+    holdout.loc[3, "road"] = "tunnel"
+    bench = Bench(home, "binary", holdout).fit_all()
     model = bench.pipeline(LogisticRegression())
     model[1].named_transformers_["words"].handle_unknown = "error"
     bench.fit("refresh", "refresh", model)
-    with pytest.raises(ScoringFailed, match="refresh failed on the sealed rows: ValueError: Found unknown categories"):
+    with pytest.raises(ScoringFailed, match="refresh failed on the holdout rows: ValueError: Found unknown categories"):
         bench.evaluate()

@@ -37,7 +37,7 @@ JAN, FEB, MAR, APR = (f"2024-0{month}-01" for month in range(1, 5))
 Frames = Callable[..., pd.DataFrame]
 
 
-class Apart:
+class Disparity:
     """The churn model with its labels in files of their own, mature 14 days after the month."""
 
     def __init__(self, model: Model, spec: dict[str, Any]) -> None:
@@ -93,8 +93,8 @@ class Apart:
 
 
 @pytest.fixture
-def apart(churn: Model, spec_of: Callable[[], dict[str, Any]]) -> Apart:
-    return Apart(churn, spec_of())
+def apart(churn: Model, spec_of: Callable[[], dict[str, Any]]) -> Disparity:
+    return Disparity(churn, spec_of())
 
 
 def of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def test_labels_that_come_with_the_rows_are_not_looked_for(churn: Model) -> None
     assert churn.run().ledger.records("churn", "labels") == []
 
 
-def test_labels_are_joined_by_key_whatever_their_order(apart: Apart, rows_of: Frames) -> None:
+def test_labels_are_joined_by_key_whatever_their_order(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN).sample(frac=1, random_state=0)
     one = apart.accept(JAN, frame)
     apart.label(JAN, of(frame))
@@ -132,7 +132,7 @@ def test_labels_are_joined_by_key_whatever_their_order(apart: Apart, rows_of: Fr
     )
 
 
-def test_what_is_on_record_brings_back_the_exact_bytes(apart: Apart, rows_of: Frames, tmp_path: Path) -> None:
+def test_what_is_on_record_brings_back_the_exact_bytes(apart: Disparity, rows_of: Frames, tmp_path: Path) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
     apart.look()
@@ -142,7 +142,7 @@ def test_what_is_on_record_brings_back_the_exact_bytes(apart: Apart, rows_of: Fr
     assert body["version"]["path"] == "churn/labels/2024-01-01.parquet"
 
 
-def test_nothing_is_read_before_it_is_mature(apart: Apart, rows_of: Frames) -> None:
+def test_nothing_is_read_before_it_is_mature(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
     report = apart.look(JAN)
@@ -151,7 +151,7 @@ def test_nothing_is_read_before_it_is_mature(apart: Apart, rows_of: Frames) -> N
     assert apart.records == []
 
 
-def test_a_late_delivery_is_found_by_a_later_run(apart: Apart, rows_of: Frames) -> None:
+def test_a_late_delivery_is_found_by_a_later_run(apart: Disparity, rows_of: Frames) -> None:
     for month in (JAN, FEB):
         apart.accept(month, rows_of(month))
     report = apart.look(FEB)
@@ -168,7 +168,7 @@ def test_a_late_delivery_is_found_by_a_later_run(apart: Apart, rows_of: Frames) 
     assert again.decision.reasons[1:] == ("2024-01-01 waits: they came later",), "the past stays as it was"
 
 
-def test_a_missing_label_is_never_a_negative(apart: Apart, rows_of: Frames) -> None:
+def test_a_missing_label_is_never_a_negative(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
     given = of(frame)
@@ -184,7 +184,7 @@ def test_a_missing_label_is_never_a_negative(apart: Apart, rows_of: Frames) -> N
 
 
 def test_doubles_contradictions_and_strangers_are_counted_and_give_no_wrong_label(
-    apart: Apart, rows_of: Frames
+    apart: Disparity, rows_of: Frames
 ) -> None:
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
@@ -203,7 +203,7 @@ def test_doubles_contradictions_and_strangers_are_counted_and_give_no_wrong_labe
 
 
 def test_too_many_contradictions_are_refused_and_keep_no_other_month_from_its_labels(
-    apart: Apart, rows_of: Frames
+    apart: Disparity, rows_of: Frames
 ) -> None:
     for month in (JAN, FEB):
         apart.accept(month, rows_of(month))
@@ -218,7 +218,7 @@ def test_too_many_contradictions_are_refused_and_keep_no_other_month_from_its_la
     assert apart.look(MAR, key="allowed").decision.verdict == "joined"
 
 
-def test_half_a_delivery_is_not_taken_for_the_whole(apart: Apart, rows_of: Frames) -> None:
+def test_half_a_delivery_is_not_taken_for_the_whole(apart: Disparity, rows_of: Frames) -> None:
     apart.declare(min_coverage=0.8)
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)).head(100))
@@ -236,14 +236,14 @@ def test_half_a_delivery_is_not_taken_for_the_whole(apart: Apart, rows_of: Frame
 
 
 @pytest.mark.parametrize("kept", [slice(0, 0), slice(0, 200)], ids=["no rows", "only empty labels"])
-def test_a_delivery_without_a_label_is_waited_for(apart: Apart, rows_of: Frames, kept: slice) -> None:
+def test_a_delivery_without_a_label_is_waited_for(apart: Disparity, rows_of: Frames, kept: slice) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)).astype({"churned": object}).assign(churned=None)[kept])
     assert apart.look().decision.verdict == "waiting"
     assert apart.records == []
 
 
-def test_what_was_taken_is_not_looked_at_again_unless_it_is_revised(apart: Apart, rows_of: Frames) -> None:
+def test_what_was_taken_is_not_looked_at_again_unless_it_is_revised(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
     apart.label(JAN, of(frame))
@@ -260,7 +260,7 @@ def test_what_was_taken_is_not_looked_at_again_unless_it_is_revised(apart: Apart
     assert second.effective_at == one.mature_at, "nobody before their maturity knows of them"
 
 
-def test_going_back_from_a_revision_is_a_revision(apart: Apart, rows_of: Frames) -> None:
+def test_going_back_from_a_revision_is_a_revision(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     apart.accept(JAN, frame)
     for turn, flipped in enumerate([False, True, False]):
@@ -271,7 +271,7 @@ def test_going_back_from_a_revision_is_a_revision(apart: Apart, rows_of: Frames)
     assert shas[0] == shas[2] != shas[1]
 
 
-def test_labels_follow_a_revised_batch(apart: Apart, rows_of: Frames) -> None:
+def test_labels_follow_a_revised_batch(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     apart.label(JAN, of(frame))
     apart.accept(JAN, frame.head(120))
@@ -282,7 +282,7 @@ def test_labels_follow_a_revised_batch(apart: Apart, rows_of: Frames) -> None:
     assert apart.read(one)["churned"].notna().all()
 
 
-def test_a_second_run_finds_the_work_done(apart: Apart, rows_of: Frames) -> None:
+def test_a_second_run_finds_the_work_done(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
     first = apart.look()
@@ -291,7 +291,7 @@ def test_a_second_run_finds_the_work_done(apart: Apart, rows_of: Frames) -> None
     assert len(apart.records) == 1
 
 
-def test_the_same_labels_in_another_order_are_the_same_bytes(apart: Apart, rows_of: Frames) -> None:
+def test_the_same_labels_in_another_order_are_the_same_bytes(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
     apart.look()
@@ -302,7 +302,7 @@ def test_the_same_labels_in_another_order_are_the_same_bytes(apart: Apart, rows_
 
 @pytest.mark.parametrize("victim", ["put", "publish", "append"])
 def test_a_kill_leaves_nothing_half_done(
-    apart: Apart, rows_of: Frames, victim: str, monkeypatch: pytest.MonkeyPatch
+    apart: Disparity, rows_of: Frames, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from retrain.data.versions import DataRegistry
     from retrain.state.settings import Store
@@ -323,7 +323,7 @@ def test_a_kill_leaves_nothing_half_done(
     assert len(apart.records) == 1
 
 
-def test_a_file_that_is_not_the_recorded_one_is_refused(apart: Apart, rows_of: Frames) -> None:
+def test_a_file_that_is_not_the_recorded_one_is_refused(apart: Disparity, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
     apart.look()
@@ -337,7 +337,7 @@ def test_a_file_that_is_not_the_recorded_one_is_refused(apart: Apart, rows_of: F
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_other_columns_are_ignored_in_every_format(apart: Apart, rows_of: Frames, kind: str) -> None:
+def test_other_columns_are_ignored_in_every_format(apart: Disparity, rows_of: Frames, kind: str) -> None:
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
     apart.declare(source={"path": f"labels.{kind}"})
@@ -364,7 +364,7 @@ def test_other_columns_are_ignored_in_every_format(apart: Apart, rows_of: Frames
     ids=["no label column", "two label columns", "not of its type"],
 )
 def test_a_delivery_that_cannot_be_labels_is_refused(
-    apart: Apart, rows_of: Frames, text: str, error: type[Exception], says: str
+    apart: Disparity, rows_of: Frames, text: str, error: type[Exception], says: str
 ) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN))).write_text(text)
@@ -373,13 +373,13 @@ def test_a_delivery_that_cannot_be_labels_is_refused(
     assert apart.records == []
 
 
-def test_a_batch_that_brings_the_target_is_refused(apart: Apart, rows_of: Frames) -> None:
+def test_a_batch_that_brings_the_target_is_refused(apart: Disparity, rows_of: Frames) -> None:
     apart.model.deliver(JAN, rows_of(JAN))
     with pytest.raises(SchemaChanged, match="not declared: churned"):
         pipeline.run_stage("ingest", apart.model.run(JAN))
 
 
-def test_a_database(apart: Apart, rows_of: Frames) -> None:
+def test_a_database(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
     query = "SELECT id, churned, booked FROM outcomes WHERE signup >= :start AND signup < :end"
@@ -395,7 +395,7 @@ def test_a_database(apart: Apart, rows_of: Frames) -> None:
     assert apart.read(one)["churned"].tolist() == frame["churned"].astype(float).tolist()
 
 
-def test_regression(apart: Apart, rows_of: Frames) -> None:
+def test_regression(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN)
     apart.spec |= {"task": "regression", "target": {"column": "spend"}}
     del apart.spec["columns"]["churned"]
@@ -412,7 +412,7 @@ def test_regression(apart: Apart, rows_of: Frames) -> None:
     assert read[11:].tolist() == frame["spend"][11:].tolist()
 
 
-def test_classes_and_keys_of_several_columns(apart: Apart, rows_of: Frames) -> None:
+def test_classes_and_keys_of_several_columns(apart: Disparity, rows_of: Frames) -> None:
     frame = rows_of(JAN).assign(no=range(200))
     frame["id"] = frame["id"].str[-1]
     frame["churned"] = frame["churned"].map({True: "gone", False: "here"})
@@ -434,14 +434,14 @@ def test_classes_and_keys_of_several_columns(apart: Apart, rows_of: Frames) -> N
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def test_without_their_labels_the_target_is_empty(apart: Apart, rows_of: Frames) -> None:
+def test_without_their_labels_the_target_is_empty(apart: Disparity, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     read = dataset.read(apart.model.run(), [one])
     assert read["churned"].isna().all()
     assert read["churned"].dtype == float
 
 
-def test_features_alone_are_read_without_the_labels(apart: Apart, rows_of: Frames) -> None:
+def test_features_alone_are_read_without_the_labels(apart: Disparity, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     gone = LabelBatch(sha256="0" * 64, rows=1, key="churn/labels/gone.parquet")
     read = dataset.read(apart.model.run(), [one.model_copy(update={"labels": gone})], ["visits"], ordered=False)
@@ -457,11 +457,11 @@ def test_a_batch_from_before_labels_came_apart_does_not_answer_for_them(
     batch = run.read(IngestReport, "ingest").batch
     one = Accepted(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=run.as_of)
     assert dataset.read(churn.run(), [one])["churned"].notna().all()
-    Apart(churn, spec_of())
+    Disparity(churn, spec_of())
     assert dataset.read(churn.run(), [one])["churned"].isna().all()
 
 
-def test_the_digest_of_training_rows_knows_their_labels(apart: Apart, rows_of: Frames) -> None:
+def test_the_digest_of_training_rows_knows_their_labels(apart: Disparity, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     labelled = [one.model_copy(update={"labels": LabelBatch(sha256=letter * 64, rows=1, key="k")}) for letter in "ab"]
     assert len({dataset.training_digest([each]) for each in (one, *labelled)}) == 3
@@ -471,7 +471,7 @@ def test_the_digest_of_training_rows_knows_their_labels(apart: Apart, rows_of: F
 # --- in the loop -----------------------------------------------------------------------------------
 
 
-def test_training_reads_the_joined_labels_and_only_months_that_have_them(apart: Apart, rows_of: Frames) -> None:
+def test_training_reads_the_joined_labels_and_only_months_that_have_them(apart: Disparity, rows_of: Frames) -> None:
     apart.declare(min_coverage=0.8)
     for month, labelled in {JAN: 190, FEB: 180, MAR: 100, APR: 0}.items():
         apart.accept(month, rows_of(month))
@@ -483,15 +483,15 @@ def test_training_reads_the_joined_labels_and_only_months_that_have_them(apart: 
     pipeline.run_stage("labels", run)
     known = context(run)
     run.write(known, "context")
-    training, sealed = dataset.split(known, run.spec)
-    assert [[one.batch.interval.name for one in part] for part in (training, sealed)] == [[JAN, FEB], [APR]]
+    training, holdout = dataset.split(known, run.spec)
+    assert [[one.batch.interval.name for one in part] for part in (training, holdout)] == [[JAN, FEB], [APR]]
     report = train(run)
     assert report.unlabelled == 10 + 20
     assert {one.rows for one in report.fitted} == {370}
     assert {one.training for one in report.fitted} == {dataset.training_digest(training)}
 
 
-def test_the_contract_does_not_ask_a_batch_for_its_labels(apart: Apart, rows_of: Frames) -> None:
+def test_the_contract_does_not_ask_a_batch_for_its_labels(apart: Disparity, rows_of: Frames) -> None:
     apart.model.deliver(JAN, rows_of(JAN).drop(columns="churned"))
     run = apart.model.run()
     for stage in ("ingest", "validate"):
@@ -501,13 +501,13 @@ def test_the_contract_does_not_ask_a_batch_for_its_labels(apart: Apart, rows_of:
     assert "churned" not in {check.column for check in report.checks}
 
 
-def test_a_month_without_a_batch_waits_for_no_labels(apart: Apart) -> None:
+def test_a_month_without_a_batch_waits_for_no_labels(apart: Disparity) -> None:
     with pytest.raises(BatchMissing):
         pipeline.run_stage("ingest", apart.model.run(JAN))
     assert apart.look(MAR).matured == 0
 
 
-def test_check_says_where_labels_come_from(apart: Apart) -> None:
+def test_check_says_where_labels_come_from(apart: Disparity) -> None:
     from retrain.authoring.check import check
 
     apart.spec["quality"]["expectations"] = [

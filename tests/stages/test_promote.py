@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from retrain import pipeline
 from retrain.errors import (
     ArtifactMissing,
-    Barred,
+    ModelBlocked,
     NotApproved,
     NothingToRollBack,
     OutOfBandChange,
@@ -35,9 +35,9 @@ from retrain.results import (
     Fitted,
     GateCheck,
     GateReport,
-    ProbeReport,
     RefitReport,
     RegisterReport,
+    SmokeTestReport,
 )
 from retrain.stages.promote import promote
 from retrain.state import projections
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("mlflow")
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 
 
-def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **trigger: Any) -> Run:
+def registered(model: Model, month: str, *, key: str = "", becomes_reference: bool = True, **trigger: Any) -> Run:
     """A run that has come as far as a registered version that has shown to load."""
     run = model.run(month, key=key, **trigger)
     folder = Path(run.store.url(run.path("refit", "model")))
@@ -69,14 +69,22 @@ def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **
     )  # fmt: skip
     served = [one for one in run.ledger.records("churn", "promotion") if one.run != run.key]
     champion = Champion.model_validate(served[-1].body["champion"]) if served else None
-    pinned = projections.pinned(served)
+    reference_champion = projections.reference_champion(served)
     run.write(
-        Context(**about, spec_digest="s", trigger=run.trigger, accepted=(), champion=champion, pinned=pinned), "context"
+        Context(
+            **about,
+            spec_digest="s",
+            trigger=run.trigger,
+            accepted=(),
+            champion=champion,
+            reference_champion=reference_champion,
+        ),
+        "context",
     )
-    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", pins=pins), "gate")
+    run.write(GateReport(**about, decision=yes, chosen="new", kind="new", becomes_reference=becomes_reference), "gate")
     run.write(RefitReport(**about, decision=yes, fitted=fitted, golden="", mean_prediction=(0.5,)), "refit")
     run.write(RegisterReport(**about, decision=yes, run_id=run_id, version=version, digest=digest), "register")
-    run.write(ProbeReport(**about, decision=yes, version=version), "probe")
+    run.write(SmokeTestReport(**about, decision=yes, version=version), "smoke_test")
     return run
 
 
@@ -84,12 +92,12 @@ def registered(model: Model, month: str, *, key: str = "", pins: bool = True, **
 def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are looked at; a process that loads them has its own tests."""
 
-    def probe(run: Run, target: Champion, **_: Any) -> tuple[GateCheck, ...]:
+    def run_smoke_test(run: Run, target: Champion, **_: Any) -> tuple[GateCheck, ...]:
         with tempfile.TemporaryDirectory() as folder:
             Registry(run.home.mlflow).fetch(run.model, target.version, target.digest, Path(folder) / "model")
         return ()
 
-    monkeypatch.setattr(smoke_test, "probe", probe)
+    monkeypatch.setattr(smoke_test, "run_smoke_test", run_smoke_test)
 
 
 def move_by_hand(model: Model, version: int) -> None:
@@ -126,14 +134,14 @@ def test_the_alias_moves_once_and_stands_on_record(churn: Model) -> None:
 
 
 def test_what_pins_is_kept_until_another_is_shown_better(churn: Model) -> None:
-    for month, pins in zip(MONTHS, (True, False, False, True), strict=True):
-        promote(registered(churn, month, pins=pins))
-    pins = [one.body["pinned"]["version"] for one in chain(churn)]
-    assert pins == [1, 1, 1, 4]
+    for month, becomes_reference in zip(MONTHS, (True, False, False, True), strict=True):
+        promote(registered(churn, month, becomes_reference=becomes_reference))
+    becomes_reference = [one.body["reference_champion"]["version"] for one in chain(churn)]
+    assert becomes_reference == [1, 1, 1, 4]
     pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
-    back = projections.pinned(chain(churn))
+    back = projections.reference_champion(chain(churn))
     assert back
-    assert back.version == 1, "the pin goes back with the champion"
+    assert back.version == 1, "the reference champion goes back with the champion"
 
 
 def test_an_older_run_never_replaces_a_newer_champion(churn: Model) -> None:
@@ -326,12 +334,14 @@ def test_what_was_put_back_does_not_come_again(churn: Model) -> None:
     spec, home = churn.home.spec("churn"), churn.home
     pipeline.roll_back(home, spec, "rb-1", "bad")
     again = registered(churn, MONTHS[3], key="again")  # April's files are February's
-    with pytest.raises(Barred, match="version 3 is the model of version 2, which is barred: bad"):
+    with pytest.raises(ModelBlocked, match="version 3 is the model of version 2, which is blocked: bad"):
         promote(again)
     assert serving(churn) == 1
     pipeline.roll_back(home, spec, "rb-2", "it was not that one", to=2)
     assert serving(churn) == 2
-    assert projections.bars(chain(churn))[0].version == 1, "named by a person it is barred no more; the other one is"
+    assert projections.blocklist(chain(churn))[0].version == 1, (
+        "named by a person it is blocked no more; the other one is"
+    )
     sound(churn)
 
 
@@ -457,7 +467,7 @@ def test_a_challenger_first_scores_beside_the_champion(churn: Model, spec_of: An
     assert len(rollouts) == 1
     found = projections.rollout_at(chain(churn), rollouts, run.as_of)
     assert found
-    assert (found.beside.version, found.champion, found.share) == (2, 1, share)
+    assert (found.shadow.version, found.champion, found.share) == (2, 1, share)
     assert projections.rollout_at(chain(churn), rollouts, run.interval.start) is None
 
 
@@ -467,6 +477,6 @@ def test_the_predecessor_goes_on_scoring_beside_a_new_champion(churn: Model, spe
     promote(run)
     found = projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
     assert found
-    assert (found.purpose, found.beside.version, found.champion) == ("watch", 1, 2)
+    assert (found.purpose, found.shadow.version, found.champion) == ("watch", 1, 2)
     pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None

@@ -125,7 +125,7 @@ def test_a_refit_that_moves_too_far_gives_way_to_the_gated_model(
     assert np.array_equal(said, golden["predictions"])
 
 
-def test_the_reference_has_predictions_for_sealed_rows_only(gated: Callable[..., Run]) -> None:
+def test_the_reference_has_predictions_for_holdout_rows_only(gated: Callable[..., Run]) -> None:
     run = gated()
     refit(run)
     reference = pd.read_parquet(io.BytesIO(run.store.read(run.path("refit", "reference.parquet"))))
@@ -135,8 +135,8 @@ def test_the_reference_has_predictions_for_sealed_rows_only(gated: Callable[...,
     assert (len(reference), int(reference["prediction"].notna().sum())) == (600, 200)
     with run.store.local(candidate(run).key) as folder:
         old = load_model(folder, candidate(run).digest)
-    sealed = dataset.read(run, run.read(Context, "context").accepted[-1:])
-    assert np.allclose(reference["prediction"].dropna(), estimators.predict(old, "binary", sealed))
+    holdout = dataset.read(run, run.read(Context, "context").accepted[-1:])
+    assert np.allclose(reference["prediction"].dropna(), estimators.predict(old, "binary", holdout))
 
     facts = json.loads(run.store.read(run.path("refit", "reference.json")))
     assert facts["rows"] == 600

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrain.errors import ProbeFailed, RegistryDown
+from retrain.errors import RegistryDown, SmokeTestFailed
 from retrain.registry import promotion, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import Change
@@ -64,12 +64,19 @@ class Watched(Bench):
         promotion.move(run, Change("promote", target, kind, ("gated",), target, run.as_of))
         return target
 
-    def beside(
-        self, purpose: Any, version: int, champion: int, as_of: str, share: float = 0.0, *, pins: bool = False
+    def shadow(
+        self,
+        purpose: Any,
+        version: int,
+        champion: int,
+        as_of: str,
+        share: float = 0.0,
+        *,
+        becomes_reference: bool = False,
     ) -> None:
         run = dataclasses.replace(self.model.run(as_of, key=f"retrain-{as_of}"), known_at=self.spec.at(as_of).start)
         target = self.champion(version, self.digests[version], when=run.as_of)
-        promotion.begin(run, purpose, target, champion, "new", share, pins=pins)
+        promotion.begin(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
         self.registry.point("churn", "challenger", version)
 
     def told(self) -> list[str]:
@@ -83,9 +90,12 @@ class Watched(Bench):
         assert found
         return found.version
 
-    def barred(self) -> list[str]:
+    def blocklist(self) -> list[str]:
         records = Ledger(self.home.ledger).records("churn")
-        return [bar.digest for bar in projections.bars(one for one in records if one.kind in ("promotion", "rollout"))]
+        return [
+            blocked.digest
+            for blocked in projections.blocklist(one for one in records if one.kind in ("promotion", "rollout"))
+        ]
 
 
 def worse(start: str) -> pd.DataFrame:
@@ -113,8 +123,8 @@ Lay = Callable[..., Watched]
 
 @pytest.fixture
 def lay(home: Home, laid: Bench, monkeypatch: pytest.MonkeyPatch) -> Lay:
-    """A fresh bench under a spec's `promotion`; every version answers when it is probed."""
-    monkeypatch.setattr(smoke_test, "probe", lambda *_, **__: ())
+    """A fresh bench under a spec's `promotion`; every version answers when it is smoke-tested."""
+    monkeypatch.setattr(smoke_test, "run_smoke_test", lambda *_, **__: ())
 
     def made(**promotion: Any) -> Watched:
         more = {name: promotion.pop(name) for name in ("labels", "scoring", "gate") if name in promotion}
@@ -152,7 +162,7 @@ def test_nothing_beside_is_nothing_to_do(lay: Lay) -> None:
 def shadowed(lay: Lay, version: int, champion: int, **more: Any) -> Watched:
     bench = lay(mode="shadow", **{"intervals": 2, **more})
     bench.serve(champion, FEBRUARY)
-    bench.beside("shadow", version, champion, FEBRUARY)
+    bench.shadow("shadow", version, champion, FEBRUARY)
     return bench
 
 
@@ -178,19 +188,21 @@ def test_a_challenger_that_holds_in_shadow_comes_to_serve_under_watch(lay: Lay) 
     made = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
     assert made.body["evidence"] == {"rows": 400, "gain": second.gain, "low": second.low, "high": second.high}
     assert made.body["champion"]["effective_at"] == "2024-04-01T00:00:00Z"
-    assert made.body["pinned"]["version"] == POOR, "the gate did not show it better than the pinned one"
+    assert made.body["reference_champion"]["version"] == POOR, (
+        "the gate did not show it better than the reference champion"
+    )
     assert bench.told() == ["begun", "promoted"]
     watch = bench.looking(APRIL).ledger.records("churn", "rollout")[-1].body["rollout"]
-    assert (watch["purpose"], watch["beside"]["version"], watch["champion"]) == ("watch", POOR, GOOD)
+    assert (watch["purpose"], watch["shadow"]["version"], watch["champion"]) == ("watch", POOR, GOOD)
 
 
 def test_what_the_gate_showed_better_is_pinned(lay: Lay) -> None:
     bench = lay(mode="shadow", intervals=1)
     bench.serve(POOR, FEBRUARY)
-    bench.beside("shadow", GOOD, POOR, FEBRUARY, pins=True)
+    bench.shadow("shadow", GOOD, POOR, FEBRUARY, becomes_reference=True)
     assert bench.month(FEBRUARY).decision.verdict == "promoted"
     made = Ledger(bench.home.ledger).records("churn", "promotion")
-    assert projections.pinned(made) == Champion.model_validate(made[-1].body["champion"])
+    assert projections.reference_champion(made) == Champion.model_validate(made[-1].body["champion"])
     assert made[-1].body["version"] == GOOD
 
 
@@ -199,11 +211,11 @@ def test_a_challenger_shown_worse_is_stopped_at_once_and_barred(lay: Lay) -> Non
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
     assert report.decision.reasons[0].startswith("shown to be worse: log_loss of version 3 above that of version 1: ")
-    assert bench.barred() == [bench.digests[BAD]]
+    assert bench.blocklist() == [bench.digests[BAD]]
     assert bench.registry.alias("churn", "challenger") is None
     assert bench.serves(MARCH) == GOOD
     assert bench.month(MARCH).decision.verdict == "idle"
-    assert bench.records(MARCH)[0].body["beside"] is None, "and it scores no more"
+    assert bench.records(MARCH)[0].body["shadow"] is None, "and it scores no more"
 
 
 def test_what_cannot_be_told_is_stopped_after_a_while_and_not_barred(lay: Lay) -> None:
@@ -214,22 +226,22 @@ def test_what_cannot_be_told_is_stopped_after_a_while_and_not_barred(lay: Lay) -
     assert report.decision.verdict == "stopped"
     assert report.decision.reasons[0].startswith("inconclusive after 2 intervals with labels, the champion stays")
     assert report.decision.reasons[0].endswith("too few blocks to tell how sure that is: 10")
-    assert (report.low, report.high, bench.barred()) == (None, None, [])
+    assert (report.low, report.high, bench.blocklist()) == (None, None, [])
 
 
 def test_a_challenger_that_fails_is_stopped_without_labels(lay: Lay) -> None:
     bench = shadowed(lay, TWIN, GOOD, labels={"mature_after": "40d"})
     bench.digests[TWIN] = "0" * 64
-    bench.beside("shadow", TWIN, GOOD, FEBRUARY)  # found: the record of before stands
+    bench.shadow("shadow", TWIN, GOOD, FEBRUARY)  # found: the record of before stands
     record = Ledger(bench.home.ledger).records("churn", "rollout")[-1]
-    body = {**record.body["rollout"], "beside": {**record.body["rollout"]["beside"], "digest": "0" * 64}}
+    body = {**record.body["rollout"], "shadow": {**record.body["rollout"]["shadow"], "digest": "0" * 64}}
     Ledger(bench.home.ledger).append(
         "churn", "rollout", "spoilt", {"rollout": body, "verdict": "begun"}, effective_at=record.effective_at
     )
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
     assert report.decision.reasons[0].startswith("version 4 failed on 2024-02-01: DigestMismatch: ")
-    assert bench.barred() == ["0" * 64]
+    assert bench.blocklist() == ["0" * 64]
 
 
 def test_a_registry_that_was_down_is_held_against_nobody(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,28 +265,33 @@ def test_a_challenger_that_does_not_answer_the_probe_is_stopped(lay: Lay, monkey
     bench = shadowed(lay, GOOD, POOR, intervals=1)
 
     def refuses(*_: Any) -> Any:
-        raise ProbeFailed("it answers otherwise", do="see why")
+        raise SmokeTestFailed("it answers otherwise", do="see why")
 
-    monkeypatch.setattr(smoke_test, "probe", refuses)
+    monkeypatch.setattr(smoke_test, "run_smoke_test", refuses)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
-    assert report.decision.reasons[0] == "ProbeFailed: it answers otherwise"
-    assert bench.barred() == [bench.digests[GOOD]]
+    assert report.decision.reasons[0] == "SmokeTestFailed: it answers otherwise"
+    assert bench.blocklist() == [bench.digests[GOOD]]
     assert bench.serves(MARCH) == POOR
 
 
 def test_a_barred_challenger_is_stopped(lay: Lay) -> None:
     bench = shadowed(lay, GOOD, POOR, intervals=1)
     made = bench.looking(FEBRUARY, key="before").ledger
-    bar = {"version": 9, "digest": bench.digests[GOOD], "training": "t", "reason": "bad"}
-    body = {"rollout": None, "verdict": "stopped", "reasons": [], "bars": {**bar, "configuration": LINEAR.model_dump()}}
+    blocked = {"version": 9, "digest": bench.digests[GOOD], "training": "t", "reason": "bad"}
+    body = {
+        "rollout": None,
+        "verdict": "stopped",
+        "reasons": [],
+        "blocked": {**blocked, "configuration": LINEAR.model_dump()},
+    }
     at = bench.spec.at("2024-01-01").start
     made.append("churn", "rollout", "bar", body, effective_at=at)
     begun = made.records("churn", "rollout")[0]
     made.append("churn", "rollout", "again", begun.body, effective_at=begun.effective_at)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
-    assert "is barred: bad" in report.decision.reasons[0]
+    assert "is blocked: bad" in report.decision.reasons[0]
     assert bench.serves(MARCH) == POOR
 
 
@@ -311,7 +328,7 @@ def test_a_promotion_killed_halfway_is_completed_by_its_retry(lay: Lay, killed: 
 def test_a_canary_grows_step_by_step_and_serves_after_the_last(lay: Lay) -> None:
     bench = lay(mode="canary", intervals=1, steps=[0.1, 0.4])
     bench.serve(POOR, FEBRUARY)
-    bench.beside("canary", GOOD, POOR, FEBRUARY, share=0.1)
+    bench.shadow("canary", GOOD, POOR, FEBRUARY, share=0.1)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "advanced"
     assert report.decision.reasons[0] == "version 1 answers 40% of the rows from now on"
@@ -330,11 +347,11 @@ def test_a_canary_grows_step_by_step_and_serves_after_the_last(lay: Lay) -> None
 def test_a_canary_that_is_worse_answers_no_more(lay: Lay) -> None:
     bench = lay(mode="canary", intervals=3, steps=[0.2, 0.5])
     bench.serve(GOOD, FEBRUARY)
-    bench.beside("canary", BAD, GOOD, FEBRUARY, share=0.2)
+    bench.shadow("canary", BAD, GOOD, FEBRUARY, share=0.2)
     assert bench.month(FEBRUARY).decision.verdict == "stopped"
     bench.take(MARCH)
     assert bench.records(MARCH)[0].body["answered"] == {"1": 200}
-    assert bench.barred() == [bench.digests[BAD]]
+    assert bench.blocklist() == [bench.digests[BAD]]
 
 
 # --- the watch
@@ -358,7 +375,7 @@ def test_a_good_successor_comes_through_its_watch(lay: Lay) -> None:
     assert report.gain > 0
     assert bench.serves(APRIL) == GOOD
     assert bench.month(APRIL).decision.verdict == "idle"
-    assert bench.records(APRIL)[0].body["beside"] is None, "the predecessor scores no more"
+    assert bench.records(APRIL)[0].body["shadow"] is None, "the predecessor scores no more"
 
 
 def test_a_bad_successor_is_put_back(lay: Lay) -> None:
@@ -369,12 +386,12 @@ def test_a_bad_successor_is_put_back(lay: Lay) -> None:
     assert report.high is not None
     assert report.high < 0
     assert (bench.serves(FEBRUARY), bench.serves(MARCH)) == (BAD, GOOD)
-    assert bench.barred() == [bench.digests[BAD]]
+    assert bench.blocklist() == [bench.digests[BAD]]
     made = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
     assert (made.body["action"], made.body["previous"]) == ("rollback", BAD)
     assert made.body["reasons"] == [report.decision.reasons[0]]
     bench.take(MARCH)
-    assert (bench.records(MARCH)[0].body["version"], bench.records(MARCH)[0].body["beside"]) == (GOOD, None)
+    assert (bench.records(MARCH)[0].body["version"], bench.records(MARCH)[0].body["shadow"]) == (GOOD, None)
     assert bench.told() == ["rolled back"]
 
 
@@ -398,12 +415,12 @@ def test_where_both_fall_the_world_has_moved(lay: Lay) -> None:
     bench = watched(lay, TWIN, GOOD)
     bench.take(FEBRUARY, worse(FEBRUARY))
     run = bench.looking(FEBRUARY)
-    fell = Decision(verdict="alarm", reasons=("2024-02-01: log_loss 1.5, 0.5 promised",))
+    fell = Decision(verdict="alarm", reasons=("2024-02-01: log_loss 1.5, 0.5 expected",))
     about = {"model": "churn", "interval": run.interval, "effective_at": run.as_of, "decision": fell}
     run.write(MeasureReport.model_validate(about), "measure")
     report = rollout(run)
     assert report.decision.verdict == "drift"
-    assert report.decision.reasons[0].startswith("version 4 fell (2024-02-01: log_loss 1.5, 0.5 promised)")
+    assert report.decision.reasons[0].startswith("version 4 fell (2024-02-01: log_loss 1.5, 0.5 expected)")
     assert bench.serves(MARCH) == TWIN
     assert bench.told() == []
 
@@ -445,7 +462,7 @@ def test_the_watch_outlasts_the_labels(lay: Lay) -> None:
 def test_a_watch_without_pairs_ends_too(lay: Lay) -> None:
     bench = watched(lay, GOOD, POOR, intervals=1)
     record = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
-    body = {**record.body["rollout"], "beside": {**record.body["rollout"]["beside"], "digest": "0" * 64}}
+    body = {**record.body["rollout"], "shadow": {**record.body["rollout"]["shadow"], "digest": "0" * 64}}
     Ledger(bench.home.ledger).append(
         "churn", "rollout", "spoilt", {"rollout": body, "verdict": "begun"}, effective_at=record.effective_at
     )

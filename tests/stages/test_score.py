@@ -153,7 +153,7 @@ class Bench:
         ledger, when = Ledger(self.home.ledger), self.spec.at(FEBRUARY).start
         rollout = Rollout(
             purpose=purpose or ("canary" if share else "shadow"),  # type: ignore[arg-type]
-            beside=self.champion(version, self.digests[version]),
+            shadow=self.champion(version, self.digests[version]),
             champion=champion,
             share=share,
             since=when,
@@ -257,7 +257,7 @@ def test_scores_are_the_fitted_pipelines_own_answers(bench: Bench) -> None:
         "mode": "quarantine",
         "quarantined": None,
         "answered": {"1": 200},
-        "beside": None,
+        "shadow": None,
         "breach": None,
     }
     assert report.html == run.path("score", "score.html")
@@ -475,8 +475,8 @@ def test_a_copy_of_the_model_scores_while_the_registry_is_down(bench: Bench, mon
     report = score(run)
     assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
     (record,) = bench.records(MARCH)
-    assert record.body["beside"]["failed"].startswith("RegistryDown: "), "a server's failure"
-    assert not record.body["beside"]["breach"], "is none of the version"
+    assert record.body["shadow"]["failed"].startswith("RegistryDown: "), "a server's failure"
+    assert not record.body["shadow"]["breach"], "is none of the version"
     assert "did not answer" in report.decision.reasons[-1]
     assert "scored from this machine's copy" in report.decision.reasons[-1]
     assert bench.table(report)["score"].tolist() == bench.predicted(1, run).tolist()
@@ -544,7 +544,7 @@ def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
     assert table["score"].tolist() == ours.tolist()
     assert table["shadow_score"].tolist() == theirs.tolist()
     assert shadow
-    assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["beside"]["version"], report.scored)
+    assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["shadow"]["version"], report.scored)
     assert report.answered == {"1": 198}
     assert shadow.mean_champion == pytest.approx(ours.mean())
     assert shadow.mean_shadow == pytest.approx(theirs.mean())
@@ -597,8 +597,8 @@ def test_a_challenger_that_cannot_score_stops_nothing(
     assert "shadow_score" not in bench.table(report)
     (found,) = [one.split(" did not score: ")[1] for one in report.decision.reasons if " did not score: " in one]
     assert found.startswith(said)
-    beside = bench.records()[0].body["beside"]
-    assert (beside["failed"], beside["breach"]) == (found, True)
+    shadow = bench.records()[0].body["shadow"]
+    assert (shadow["failed"], shadow["breach"]) == (found, True)
 
 
 def test_without_a_rollout_nobody_scores_beside(bench: Bench) -> None:
@@ -606,7 +606,7 @@ def test_without_a_rollout_nobody_scores_beside(bench: Bench) -> None:
     bench.challenge(champion=99)
     report = bench.score()
     assert report.shadow is None
-    assert bench.records()[0].body["beside"] is None
+    assert bench.records()[0].body["shadow"] is None
 
 
 def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) -> None:
@@ -616,7 +616,7 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     run = bench.begin(FEBRUARY, spoilt(visits=(3, -5)))
     report = score(run)
     table, (ours, theirs) = bench.table(report), (bench.predicted(version, run) for version in (1, 2))
-    chosen = prediction_log.exposed("churn", pa.table({"id": table["id"]}), 0.25)
+    chosen = prediction_log.canary_rows("churn", pa.table({"id": table["id"]}), 0.25)
     chosen[3] = False
     assert 30 < chosen.sum() < 70, "a quarter of 200"
     assert (table["version"] == 2).tolist() == chosen.tolist() == (table["shadow_version"] == 1).tolist()
@@ -630,8 +630,8 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
 
     joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.prediction.tolist() == np.delete(ours, 3).tolist(), "the champion is judged by its own answers"
-    assert joined.beside is not None
-    assert joined.beside.tolist() == np.delete(theirs, 3).tolist()
+    assert joined.shadow is not None
+    assert joined.shadow.tolist() == np.delete(theirs, 3).tolist()
 
     revised = bench.score(FEBRUARY, churn_rows(FEBRUARY).sample(frac=1, random_state=1), key="revised")
     again = bench.table(revised).set_index("id")["version"]
@@ -640,15 +640,15 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
 
 def test_a_share_is_kept_and_grows_by_adding_rows() -> None:
     keys = pa.table({"a": np.arange(20_000), "b": ["x"] * 20_000})
-    steps = [prediction_log.exposed("churn", keys, share) for share in (0.05, 0.25, 0.5)]
+    steps = [prediction_log.canary_rows("churn", keys, share) for share in (0.05, 0.25, 0.5)]
     for share, chosen in zip((0.05, 0.25, 0.5), steps, strict=True):
         assert abs(chosen.mean() - share) < 4 * (share * (1 - share) / 20_000) ** 0.5
     assert steps[1][steps[0]].all()
     assert steps[2][steps[1]].all()
-    other = prediction_log.exposed("other", keys, 0.05)
+    other = prediction_log.canary_rows("other", keys, 0.05)
     assert (other & steps[0]).mean() < 0.01, "another model's canary has other rows"
     text = pa.table({"a": [str(n) for n in range(20_000)], "b": pa.array(["x"] * 20_000).dictionary_encode()})
-    assert prediction_log.exposed("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
+    assert prediction_log.canary_rows("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
 
 
 # --- a champion under watch

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrain.errors import MissingInput, ProbeFailed
+from retrain.errors import MissingInput, SmokeTestFailed
 from retrain.registry.mlflow import Registry
-from retrain.results import Decision, GateReport, ProbeReport, RegisterReport
+from retrain.results import Decision, GateReport, RegisterReport, SmokeTestReport
 from retrain.spec import Spec
 from retrain.stages.refit import refit
-from retrain.stages.smoke_test import probe
+from retrain.stages.smoke_test import smoke_test
 from retrain.stages.train import train
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -61,22 +61,22 @@ def run(home: Home, spec: Spec, tmp_path: Path, rows_of: Callable[..., pd.DataFr
 
 
 def test_a_registered_version_serves(run: Run) -> None:
-    report = probe(run)
+    report = smoke_test(run)
     assert (report.version, report.decision.verdict) == (1, "serves")
     assert [check.reason for check in report.checks] == list(report.decision.reasons)
     assert all(check.passed for check in report.checks)
     assert "it repeats its answers to 20 golden rows" in " ".join(report.decision.reasons)
-    assert ProbeReport.from_json(report.to_json()) == report
+    assert SmokeTestReport.from_json(report.to_json()) == report
 
 
 def test_a_version_over_its_budget_does_not(run: Run) -> None:
     small = run.spec.model_copy(update={"serving": run.spec.serving.model_copy(update={"size_mb": 1e-6})})
-    with pytest.raises(ProbeFailed, match="it was not loaded"):
-        probe(Run(run.home, small, run.interval, run.key))
+    with pytest.raises(SmokeTestFailed, match="it was not loaded"):
+        smoke_test(Run(run.home, small, run.interval, run.key))
 
 
 def test_without_a_version_there_is_nothing_to_probe(run: Run) -> None:
     registered = run.read(RegisterReport, "register")
     run.write(registered.model_copy(update={"version": None}), "register")
-    with pytest.raises(MissingInput, match="no version to probe"):
-        probe(run)
+    with pytest.raises(MissingInput, match="no version to smoke test"):
+        smoke_test(run)

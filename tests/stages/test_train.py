@@ -65,11 +65,11 @@ def scored(run: Run, one: Any) -> np.ndarray[Any, Any]:
     return estimators.predict(loaded(run, one), run.spec.task, context_rows)
 
 
-def test_candidates_and_baselines_are_fitted_before_the_sealed_month(begin: Callable[..., Run]) -> None:
+def test_candidates_and_baselines_are_fitted_before_the_holdout_month(begin: Callable[..., Run]) -> None:
     run = begin(candidates=[{"estimator": "linear"}, XGBOOST])
     report = train(run)
     assert [one.name for one in report.fitted] == ["new", "naive", "simple"]
-    assert [interval.name for interval in report.sealed] == ["2024-04-01"]
+    assert [interval.name for interval in report.holdout] == ["2024-04-01"]
     for one in report.fitted:
         assert [interval.name for interval in one.intervals] == list(MONTHS[:3])
         assert one.rows == 600
@@ -83,7 +83,7 @@ def test_candidates_and_baselines_are_fitted_before_the_sealed_month(begin: Call
     assert (record.key, record.effective_at) == (run.key, run.as_of)
 
 
-def test_sealed_rows_change_nothing(begin: Callable[..., Run]) -> None:
+def test_holdout_rows_change_nothing(begin: Callable[..., Run]) -> None:
     def plant(month: str, frame: pd.DataFrame) -> pd.DataFrame:
         if month != MONTHS[-1]:
             return frame
@@ -207,7 +207,7 @@ def test_too_few_labels(begin: Callable[..., Run]) -> None:
         train(begin(min_rows=601))
 
 
-def test_nothing_before_the_sealed_month(begin: Callable[..., Run]) -> None:
+def test_nothing_before_the_holdout_month(begin: Callable[..., Run]) -> None:
     with pytest.raises(DegenerateTraining, match="0 training intervals"):
         train(begin(months=MONTHS[:1]))
 

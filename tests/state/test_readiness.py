@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retrain.errors import InvalidName
-from retrain.state.readiness import IDLE, Turn, key_of, read, turn
+from retrain.state.readiness import IDLE, Readiness, loop_run_key, read, readiness_of
 from retrain.state.run import Run
 from tests.conftest import Model, churn_spec
 
@@ -30,12 +30,12 @@ class History:
         body = {"stage": stage, "verdict": verdict, "interval": interval, "trigger": {"dry_run": False}} | more
         self.run.ledger.append("churn", kind, f"{stage}/{self.n}", body, effective_at=at, run=f"run-{at:%Y%m%d}")
 
-    def turn(self, loop: str = "score", *, later: timedelta = AGO, paused: bool = False) -> Turn:
+    def readiness_of(self, loop: str = "score", *, later: timedelta = AGO, paused: bool = False) -> Readiness:
         """What is said `later` than the last record, by a run that has waited as long."""
         records = read(self.run)
         now = max((one.recorded_at for one in records), default=datetime.now(UTC)) + later
         run = replace(self.run, loop=loop)  # type: ignore[arg-type]
-        return turn(run, records, now=now, since=now - later, paused=paused)
+        return readiness_of(run, records, now=now, since=now - later, paused=paused)
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def history(churn: Model) -> History:
 
 def test_a_score_waits_until_the_retraining_before_it_has_ended(history: History) -> None:
     history.note("ingest", "done")
-    assert not history.turn().come
+    assert not history.readiness_of().ready
     history.note("decide", "retrain")
-    said = history.turn()
-    assert (said.come, said.why) == (False, "waits: the retraining as of 2024-03-01 00:00 has not ended")
+    said = history.readiness_of()
+    assert (said.ready, said.why) == (False, "waits: the retraining as of 2024-03-01 00:00 has not ended")
     history.note("register", "registered")
-    assert not history.turn().come, "the champion's alias has not moved yet"
+    assert not history.readiness_of().ready, "the champion's alias has not moved yet"
     history.note("promote", "promoted")
-    assert history.turn() == Turn(True)
+    assert history.readiness_of() == Readiness(True)
 
 
 @pytest.mark.parametrize(
@@ -65,25 +65,25 @@ def test_a_score_waits_until_the_retraining_before_it_has_ended(history: History
 def test_a_run_may_end_before_the_promotion(history: History, stage: str, verdict: str) -> None:
     history.note("ingest", "done")
     history.note(stage, verdict)
-    assert history.turn().come
+    assert history.readiness_of().ready
 
 
 @pytest.mark.parametrize("verdict", ["RegistryDown", "LedgerBusy", "crashed"])
 def test_what_may_pass_by_itself_is_no_end(history: History, verdict: str) -> None:
     history.note("promote", verdict)
-    assert not history.turn().come
+    assert not history.readiness_of().ready
 
 
 def test_a_later_run_shows_that_the_earlier_has_ended(history: History) -> None:
     history.note("train", "crashed")
     history.note("ingest", "done", at=datetime(2024, 4, 1, tzinfo=UTC))
-    assert history.turn().come
+    assert history.readiness_of().ready
 
 
 def test_a_rehearsal_ends_nothing(history: History) -> None:
     history.note("ingest", "done")
     history.note("decide", "skip", trigger={"dry_run": True})
-    assert not history.turn().come
+    assert not history.readiness_of().ready
 
 
 def test_a_missing_batch_is_an_end_once_it_is_waited_for_no_more(churn: Model) -> None:
@@ -91,17 +91,20 @@ def test_a_missing_batch_is_an_end_once_it_is_waited_for_no_more(churn: Model) -
     history = History(churn.run("2024-03-01"))
     history.note("ingest", "BatchMissing")
     records = read(history.run)
-    for waited, come in ((timedelta(days=1), False), (timedelta(days=2), True)):
+    for waited, ready in ((timedelta(days=1), False), (timedelta(days=2), True)):
         now = MOMENT + waited
         fresh = [replace(one, recorded_at=now - AGO) for one in records]
-        assert turn(replace(history.run, loop="score"), fresh, now=now, since=now - AGO, paused=False).come is come
+        assert (
+            readiness_of(replace(history.run, loop="score"), fresh, now=now, since=now - AGO, paused=False).ready
+            is ready
+        )
 
 
 def test_the_first_interval_waits_for_nobody(history: History, churn: Model) -> None:
     history.run = churn.run("2024-01-01")
     history.note("ingest", "done", at=datetime(2024, 2, 1, tzinfo=UTC) - timedelta(days=31))
-    said = history.turn()
-    assert said.come
+    said = history.readiness_of()
+    assert said.ready
     assert "first interval" in said.why
 
 
@@ -111,22 +114,24 @@ def test_the_first_interval_waits_for_nobody(history: History, churn: Model) -> 
 def test_a_look_waits_for_the_decision_and_the_scores(history: History) -> None:
     end = datetime(2024, 4, 1, tzinfo=UTC)
     history.note("ingest", "done", at=end)
-    said = history.turn("monitor")
-    assert not said.come
+    said = history.readiness_of("monitor")
+    assert not said.ready
     assert said.why.endswith("has not decided and 2024-03-01 has not been scored")
     history.note("decide", "retrain", at=end)
-    assert history.turn("monitor").why == "waits: 2024-03-01 has not been scored"
+    assert history.readiness_of("monitor").why == "waits: 2024-03-01 has not been scored"
     history.run.ledger.append("churn", "score", "2024-03-01/abc", {"version": 1}, effective_at=end, run="score-x")
-    assert history.turn("monitor") == Turn(True)
+    assert history.readiness_of("monitor") == Readiness(True)
 
 
-@pytest.mark.parametrize(("verdict", "come"), [("skipped", True), ("RowsRejected", True), ("RegistryDown", False)])
-def test_scores_that_will_not_be_are_not_waited_for(history: History, verdict: str, come: bool) -> None:
+@pytest.mark.parametrize(("verdict", "ready"), [("skipped", True), ("RowsRejected", True), ("RegistryDown", False)])
+def test_scores_that_will_not_be_are_not_waited_for(history: History, verdict: str, ready: bool) -> None:
     end = datetime(2024, 4, 1, tzinfo=UTC)
     history.note("decide", "skip", at=end)
     history.note("score", verdict, at=end, kind="score stage")
-    assert history.turn("monitor").come is come
-    assert not replace_interval(history).turn("monitor").come, "another interval's scores are no scores of this one"
+    assert history.readiness_of("monitor").ready is ready
+    assert not replace_interval(history).readiness_of("monitor").ready, (
+        "another interval's scores are no scores of this one"
+    )
 
 
 def replace_interval(history: History) -> History:
@@ -139,33 +144,33 @@ def replace_interval(history: History) -> History:
 
 def test_a_loop_that_stands_still_keeps_nobody_waiting(history: History) -> None:
     history.note("decide", "retrain")
-    assert not history.turn(later=IDLE - timedelta(seconds=1)).come
-    said = history.turn(later=IDLE)
-    assert said.come
+    assert not history.readiness_of(later=IDLE - timedelta(seconds=1)).ready
+    said = history.readiness_of(later=IDLE)
+    assert said.ready
     assert "nobody is at it" in said.why
 
 
 def test_a_paused_loop_keeps_nobody_waiting(history: History) -> None:
     history.note("decide", "retrain")
-    said = history.turn(paused=True)
-    assert said.come
+    said = history.readiness_of(paused=True)
+    assert said.ready
     assert "paused" in said.why
 
 
 def test_loops_started_together_give_each_other_a_moment(history: History) -> None:
-    assert not history.turn(later=timedelta(seconds=10)).come
-    assert history.turn().come, "nothing has been written since"
+    assert not history.readiness_of(later=timedelta(seconds=10)).ready
+    assert history.readiness_of().ready, "nothing has been written since"
 
 
 # --- names
 
 
 def test_runs_of_several_loops_have_folders_of_their_own() -> None:
-    assert len({key_of(loop, "scheduled__2024-01-01") for loop in ("retrain", "score", "monitor")}) == 3
+    assert len({loop_run_key(loop, "scheduled__2024-01-01") for loop in ("retrain", "score", "monitor")}) == 3
 
 
 @pytest.mark.parametrize("run_id", ["monitor-scheduled__2024-01-01", "score-1"])
 def test_no_retraining_takes_the_folder_of_another_loop(run_id: str) -> None:
     with pytest.raises(InvalidName, match="another loop"):
-        key_of("retrain", run_id)
-    assert key_of("monitor", run_id) == f"monitor-{run_id}"
+        loop_run_key("retrain", run_id)
+    assert loop_run_key("monitor", run_id) == f"monitor-{run_id}"

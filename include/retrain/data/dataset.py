@@ -189,12 +189,12 @@ def mature(context: Context, spec: Spec) -> tuple[Accepted, ...]:
 
 
 def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Accepted, ...]]:
-    """The batches whose labels are there, oldest first: those to train on, and the newest ones, sealed to judge.
+    """The batches whose labels are there, oldest first: those to train on, and the newest ones, held out to judge.
 
     With too few batches the training part is empty; the stages say so.
     """
     there = mature(context, spec)
-    cut = max(len(there) - spec.evaluation.sealed, 0)
+    cut = max(len(there) - spec.evaluation.holdout, 0)
     return there[:cut], there[cut:]
 
 

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from retrain.errors import DtypeChanged, FeatureCodeRefused, RetrainError, SchemaChanged
 
-PROBE_ROWS = 40
+CHECKED_ROWS = 40
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PARTS: dict[str, Callable[[Any], Any]] = {
@@ -126,7 +126,7 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         digest: SHA-256 of `code`, checked before it is run.
 
     Raises:
-        FeatureCodeRefused: the code was changed, does not run, or gives other rows or columns than promised.
+        FeatureCodeRefused: the code was changed, does not run, or gives other rows or columns than it names.
 
     >>> code = "def build(frame):\\n    return frame.assign(double=frame['visits'] * 2)"
     >>> step = FeatureFunction(code, "build", {"double": "number"}, code_digest(code))
@@ -142,10 +142,10 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
         self.inputs_ = [str(name) for name in frame.columns]
-        probe = frame.iloc[:: -max(len(frame) // PROBE_ROWS, 1)]
-        together = self.transform(probe)
-        for place in range(min(len(probe), PROBE_ROWS)):
-            if not self.transform(probe.iloc[[place]]).astype(object).equals(together.iloc[[place]].astype(object)):
+        checked = frame.iloc[:: -max(len(frame) // CHECKED_ROWS, 1)]
+        together = self.transform(checked)
+        for place in range(min(len(checked), CHECKED_ROWS)):
+            if not self.transform(checked.iloc[[place]]).astype(object).equals(together.iloc[[place]].astype(object)):
                 raise self._refuse("answers differently for a row alone than among others", "make it work row by row")
         return self
 

@@ -6,7 +6,7 @@ have. skops builds a type by one of several loaders, some of which call what the
 file's choice; so each type that skops does not trust by itself is bound to the one loader that `skops.io.dumps` writes
 for it.
 
-Imports the standard library, skops and the errors only, so that the probe's process needs neither MLflow nor the
+Imports the standard library, skops and the errors only, so that the smoke test's process needs neither MLflow nor the
 rest of retrain.
 
 Method: https://skops.readthedocs.io/en/stable/persistence.html .
@@ -47,6 +47,9 @@ TRUSTED: Mapping[str, str] = {
 skops leaves out the two tree types because crafted node arrays can crash the process; here the bytes are
 known by their digest before they are read.
 """
+
+MODULE, FORMER_MODULE = b'"__module__": "retrain.modeling.features"', b'"__module__": "retrain.features"'
+"""Of our own transformers, as an archive names it, now and in models of earlier versions of this project."""
 
 MODEL_FILE = "model.skops"
 REPLACE_TYPE = "use estimators and transformers of scikit-learn, XGBoost or retrain.modeling.features"
@@ -103,6 +106,8 @@ def trusted(data: bytes) -> list[str]:
             # Nothing may unpack to more than the bytes whose size is known.
             if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
                 raise ValueError(f"{packed[0]} is compressed")
+        data = _current(data)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             built = set(_built(json.loads(archive.read("schema.json"))))
         types: list[str] = skops.io.get_untrusted_types(data=data)
     # A parser that is given bytes of somebody's making may fail in any way.
@@ -124,7 +129,25 @@ def load(files: Mapping[str, bytes]) -> Any:
     Raises:
         ModelFormatRefused, EstimatorRefused: nothing was built.
     """
-    return skops.io.loads(files[MODEL_FILE], trusted=trusted(files[MODEL_FILE]))
+    types = trusted(files[MODEL_FILE])
+    return skops.io.loads(_current(files[MODEL_FILE]), trusted=types)
+
+
+def _current(data: bytes) -> bytes:
+    """An archive as skops writes it, its transformers under their module of today.
+
+    Members are stored as they are, never packed, so that a former name can be seen in the bytes.
+    """
+    if FORMER_MODULE not in data:
+        return data
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(buffer, "w") as current:
+        for member in archive.infolist():
+            content = archive.read(member)
+            if member.filename == "schema.json":
+                content = content.replace(FORMER_MODULE, MODULE)
+            current.writestr(zipfile.ZipInfo(member.filename), content)
+    return buffer.getvalue()
 
 
 def _built(node: Any) -> Iterator[tuple[str, str]]:

@@ -259,7 +259,7 @@ def paired(
     if mine.blocks < 2 or defined.mean() < 1 - UNDEFINED_DRAWS or not np.isfinite(left).all():
         raise NonFiniteMetric(
             f"{mine.metric} has no interval: {mine.blocks} block(s), and undefined in too many draws of them",
-            do="judge on more intervals (evaluation.sealed) or smaller blocks, or by a metric that is always defined",
+            do="judge on more intervals (evaluation.holdout) or smaller blocks, or by a metric that is always defined",
         )
     resamples = min(max(len(mine.drawn), round(_PER_TAIL / level)), _MOST)
     low, high = within = _studentized(gain, left, finer, level, resamples, seed)

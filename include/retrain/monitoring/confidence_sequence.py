@@ -30,7 +30,7 @@ TIGHT_AT = 60
 
 
 @dataclass(frozen=True)
-class Look:
+class Bounds:
     """A mean and its bounds from the blocks so far; an infinite bound is none.
 
     Attributes:
@@ -45,7 +45,7 @@ class Look:
     high: float
 
 
-def look(values: Array, block: Array, level: float) -> Look:
+def bounds(values: Array, block: Array, level: float) -> Bounds:
     """The mean of n values that belong to blocks, with the bounds of the confidence sequence.
 
     The mean is a ratio of sums over blocks: blocks may differ in size (W. G. Cochran, Sampling Techniques, 1977, for
@@ -67,14 +67,14 @@ def look(values: Array, block: Array, level: float) -> Look:
     total = np.bincount(block, values)
     count, mean = len(size), float(total.sum() / size.sum())
     if count < MIN_BLOCKS:
-        return Look(count, mean, -inf, inf)
+        return Bounds(count, mean, -inf, inf)
     left = total - mean * size
     spread = float(np.sqrt((left**2).sum() / (count - 1)))
     if spread == 0:
-        return Look(count, mean, mean, mean)
+        return Bounds(count, mean, mean, mean)
     skew, error = float((left**3).mean() / spread**3), spread / float(size.mean()) / sqrt(count)
     far = _far(count, level)
-    return Look(count, mean, mean - _skewed(far, -skew, count) * error, mean + _skewed(far, skew, count) * error)
+    return Bounds(count, mean, mean - _skewed(far, -skew, count) * error, mean + _skewed(far, skew, count) * error)
 
 
 def _far(count: int, level: float) -> float:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from retrain.data import dataset, row_contract
 from retrain.errors import AmbiguousKeys
 from retrain.modeling.estimators import Array
-from retrain.results import Accepted, Apart, Coverage, Disagreement, Interval
+from retrain.results import Accepted, Coverage, Disagreement, Disparity, Interval
 from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -68,7 +68,7 @@ class Joined:
     prediction: Array
     outcome: Array
     counts: Coverage
-    beside: Array | None = None
+    shadow: Array | None = None
 
     def labelled(self) -> Joined:
         """Those with a label: a row without one is left out, it is not a no."""
@@ -78,7 +78,7 @@ class Joined:
             self.prediction[known],
             self.outcome[known],
             self.counts,
-            None if self.beside is None else self.beside[known],
+            None if self.shadow is None else self.shadow[known],
         )
 
 
@@ -111,7 +111,7 @@ def _columns(spec: Spec) -> list[str]:
     return [*(f"score_{place}" for place in range(len(spec.classes))), "predicted"]
 
 
-def exposed(model: str, keys: pa.Table, share: float) -> Array:
+def canary_rows(model: str, keys: pa.Table, share: float) -> Array:
     """Which of n rows a canary answers, (n,): those whose hashed key falls below `share`.
 
     The same key falls at the same place in every batch, on every machine and at every step, so that the rows of a
@@ -135,7 +135,7 @@ def table(
     spec: Spec,
     lead: pa.Table,
     champion: Answers,
-    beside: Answers | None,
+    shadow: Answers | None,
     canary: Array | None = None,
     *,
     data: str,
@@ -152,13 +152,13 @@ def table(
         reason: (n) why a row has no score; None where it has one.
     """
     n = lead.num_rows
-    turned = np.zeros(n, dtype=bool) if canary is None or beside is None else canary
+    turned = np.zeros(n, dtype=bool) if canary is None or shadow is None else canary
     made = {shown: _plain(lead[name]) for name, shown in names(spec).items()}
-    made |= _served(spec, champion, beside, turned, "")
+    made |= _served(spec, champion, shadow, turned, "")
     made["data"] = pa.repeat(pa.scalar(data, pa.string()), n)
     made["reason"] = pa.array(reason, pa.string())
-    if beside is not None:
-        made |= _served(spec, beside, champion, turned, SHADOW)
+    if shadow is not None:
+        made |= _served(spec, shadow, champion, turned, SHADOW)
     buffer = io.BytesIO()
     pq.write_table(pa.table(made), buffer)
     return buffer.getvalue()
@@ -239,7 +239,7 @@ def disagreement(spec: Spec, keys: pa.Table, champion: Answers, shadow: Answers)
         decided_otherwise=otherwise,
         quantiles={f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(apart, QUANTILES), strict=True)},
         furthest=tuple(
-            Apart(
+            Disparity(
                 key=tuple(str(row[name]) for name in spec.source.key), champion=float(ours[n]), shadow=float(theirs[n])
             )
             for n, row in zip(furthest, named, strict=True)
@@ -312,8 +312,8 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
 
     told, called = _table(run, record), names(spec)
     shown = told.to_pandas()
-    given, other = of_version(spec, shown, record.body["version"]), record.body.get("beside")
-    beside = of_version(spec, shown, other["version"]) if other and other["failed"] is None else None
+    given, other = of_version(spec, shown, record.body["version"]), record.body.get("shadow")
+    shadow = of_version(spec, shown, other["version"]) if other and other["failed"] is None else None
     scored = np.flatnonzero(~np.isnan(given if given.ndim == 1 else given[:, 0]))
     keys = pa.table({name: told[called[name]] for name in key}).take(pa.array(scored))
     for what, side in ((f"the batch of {accepted.batch.interval}", batch), ("its scores", keys)):
@@ -329,7 +329,7 @@ def joined(run: Run, record: Record, accepted: Accepted) -> Joined:
         frame=frame.iloc[known].reset_index(drop=True),
         prediction=given[scored[place[known]]],
         outcome=outcome[known],
-        beside=None if beside is None else beside[scored[place[known]]],
+        shadow=None if shadow is None else shadow[scored[place[known]]],
         counts=Coverage(
             predictions=len(scored),
             labels=labels,

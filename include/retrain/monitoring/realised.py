@@ -1,4 +1,4 @@
-"""What the monitor's stages share: the champion's sealed rows, and what they say of its answers to new ones."""
+"""What the monitor's stages share: the champion's holdout rows, and what they say of its answers to new ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from retrain.results import Champion, Context, Interval
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-SEALED = "sealed.parquet"
-"""Beside the champion's reference: sealed rows with their target and the gated candidate's answers."""
+HOLDOUT, FORMER = "holdout.parquet", "sealed.parquet"
+"""Beside the champion's reference: holdout rows with their target and the gated candidate's answers; and what the file
+was called before."""
 
 
 def estimator(run: Run, champion: Champion) -> Estimator:
     """What the champion's answers are worth, learnt from the rows that it was gated on and had not seen.
 
     Raises:
-        DegenerateTraining: too few sealed rows, or the champion is from before they were kept.
+        DegenerateTraining: too few holdout rows, or the champion is from before they were kept.
     """
-    key = f"{champion.reference}/{SEALED}"
+    key = f"{champion.reference}/{HOLDOUT}"
+    if not run.store.exists(key):
+        key = f"{champion.reference}/{FORMER}"
     known = (run.store.url(key), run.spec.digest)
     if known not in _LEARNT:
         if len(_LEARNT) > 1:
@@ -43,7 +46,7 @@ def _learn(run: Run, key: str) -> Estimator:
             frame = pd.read_parquet(path)
     except MissingInput:
         raise DegenerateTraining(
-            "the champion's sealed rows were not kept", do="nothing: the next champion keeps them"
+            "the champion's holdout rows were not kept", do="nothing: the next champion keeps them"
         ) from None
     answers = [name for name in frame if str(name).startswith("prediction")]
     given = frame[answers].to_numpy(dtype=np.float64)
@@ -74,7 +77,7 @@ def scored(run: Run, champion: Champion, interval: Interval) -> prediction_log.J
     return prediction_log.joined(run, (same or mine)[-1], accepted)
 
 
-def below_promise(spec: Spec, value: float, promised: float) -> bool:
-    """Whether a score is worse than the promised one by more than the monitor's margin."""
-    margin = spec.monitor.margin * abs(promised)
-    return value < promised - margin if spec.greater_is_better else value > promised + margin
+def below_expected_score(spec: Spec, value: float, expected_score: float) -> bool:
+    """Whether a score is worse than the expected one by more than the monitor's margin."""
+    margin = spec.monitor.margin * abs(expected_score)
+    return value < expected_score - margin if spec.greater_is_better else value > expected_score + margin

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from retrain.errors import UnknownVersion
 from retrain.registry import promotion
-from retrain.rendering.text import key_of
+from retrain.rendering.text import run_key_of
 from retrain.results import Champion, Context, RegisterReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
@@ -16,7 +16,7 @@ from retrain.state.settings import Home, Store
 
 
 @dataclass(frozen=True)
-class Origin:
+class Lineage:
     """A version with the run that made it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Origin:
     records: tuple[Record, ...]
 
 
-def origin(home: Home, spec: Spec, version: int) -> Origin:
+def lineage_of(home: Home, spec: Spec, version: int) -> Lineage:
     """The run that made a version, from the ledger and the run's own folder.
 
     Raises:
@@ -41,14 +41,14 @@ def origin(home: Home, spec: Spec, version: int) -> Origin:
     """
     records = tuple(Ledger(home.ledger).records(spec.model))
     if named := known_versions(records).get(version):
-        run, context = run_of(home, spec, key_of(named.champion.reference))
-        return Origin(run, context, named.champion, records)
+        run, context = run_of(home, spec, run_key_of(named.champion.reference))
+        return Lineage(run, context, named.champion, records)
     # Registered, and then refused before anybody was to serve by it.
     for one in reversed(records):
         if one.kind == "stage" and one.body["stage"] == "register" and one.body["facts"].get("version") == version:
             run, context = run_of(home, spec, one.run)
             run_id = run.read(RegisterReport, "register").run_id
-            return Origin(run, context, promotion.facts(run, version, run_id), records)
+            return Lineage(run, context, promotion.facts(run, version, run_id), records)
     raise UnknownVersion(
         f"no run on record has registered version {version} of {spec.model}",
         do=f"see which there are: python -m retrain changelog {spec.model}",

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from retrain.data.versions import registry_of
 from retrain.errors import (
     ArtifactMissing,
-    Barred,
     DanglingChampion,
+    ModelBlocked,
     NothingToRollBack,
     OutOfBandChange,
     PromotionConflict,
@@ -31,7 +31,7 @@ from retrain.errors import (
 )
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry
-from retrain.results import Bar, Champion, Context, Decision, GateReport, PromoteReport, RefitReport, Rollout
+from retrain.results import BlockedModel, Champion, Context, Decision, GateReport, PromoteReport, RefitReport, Rollout
 from retrain.state import projections
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -51,7 +51,7 @@ class Change:
         action: undo takes back a change that could not be completed; adopt follows an alias moved by hand; restore is
             the same model under a new version.
         kind: first, refresh or new; of other actions the action itself.
-        pinned: what later champions may not creep away from.
+        reference champion: what later champions may not creep away from.
         more: further facts of the record.
         over: the champion that the target was held against; None where there was none.
     """
@@ -60,7 +60,7 @@ class Change:
     target: Champion
     kind: str
     reasons: tuple[str, ...]
-    pinned: Champion
+    reference_champion: Champion
     effective_at: datetime
     more: Mapping[str, Any] = field(default_factory=dict)
     over: Champion | None = None
@@ -78,7 +78,7 @@ def facts(run: Run, version: int, run_id: str) -> Champion:
         reference=run.path("refit"),
         trained_until=refit.fitted.intervals[-1].end,
         rows=refit.fitted.rows,
-        promised=run.read(GateReport, "gate").challenger_score,
+        expected_score=run.read(GateReport, "gate").challenger_score,
         effective_at=context.effective_at,
     )
 
@@ -92,14 +92,15 @@ def refuse(run: Run, made: list[Record], target: Champion, effective_at: datetim
     """Refuse what may not be promoted, before anything is written.
 
     Raises:
-        Barred: it was put back before.
+        ModelBlocked: it was put back before.
         StaleRun: a newer run has changed the champion since.
     """
     rollouts = run.ledger.records(run.model, ROLLOUT)
-    for bar in projections.bars(sorted([*made, *rollouts], key=lambda one: one.id)):
-        if bar.digest == target.digest:
-            raise Barred(
-                f"version {target.version} is the model of version {bar.version}, which is barred: {bar.reason}",
+    for blocked in projections.blocklist(sorted([*made, *rollouts], key=lambda one: one.id)):
+        if blocked.digest == target.digest:
+            raise ModelBlocked(
+                f"version {target.version} is the model of version {blocked.version},"
+                f" which is blocked: {blocked.reason}",
                 do=f"train another one; or put it back by name: python -m retrain rollback {run.model} --to …",
             )
     if newer := [one for one in made if one.effective_at > effective_at]:
@@ -132,7 +133,7 @@ def move(run: Run, change: Change) -> tuple[Record, bool]:
     """Make the change once under the run's key; its record, and whether it is still the newest.
 
     Raises:
-        Barred, StaleRun: nothing was written.
+        ModelBlocked, StaleRun: nothing was written.
         PromotionConflict: the champion is not the one that the target was held against, or changed at this very moment.
         OutOfBandChange: the alias was moved by hand; nothing is overwritten.
         ArtifactMissing: the version was deleted meanwhile; the change was undone.
@@ -173,7 +174,7 @@ def _append(run: Run, change: Change, head: Record | None, key: str = "") -> Rec
         "reasons": list(change.reasons),
         "trigger": run.trigger.model_dump(mode="json"),
         "champion": change.target.model_dump(mode="json"),
-        "pinned": change.pinned.model_dump(mode="json"),
+        "reference_champion": change.reference_champion.model_dump(mode="json"),
         **change.more,
     }
     if change.action == "promote" and head is not None and run.spec.promotion.watch.intervals:
@@ -241,7 +242,7 @@ def _undo(run: Run, registry: Registry, record: Record) -> Record | None:
         target=Champion.model_validate(before.body["champion"]),
         kind="undo",
         reasons=(f"version {record.body['version']} was gone before the alias could follow",),
-        pinned=projections.pinned(made) or Champion.model_validate(before.body["champion"]),
+        reference_champion=projections.reference_champion(made) or Champion.model_validate(before.body["champion"]),
         effective_at=record.effective_at,
     )
     undone = _append(run, change, record, key=f"undo-{record.sequence}")
@@ -301,7 +302,7 @@ def reconcile(run: Run, take: Literal["", "ledger", "alias"], reason: str) -> st
     Raises:
         OutOfBandChange: the alias was moved by hand, and nobody has said which of the two is right.
         UnknownVersion: the alias points at a version that no run of ours has made a champion or a challenger.
-        ArtifactMissing, DigestMismatch, ProbeFailed: the version to serve is not what it was.
+        ArtifactMissing, DigestMismatch, SmokeTestFailed: the version to serve is not what it was.
     """
     registry, made = Registry(run.home.mlflow), history(run)
     try:
@@ -335,14 +336,14 @@ def reconcile(run: Run, take: Literal["", "ledger", "alias"], reason: str) -> st
 
 def _adopt(run: Run, registry: Registry, made: list[Record], version: int, reason: str) -> str:
     known = [one.body["champion"] for kind in (KIND, PROPOSAL) for one in run.ledger.records(run.model, kind)]
-    known += [one.body["rollout"]["beside"] for one in run.ledger.records(run.model, ROLLOUT) if one.body["rollout"]]
+    known += [one.body["rollout"]["shadow"] for one in run.ledger.records(run.model, ROLLOUT) if one.body["rollout"]]
     told = next((Champion.model_validate(one) for one in reversed(known) if one["version"] == version), None)
     if told is None:
         raise UnknownVersion(
             f"the alias points at version {version}, of which the ledger knows no champion and no challenger",
             do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back",
         )
-    smoke_test.probe(run, told, back=True)
+    smoke_test.run_smoke_test(run, told, back=True)
     _append(run, _again(run, made, "adopt", told, reason), made[-1] if made else None)
     _finish(run, registry, history(run)[-1])
     return f"version {version} serves, as the alias said"
@@ -360,7 +361,7 @@ def _restore(run: Run, registry: Registry, made: list[Record], reason: str) -> s
             description=f"version {lost.version}, which was deleted: {reason}",
         )
     again = lost.model_copy(update={"version": version})
-    smoke_test.probe(run, again, back=True)
+    smoke_test.run_smoke_test(run, again, back=True)
     _append(run, _again(run, made, "restore", again, reason), made[-1])
     _finish(run, registry, history(run)[-1])
     return f"version {lost.version} was deleted: the same files serve as version {version}"
@@ -368,8 +369,8 @@ def _restore(run: Run, registry: Registry, made: list[Record], reason: str) -> s
 
 def _again(run: Run, made: list[Record], action: Literal["adopt", "restore"], target: Champion, reason: str) -> Change:
     moment = made[-1].effective_at if made else target.effective_at
-    pin = projections.pinned(made) or target
-    return Change(action, target, action, (reason,), pin, moment, {"lifts": target.digest})
+    reference_champion = projections.reference_champion(made) or target
+    return Change(action, target, action, (reason,), reference_champion, moment, {"unblocks": target.digest})
 
 
 # --- back
@@ -404,7 +405,7 @@ CAME = ("promote", "adopt", "restore")
 
 
 def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: datetime | None = None) -> PromoteReport:
-    """Put the predecessor of the champion, or version `to`, back, and bar the champion's files from coming again.
+    """Put the predecessor of the champion, or version `to`, back, and block the champion's files from coming again.
 
     Model, preprocessing and drift reference come back together: a champion's facts name its files and its reference.
     On the data's clock it serves from the newest moment on record on.
@@ -416,28 +417,30 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
     Raises:
         NothingToRollBack: there is no champion, or it had no predecessor.
         OutOfBandChange: the alias was moved by hand.
-        ArtifactMissing, DigestMismatch, ProbeFailed: the target is not what it was; the champion goes on.
+        ArtifactMissing, DigestMismatch, SmokeTestFailed: the target is not what it was; the champion goes on.
     """
     made = history(run)
     mine = next((one for one in made if one.key == run.key), None)
     if mine is not None:
-        target, bar, origin = Champion.model_validate(mine.body["champion"]), mine.body["bars"], mine
+        target, blocked, origin = Champion.model_validate(mine.body["champion"]), mine.body["blocked"], mine
     else:
         origin = predecessor(run, made, to)
         target = Champion.model_validate(origin.body["champion"])
-        smoke_test.probe(run, target, back=True)
+        smoke_test.run_smoke_test(run, target, back=True)
         bad = Champion.model_validate(made[-1].body["champion"])
-        bar = Bar(reason=reason, **{name: getattr(bad, name) for name in Bar.model_fields if name != "reason"})
-        bar = bar.model_dump(mode="json")
+        blocked = BlockedModel(
+            reason=reason, **{name: getattr(bad, name) for name in BlockedModel.model_fields if name != "reason"}
+        )
+        blocked = blocked.model_dump(mode="json")
     moment = effective_at or max(one.effective_at for one in run.ledger.records(run.model))
     change = Change(
         action="rollback",
         target=target,
         kind="rollback",
         reasons=(reason,),
-        pinned=Champion.model_validate(origin.body.get("pinned") or origin.body["champion"]),
+        reference_champion=Champion.model_validate(origin.body.get("reference_champion") or origin.body["champion"]),
         effective_at=moment,
-        more={"bars": bar, "lifts": target.digest},
+        more={"blocked": blocked, "unblocks": target.digest},
     )
     record, newest = move(run, change)
     return told(run, record, f"version {target.version} serves again: {reason}" if newest else "rolled back before")
@@ -449,33 +452,33 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
 def begin(
     run: Run,
     purpose: Literal["shadow", "canary"],
-    beside: Champion,
+    shadow: Champion,
     champion: int,
     kind: str,
     share: float,
     *,
-    pins: bool,
+    becomes_reference: bool,
 ) -> Record:
     """From the run's as-of time on a challenger scores beside the champion; a watch begins with its promotion."""
-    rollout = _rollout(run.as_of, purpose, beside, champion, kind, share, pins)
-    return set_rollout(run, f"{purpose}/{beside.version}/{champion}/{run.key}", rollout, "begun", ())
+    rollout = _rollout(run.as_of, purpose, shadow, champion, kind, share, becomes_reference)
+    return set_rollout(run, f"{purpose}/{shadow.version}/{champion}/{run.key}", rollout, "begun", ())
 
 
 def _rollout(
     since: datetime,
     purpose: Literal["shadow", "canary", "watch"],
-    beside: Champion,
+    shadow: Champion,
     champion: int,
     kind: str,
     share: float = 0.0,
-    pins: bool = False,
+    becomes_reference: bool = False,
 ) -> Rollout:
     return Rollout(
         purpose=purpose,
-        beside=beside,
+        shadow=shadow,
         champion=champion,
         kind="refresh" if kind == "refresh" else "new",
-        pins=pins,
+        becomes_reference=becomes_reference,
         share=share,
         since=since,
         began=since,
@@ -490,7 +493,7 @@ def set_rollout(
     reasons: tuple[str, ...],
     *,
     was: Rollout | None = None,
-    bar: Bar | None = None,
+    blocked: BlockedModel | None = None,
 ) -> Record:
     """Put on record what scores beside the champion from the run's as-of time on; None is nothing.
 
@@ -500,7 +503,7 @@ def set_rollout(
     """
     body = {"rollout": rollout and rollout.model_dump(mode="json"), "verdict": verdict, "reasons": list(reasons)}
     body |= {"was": was.model_dump(mode="json")} if was else {}
-    body |= {"bars": bar.model_dump(mode="json")} if bar else {}
+    body |= {"blocked": blocked.model_dump(mode="json")} if blocked else {}
     return run.ledger.append(run.model, ROLLOUT, key, body, effective_at=run.as_of, run=run.key, by=run.trigger.by)
 
 

@@ -246,9 +246,9 @@ def _png(figure: Figure) -> bytes:
 
 @mpl.rc_context(_STYLE)
 def over_time(
-    metric: str, table: pd.DataFrame, promised: float | None, names: tuple[str, str] = ("estimated", "realised")
+    metric: str, table: pd.DataFrame, expected_score: float | None, names: tuple[str, str] = ("estimated", "realised")
 ) -> bytes:
-    """A metric per interval with its bounds, a second one beside it, and the promised level.
+    """A metric per interval with its bounds, a second one beside it, and the expected level.
 
     Args:
         table: columns interval, low, high, and one of each of `names`; gaps are left open.
@@ -258,8 +258,8 @@ def over_time(
     first, second, low, high = (table[name].to_numpy(dtype=float) for name in (*names, "low", "high"))
     axes.errorbar(at, first, np.abs([first - low, high - first]), fmt="o-", capsize=3, color="#1f6f8b", label=names[0])
     axes.plot(at, second, "s--", color="#e07a1f", label=names[1])
-    if promised is not None:
-        axes.axhline(promised, color="#3a3a3a", linestyle=":", label="promised")
+    if expected_score is not None:
+        axes.axhline(expected_score, color="#3a3a3a", linestyle=":", label="expected score")
     axes.set_xticks(at, list(table["interval"]), rotation=45, ha="right")
     axes.set_ylabel(metric)
     axes.legend()

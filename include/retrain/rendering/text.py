@@ -52,7 +52,7 @@ def number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value + 0.0:.4g}"
 
 
-def key_of(reference: str) -> str:
+def run_key_of(reference: str) -> str:
     """The key of the run that a champion's reference folder belongs to.
 
     >>> key_of("churn/runs/test-2024-02-01/refit")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from retrain.rendering.text import differences, key_of, markdown, number, stamp, who
+from retrain.rendering.text import differences, markdown, number, run_key_of, stamp, who
 from retrain.results import Champion
 from retrain.state.ledger import Record
 from retrain.state.projections import known_versions
@@ -71,11 +71,11 @@ def _score(records: Sequence[Record], champion: Champion, before: Champion | Non
     gates = [
         one.body["facts"]
         for one in records
-        if one.kind == "stage" and one.body["stage"] == "gate" and one.run == key_of(champion.reference)
+        if one.kind == "stage" and one.body["stage"] == "gate" and one.run == run_key_of(champion.reference)
     ]
     if not gates or gates[-1].get("challenger") is None:
         return ""
-    said = f"{markdown(gates[-1]['metric'])} {number(gates[-1]['challenger'])} on the sealed rows"
+    said = f"{markdown(gates[-1]['metric'])} {number(gates[-1]['challenger'])} on the holdout rows"
     if before is None or gates[-1].get("champion") is None:
         return said
     return f"{said}, version {before.version} {number(gates[-1]['champion'])} on the same"
@@ -95,7 +95,7 @@ def _event(record: Record, version: int) -> str:
     elif record.kind == "approval" and body["version"] == version:
         said = {"approve": "approved", "reject": "rejected"}[body["verdict"]]
         return f"{when}: {said} by {markdown(who(record))}: {markdown(body['reason'] or 'no reason given')}"
-    elif record.kind == "rollout" and (rollout := body["rollout"]) and rollout["beside"]["version"] == version:
+    elif record.kind == "rollout" and (rollout := body["rollout"]) and rollout["shadow"]["version"] == version:
         share = f", answers {rollout['share']:.0%} of the rows" if rollout["share"] else ""
         return f"{when}: {rollout['purpose']} beside version {rollout['champion']}{share}"
     return ""

@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from retrain.errors import ArtifactMissing, DanglingChampion, RegistryDown
-from retrain.registry.lineage import Origin, origin
+from retrain.registry.lineage import Lineage, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import NONE, differences, number, plain, stamp, who
 from retrain.results import Accepted, EvaluateReport, Fitted, GateCheck, GateReport, Interval, RefitReport, TrainReport
@@ -29,18 +29,18 @@ def explain(home: Home, spec: Spec, version: int) -> Tree:
         UnknownVersion: no run on record has registered it.
         MissingInput: the reports of its run are gone.
     """
-    found = origin(home, spec, version)
+    found = lineage_of(home, spec, version)
     run, context = found.run, found.context
     train, evaluate = run.read(TrainReport, "train"), run.read(EvaluateReport, "evaluate")
     gate, refit = run.read(GateReport, "gate"), run.read(RefitReport, "refit")
     tags, lost = _registered(home, spec.model, version)
-    used = [one for one in context.accepted if _used(one, (*refit.fitted.intervals, *train.sealed))]
+    used = [one for one in context.accepted if _used(one, (*refit.fitted.intervals, *train.holdout))]
 
     tree = Tree(Text(f"{spec.model} version {version}, digest {found.champion.digest}"))
     _branch(tree, "data", _data(found, used))
     _branch(tree, "training", _training(found, train, refit.fitted))
     _branch(tree, "made with", _made_with(spec, found, train, tags))
-    _branch(tree, "sealed rows", _sealed(evaluate, gate))
+    _branch(tree, "holdout rows", _holdout(evaluate, gate))
     _branch(tree, f"gate: {gate.decision.verdict} {gate.chosen} ({gate.kind})", _checks(gate.checks))
     _branch(tree, f"{refit.decision.verdict}: digest {refit.fitted.digest}", _checks(refit.checks))
     _branch(tree, "MLflow", [lost] if lost else _mlflow(home, spec.model, version, tags))
@@ -60,7 +60,7 @@ def _used(one: Accepted, spans: Iterable[Interval]) -> bool:
     return any(one.batch.interval.start == span.start for span in spans)
 
 
-def _data(found: Origin, used: list[Accepted]) -> Iterator[str]:
+def _data(found: Lineage, used: list[Accepted]) -> Iterator[str]:
     delivered = {one.body["batch"]["sha256"]: one.body for one in found.records if one.kind == "ingest"}
     taken = [one.body for one in found.records if one.kind == "snapshot"]
     tags = {one["accepted"]["batch"]["sha256"]: one["version"]["tag"] for one in taken}
@@ -81,7 +81,7 @@ def _data(found: Origin, used: list[Accepted]) -> Iterator[str]:
             )
 
 
-def _training(found: Origin, train: TrainReport, fitted: Fitted) -> Iterator[str]:
+def _training(found: Lineage, train: TrainReport, fitted: Fitted) -> Iterator[str]:
     first, last = fitted.intervals[0], fitted.intervals[-1]
     yield (
         f"{fitted.rows:,} labelled rows of {len(fitted.intervals)} intervals, {first.start:%Y-%m-%d %H:%M} to"
@@ -108,7 +108,7 @@ def _registered(home: Home, model: str, version: int) -> tuple[Mapping[str, str]
         return {}, error.found
 
 
-def _made_with(spec: Spec, found: Origin, train: TrainReport, tags: Mapping[str, str]) -> Iterator[str]:
+def _made_with(spec: Spec, found: Lineage, train: TrainReport, tags: Mapping[str, str]) -> Iterator[str]:
     begun = found.context.spec_digest
     today = "today's is the same" if spec.digest == begun else f"today's is another: {spec.digest}"
     kept = found.run.path("spec", "spec.yaml")
@@ -118,11 +118,12 @@ def _made_with(spec: Spec, found: Origin, train: TrainReport, tags: Mapping[str,
     yield f"Python {tags.get('python', NONE)} on {tags.get('platform', NONE)}, {tags.get('cpus', NONE)} CPUs"
 
 
-def _sealed(evaluate: EvaluateReport, gate: GateReport) -> Iterator[str]:
-    names = ", ".join(one.name for one in evaluate.sealed)
+def _holdout(evaluate: EvaluateReport, gate: GateReport) -> Iterator[str]:
+    names = ", ".join(one.name for one in evaluate.holdout)
     yield f"{names}: {evaluate.rows:,} labelled rows in {evaluate.blocks:,} independent blocks"
     if evaluate.level is not None:
-        yield f"level {number(evaluate.level)} for each comparison, after {evaluate.looks} earlier looks at these rows"
+        earlier = f"{evaluate.earlier_analyses} earlier analyses of these rows"
+        yield f"level {number(evaluate.level)} for each comparison, after {earlier}"
     for model in dict.fromkeys([gate.chosen or "", "champion", *evaluate.metrics]):
         for metric, one in evaluate.metrics.get(model, {}).items():
             span = f", {number(one.low)} to {number(one.high)}" if one.low is not None else ""
@@ -147,15 +148,15 @@ def _mlflow(home: Home, model: str, version: int, tags: Mapping[str, str]) -> It
         yield f"alias {name}: {'this version' if at == version else f'version {at}' if at else 'none'}"
 
 
-def _way(found: Origin) -> Iterator[str]:
+def _way(found: Lineage) -> Iterator[str]:
     for one in _about(found, ("proposal", "approval", "rollout", "promotion", "completed")):
         if one.kind != "promotion" or one.body["action"] not in ("rollback", "undo"):
             yield _line(one)
             for check in one.body.get("checks", ()):
-                yield f"  probe · {check['name']}: {check['reason']}"
+                yield f"  smoke test · {check['name']}: {check['reason']}"
 
 
-def _answered(found: Origin) -> Iterator[str]:
+def _answered(found: Lineage) -> Iterator[str]:
     scored = _about(found, ("score",))
     for one in scored[-SHOWN:]:
         body = one.body
@@ -166,28 +167,28 @@ def _answered(found: Origin) -> Iterator[str]:
         yield "nothing yet"
 
 
-def _after(found: Origin) -> Iterator[str]:
+def _after(found: Lineage) -> Iterator[str]:
     version, made = found.champion.version, [one for one in found.records if one.kind == "promotion"]
     for one in made:
         if version in (one.body["version"], one.body["previous"]) and (
             one.body["action"] in ("rollback", "undo") or one.body["version"] != version
         ):
             yield _line(one)
-    bars = projections.bars(one for one in found.records if one.kind in ("promotion", "rollout"))
-    for bar in bars:
-        if bar.digest == found.champion.digest:
-            yield f"barred from coming back: {bar.reason}"
+    blocklist = projections.blocklist(one for one in found.records if one.kind in ("promotion", "rollout"))
+    for blocked in blocklist:
+        if blocked.digest == found.champion.digest:
+            yield f"blocked from coming back: {blocked.reason}"
     serving = made[-1].body["version"] if made else None
     yield "it serves" if serving == version else f"version {serving} serves" if serving else "nobody serves"
 
 
-def _about(found: Origin, kinds: Iterable[str]) -> list[Record]:
+def _about(found: Lineage, kinds: Iterable[str]) -> list[Record]:
     """The records of these kinds that name the version."""
     version, kinds = found.champion.version, tuple(kinds)
 
     def names(record: Record) -> bool:
         rollout = record.body.get("rollout") or {}
-        return version in (record.body.get("version"), rollout.get("beside", {}).get("version"))
+        return version in (record.body.get("version"), rollout.get("shadow", {}).get("version"))
 
     return [one for one in found.records if one.kind in kinds and names(one)]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from retrain import errors
 from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
-from retrain.rendering.text import key_of, number, plain, stamp, who
+from retrain.rendering.text import number, plain, run_key_of, stamp, who
 from retrain.results import Accepted, Champion, Context, Interval, RefitReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
@@ -28,7 +28,7 @@ DID = {
     "adopt": "alias followed",
     "restore": "restored",
 }
-REFUSING = ("refit", "register", "probe", "promote")
+REFUSING = ("refit", "register", "smoke_test", "promote")
 """Stages whose refusal keeps a version from serving."""
 SHOWN = 12
 """How many intervals of the training rows are listed."""
@@ -91,7 +91,7 @@ def rows(ledger: Ledger, model: str) -> list[Row]:
 
 def _run(record: Record) -> str:
     """The run whose figures speak for a record: of a change, the one that made the version."""
-    return key_of(record.body["champion"]["reference"]) if record.kind == "promotion" else record.run
+    return run_key_of(record.body["champion"]["reference"]) if record.kind == "promotion" else record.run
 
 
 def _said(record: Record) -> tuple[str, str, str] | None:
@@ -107,7 +107,7 @@ def _said(record: Record) -> tuple[str, str, str] | None:
     if record.kind == "rollout":
         rollout, reasons = body.get("was") or body["rollout"], body["reasons"]
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
-        change = f"v{rollout['beside']['version']} beside v{rollout['champion']}"
+        change = f"v{rollout['shadow']['version']} beside v{rollout['champion']}"
         return f"{rollout['purpose']}{share}: {body['verdict']}", change, reasons[0] if reasons else ""
     if record.kind == "reconciled":
         return "alias put back", _arrow(body["alias"], body["version"]), body["reason"]
@@ -219,7 +219,7 @@ def _made_of(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
         f" training digest {champion.training[:12]}"
     )
     try:
-        run, context = run_of(home, spec, key_of(champion.reference))
+        run, context = run_of(home, spec, run_key_of(champion.reference))
         batches = training(run, context)
     except MissingInput as error:
         yield f"         its run's files are gone: {error.found}"

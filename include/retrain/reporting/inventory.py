@@ -116,7 +116,7 @@ def _pending(spec: Spec, records: Sequence[Record], promotions: Sequence[Record]
     rollouts = [one for one in records if one.kind == "rollout"]
     if rollout := rollout_at(promotions, rollouts, datetime.max.replace(tzinfo=UTC)):
         share = f" at {rollout.share:.0%}" if rollout.share else ""
-        yield f"version {rollout.beside.version} beside ({rollout.purpose}{share})"
+        yield f"version {rollout.shadow.version} beside ({rollout.purpose}{share})"
     done = {one.key for one in promotions} | {one.run for one in records if one.kind == "approval"}
     for one in records:
         expires = one.recorded_at + spec.promotion.approval.expires

@@ -65,7 +65,7 @@ class Facts:
     @property
     def batches(self) -> list[Accepted]:
         """Of the rows that it was fitted on and of those that judged it."""
-        starts = {span.start for span in (*self.refit.fitted.intervals, *self.train.sealed)}
+        starts = {span.start for span in (*self.refit.fitted.intervals, *self.train.holdout)}
         return [one for one in self.context.accepted if one.batch.interval.start in starts]
 
 
@@ -118,7 +118,7 @@ def _sections(facts: Facts) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "Training", _pairs(_training(facts))
     names = list(facts.evaluate.metrics)
     span = f"{1 - 2 * facts.spec.gate.level:.0%} intervals"
-    yield f"Metrics on the sealed rows, {span}", _frame(("metric", *names), _metrics(facts, names))
+    yield f"Metrics on the holdout rows, {span}", _frame(("metric", *names), _metrics(facts, names))
     compared = ("model", "against", "gain", "interval", "metric")
     yield "Comparisons on the same rows", _frame(compared, _compared(facts))
     yield "Slices", _frame(("column", "value", "rows", *names), _slices(facts, names))
@@ -170,7 +170,7 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
 def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
     """What the figures do not speak for."""
     spec, evaluate, fitted = facts.spec, facts.evaluate, facts.refit.fitted
-    spans = ", ".join(one.name for one in evaluate.sealed)
+    spans = ", ".join(one.name for one in evaluate.holdout)
     yield (
         "judged on",
         f"{evaluate.rows:,} labelled rows of {spans}, in {evaluate.blocks:,} independent blocks; no other rows",
@@ -178,7 +178,7 @@ def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
     if facts.refit.decision.verdict == "refit":
         yield (
             "measured before the refit",
-            "the figures are the gated candidate's; the files are fitted on the sealed rows too, and no row is left"
+            "the figures are the gated candidate's; the files are fitted on the holdout rows too, and no row is left"
             " on which they could be measured",
         )
     yield "fitted on", f"rows from {stamp(fitted.intervals[0].start)} to {stamp(fitted.intervals[-1].end)}"
@@ -186,7 +186,7 @@ def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
         share = facts.train.unlabelled / (facts.train.unlabelled + max(one.rows for one in facts.train.fitted))
         yield "unlabelled", f"{facts.train.unlabelled:,} rows without a label were left out, {share:.1%} of all"
     for column, count in evaluate.unknown_categories.items():
-        yield f"unknown categories of {column}", f"{count:,} sealed rows have one that no model has seen"
+        yield f"unknown categories of {column}", f"{count:,} holdout rows have one that no model has seen"
     yield from _weak(facts)
     open_ = [one for one in facts.gate.checks if one.passed is None and one.blocks and one.model == facts.judged]
     for check in open_:
@@ -233,9 +233,9 @@ def _seen(facts: Facts) -> Iterator[tuple[str, ...]]:
 
 def _data(facts: Facts) -> Iterator[tuple[str, ...]]:
     fitted = {span.start for span in facts.refit.fitted.intervals}
-    sealed = {span.start for span in facts.train.sealed}
+    holdout = {span.start for span in facts.train.holdout}
     for one in facts.batches[-INTERVALS:]:
-        parts = [name for name, spans in (("fitted", fitted), ("judged", sealed)) if one.batch.interval.start in spans]
+        parts = [name for name, spans in (("fitted", fitted), ("judged", holdout)) if one.batch.interval.start in spans]
         labels = one.labels.sha256[:12] if one.labels else "with the rows"
         hashes = (one.batch.sha256[:12], one.md5, one.commit[:12], labels)
         yield one.batch.interval.name, f"{one.batch.rows:,}", " and ".join(parts), *hashes

@@ -22,7 +22,6 @@ from typing import Literal
 
 from retrain.errors import (
     ArtifactMissing,
-    Barred,
     BatchMissing,
     BatchTooLarge,
     ChainBroken,
@@ -32,16 +31,17 @@ from retrain.errors import (
     DtypeChanged,
     EmptyBatch,
     IntervalConflict,
+    ModelBlocked,
     ModelFormatRefused,
     NotApproved,
     OutOfBandChange,
     OutOfInterval,
-    ProbeFailed,
     Quarantined,
     RaggedRow,
     RetrainError,
     RowsRejected,
     SchemaChanged,
+    SmokeTestFailed,
 )
 from retrain.results import (
     DecideReport,
@@ -75,12 +75,12 @@ KINDS: dict[str, Severity] = {
     "kept": "info",
     "approval-wanted": "warning",
     "not-approved": "info",
-    "challenger-beside": "info",
+    "challenger-shadow": "info",
     "rollout-advanced": "info",
     "rollout-stopped": "warning",
     "rolled-back": "critical",
-    "probe-failed": "warning",
-    "barred": "warning",
+    "smoke-test-failed": "warning",
+    "blocked": "warning",
     "alias-moved": "critical",
     "model-damaged": "critical",
     "chain-broken": "critical",
@@ -97,8 +97,8 @@ OF_ERROR: dict[str, tuple[type[RetrainError], ...]] = {
     "rows-rejected": (RowsRejected,),
     "suspect-labels": (ContradictoryLabels,),
     "not-approved": (NotApproved,),
-    "probe-failed": (ProbeFailed,),
-    "barred": (Barred,),
+    "smoke-test-failed": (SmokeTestFailed,),
+    "blocked": (ModelBlocked,),
     "alias-moved": (OutOfBandChange, DanglingChampion),
     "model-damaged": (ArtifactMissing, DigestMismatch, ModelFormatRefused),
     "chain-broken": (ChainBroken,),
@@ -107,8 +107,8 @@ OF_PROMOTE = {
     "promoted": "promoted",
     "waiting": "approval-wanted",
     "kept": "not-approved",
-    "shadow": "challenger-beside",
-    "canary": "challenger-beside",
+    "shadow": "challenger-shadow",
+    "canary": "challenger-shadow",
     "rolled back": "rolled-back",
 }
 OF_ROLLOUT = {
@@ -128,14 +128,14 @@ DID = {
     "promoted": "The champion alias was moved, on record; a rollback puts the predecessor back.",
     "approval-wanted": "The champion serves on until somebody answers: in Airflow under Required Actions, over its"
     " REST API, or with `python -m retrain approve`.",
-    "challenger-beside": "Both score from the next interval on; who wins serves.",
+    "challenger-shadow": "Both score from the next interval on; who wins serves.",
     "rollout-advanced": "The challenger answers a larger share of the rows.",
     "rollout-stopped": "The challenger scores no more; the champion serves on.",
     "rolled-back": "Model, preprocessing and drift reference are those of the earlier champion again; what served"
-    " before is barred from coming back.",
+    " before is blocked from coming back.",
     "not-approved": "The version is not promoted, the champion serves on.",
-    "probe-failed": "The version was not promoted; the champion serves on.",
-    "barred": "The version was not promoted; the champion serves on.",
+    "smoke-test-failed": "The version was not promoted; the champion serves on.",
+    "blocked": "The version was not promoted; the champion serves on.",
     "alias-moved": "The alias was left where it is, and nothing was promoted.",
     "model-damaged": "The model was not used.",
     "chain-broken": "The task has stopped; who serves is not changed.",
@@ -167,7 +167,7 @@ class Notice:
     owner: str
     happened: str
     did: str
-    look: str
+    link: str
     about: str = ""
 
     @property
@@ -191,7 +191,7 @@ class Notice:
                 f"What happened: {self.happened}",
                 f"What the system did: {self.did}",
                 f"Owner: {self.owner}",
-                f"Where to look: {self.look}",
+                f"Where to look: {self.link}",
                 f"Runbook: {self.runbook}",
             )
         )
@@ -203,7 +203,7 @@ class Notice:
 
 
 def of_error(
-    spec: Spec, interval: str, stage: str, error: BaseException | str | None, *, look: str, did: str = ""
+    spec: Spec, interval: str, stage: str, error: BaseException | str | None, *, link: str, did: str = ""
 ) -> Notice:
     """A stage that failed for good."""
     kind = next((kind for kind, errors in OF_ERROR.items() if isinstance(error, errors)), "task-failed")
@@ -214,20 +214,20 @@ def of_error(
     else:
         happened = f"{stage}: {error or 'the task was ended from outside'}"
     # Several stages of an interval may fail for reasons of their own.
-    return _notice(spec, kind, interval, happened, did or DID[kind], look, stage if kind == "task-failed" else "")
+    return _notice(spec, kind, interval, happened, did or DID[kind], link, stage if kind == "task-failed" else "")
 
 
-def of_report(spec: Spec, report: StageReport, *, look: str) -> Iterator[Notice]:
+def of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator[Notice]:
     """What a person must know though nothing failed."""
     name = report.interval.name
     if isinstance(report, DiagnoseReport) and report.decision.verdict in ("broken", "suspect"):
         kind = {"broken": "broken-data", "suspect": "suspect-labels"}[report.decision.verdict]
         held = ", ".join(interval.name for interval, _ in report.of)
         did = f"Nothing trains on {held} until a person has released it."
-        yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, look)
+        yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, link)
     if isinstance(report, GateReport) and report.decision.verdict != "promote":
         happened = f"{report.decision.verdict}: {'; '.join(report.decision.reasons)}"
-        yield _notice(spec, "kept", name, happened, "The champion was kept; the run is recorded in MLflow.", look)
+        yield _notice(spec, "kept", name, happened, "The champion was kept; the run is recorded in MLflow.", link)
     if isinstance(report, PromoteReport) and (told := OF_PROMOTE.get(report.decision.verdict)):
         if told == "not-approved" and report.version is None:
             return  # nothing was registered, so nobody was asked
@@ -235,13 +235,13 @@ def of_report(spec: Spec, report: StageReport, *, look: str) -> Iterator[Notice]
         happened = f"version {report.version} serves{before}: " if told == "promoted" else ""
         # The same version may be put back twice.
         about = f"v{report.version}/{report.sequence}" if told == "rolled-back" else f"v{report.version}"
-        yield _notice(spec, told, name, happened + "; ".join(report.decision.reasons), DID[told], look, about)
+        yield _notice(spec, told, name, happened + "; ".join(report.decision.reasons), DID[told], link, about)
     if isinstance(report, RolloutReport) and (told := OF_ROLLOUT.get(report.decision.verdict)):
         did = "Nothing was put back: both fell together." if told == "drift" else DID[told]
-        yield _notice(spec, told, name, "; ".join(report.decision.reasons), did, look, f"v{report.version}")
+        yield _notice(spec, told, name, "; ".join(report.decision.reasons), did, link, f"v{report.version}")
     if isinstance(report, ScoreReport) and report.alias_moved:
         did = "The alias was left where it is; the version on record has scored."
-        yield _notice(spec, "alias-moved", name, report.alias_moved, did, look)
+        yield _notice(spec, "alias-moved", name, report.alias_moved, did, link)
 
 
 def of_look(
@@ -251,7 +251,7 @@ def of_look(
     measure: MeasureReport,
     decided: DecideReport,
     *,
-    look: str,
+    link: str,
 ) -> Iterator[Notice]:
     """What the monitor has found, with what was decided about it."""
     retrains = decided.decision.verdict == "retrain"
@@ -264,17 +264,17 @@ def of_look(
     }
     for kind, decision in found.items():
         if decision:
-            yield _notice(spec, kind, decided.interval.name, "; ".join(decision.reasons), did, look)
+            yield _notice(spec, kind, decided.interval.name, "; ".join(decision.reasons), did, link)
 
 
-def started(spec: Spec, interval: str, reason: str, run: str, *, paused: bool, look: str) -> Notice:
+def started(spec: Spec, interval: str, reason: str, run: str, *, paused: bool, link: str) -> Notice:
     """The monitor has started a retraining."""
     did = f"The run {run} of {spec.model}_retrain is queued"
     did += "; that DAG is paused: it begins when somebody unpauses it." if paused else "."
-    return _notice(spec, "retraining-started", interval, reason, did, look)
+    return _notice(spec, "retraining-started", interval, reason, did, link)
 
 
-def _notice(spec: Spec, kind: str, interval: str, happened: str, did: str, look: str, about: str = "") -> Notice:
+def _notice(spec: Spec, kind: str, interval: str, happened: str, did: str, link: str, about: str = "") -> Notice:
     return Notice(
         kind=kind,
         severity=KINDS[kind],
@@ -283,7 +283,7 @@ def _notice(spec: Spec, kind: str, interval: str, happened: str, did: str, look:
         owner=f"{spec.owner.name} <{spec.owner.contact}>",
         happened=clean(happened),
         did=clean(did),
-        look=look,
+        link=link,
         about=about,
     )
 

@@ -79,7 +79,7 @@ def table(ledger: Ledger, model: str) -> Table:
     """The rows as a rich table."""
     made = rows(ledger, model)
     metric = next((str(row.fact("gate", "metric")) for row in made if row.fact("gate", "metric")), "score")
-    shown = Table(title=f"{model} ({metric} on the same sealed rows)", title_justify="left")
+    shown = Table(title=f"{model} ({metric} on the same holdout rows)", title_justify="left")
     for name in (
         "interval",
         "rows",

@@ -291,8 +291,8 @@ class _Walk:
             return False, gate.decision.verdict
         history = self.ledger.records(run.model, "promotion")
         mine = promotion.facts(run, len(history) + 1, "replay")
-        pin = run.read(Context, "context").pinned
-        pin = mine if gate.pins or pin is None else pin
+        reference_champion = run.read(Context, "context").reference_champion
+        reference_champion = mine if gate.becomes_reference or reference_champion is None else reference_champion
         with run.store.local(run.read(RefitReport, "refit").fitted.key) as folder:
             shutil.copytree(folder, self.home.state / "models" / mine.digest, dirs_exist_ok=True)
         body = {
@@ -302,7 +302,7 @@ class _Walk:
             "kind": gate.kind,
             "reasons": list(gate.decision.reasons),
             "champion": mine.model_dump(mode="json"),
-            "pinned": pin.model_dump(mode="json"),
+            "reference_champion": reference_champion.model_dump(mode="json"),
         }
         self.ledger.append(
             run.model, "promotion", run.key, body, effective_at=run.as_of, run=run.key, sequence=mine.version
@@ -323,7 +323,7 @@ class _Walk:
                     before, after = self._score(run, old, span), self._score(run, new, span)
                     if before is not None and after is not None:
                         gains.append(sign * (after - before))
-            least = -self.spec.gate.margin * abs(old.promised or 0.0)
+            least = -self.spec.gate.margin * abs(old.expected_score or 0.0)
             yield bool(gains) and float(np.mean(gains)) < least
 
 

@@ -22,7 +22,7 @@ from retrain.data import dataset
 from retrain.data.versions import Version, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
 from retrain.modeling import estimators
-from retrain.registry.lineage import Origin, origin
+from retrain.registry.lineage import Lineage, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import number
 from retrain.results import Accepted, EvaluateReport, Fitted, GateReport, RefitReport, Result, TrainReport
@@ -81,7 +81,7 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
         PushIncomplete, SnapshotCorrupt, RegistryUnavailable: the data registry does not give back the bytes.
         RegistryDown: MLflow does not answer for the champion of then; one that is gone is told as a difference.
     """
-    found = origin(home, spec, version)
+    found = lineage_of(home, spec, version)
     old = found.run
     kept, spec_item = _spec(found, spec)
     with tempfile.TemporaryDirectory(prefix="retrain-reproduce-") as folder:
@@ -92,7 +92,7 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
         run = dataclasses.replace(old, home=scratch, spec=kept, pages=False)
         data = tuple(_bring(run, found, say))
         run.write(found.context, "context")
-        for one in _looks(found):
+        for one in _earlier_analyses(found):
             run.ledger.append(one.model, one.kind, one.key, one.body, effective_at=one.effective_at, run=one.run)
         items = [_all(data), spec_item]
         for stage in STAGES:
@@ -112,19 +112,19 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
 # --- what is brought back
 
 
-def _spec(found: Origin, today: Spec) -> tuple[Spec, Item]:
+def _spec(found: Lineage, today: Spec) -> tuple[Spec, Item]:
     """The spec that the run began with, from its folder; today's where it is the same."""
     store, begun = found.run.store, found.context.spec_digest
     folder = found.run.path("spec")
     if store.exists(f"{folder}/spec.yaml"):
         text = store.read(f"{folder}/spec.yaml").decode()
-        bare = parse(text, today.model)
+        bare = parse(text, today.model, former=True)
         own = bare.training.features.file if bare.training.features else None
         code, cases = (
             store.read(f"{folder}/{name}").decode() if name and store.exists(f"{folder}/{name}") else ""
             for name in (own, bare.gate.cases)
         )
-        kept = parse(text, today.model, code=code, cases=cases)
+        kept = parse(text, today.model, code=code, cases=cases, former=True)
     elif today.digest == begun:
         kept = today
     else:
@@ -137,7 +137,7 @@ def _spec(found: Origin, today: Spec) -> tuple[Spec, Item]:
     return kept, Item(name="spec", same=same, said=said)
 
 
-def _bring(run: Run, found: Origin, say: Callable[[str], None]) -> Iterator[Accepted]:
+def _bring(run: Run, found: Lineage, say: Callable[[str], None]) -> Iterator[Accepted]:
     """Fetch every batch that the run could learn from, with its labels, into the scratch store."""
     registry, store = registry_of(run.home), Path(Store(run.home.store).path)
     labels = {one.body["labels"]["sha256"]: one.body["version"] for one in found.records if one.kind == "labels"}
@@ -165,17 +165,17 @@ def _all(data: tuple[Accepted, ...]) -> Item:
     return Item(name="data", same=True, said=f"{files} files, {count:,} rows, back by hash from the data registry")
 
 
-def _looks(found: Origin) -> list[Record]:
-    """The earlier looks at sealed rows, which this run's level of significance depends on."""
-    looks = [one for one in found.records if one.kind == "look"]
-    mine = [one.id for one in looks if one.run == found.run.key]
-    return [one for one in looks if not mine or one.id < mine[-1]]
+def _earlier_analyses(found: Lineage) -> list[Record]:
+    """The earlier looks at holdout rows, which this run's level of significance depends on."""
+    earlier_analyses = [one for one in found.records if one.kind == "interim_analysis"]
+    mine = [one.id for one in earlier_analyses if one.run == found.run.key]
+    return [one for one in earlier_analyses if not mine or one.id < mine[-1]]
 
 
 # --- what is compared
 
 
-def _compared(old: Run, new: Run, found: Origin) -> Iterator[Item]:
+def _compared(old: Run, new: Run, found: Lineage) -> Iterator[Item]:
     """Models, measures, predictions, verdict and files; those of stages that were not reached are missing."""
     if _has(new, "train"):
         before = {one.name: one for one in old.read(TrainReport, "train").fitted}
@@ -215,7 +215,11 @@ def _measures(old: EvaluateReport, new: EvaluateReport) -> Item:
 
 
 def _numbers(report: EvaluateReport) -> dict[str, float | None]:
-    found: dict[str, float | None] = {"level": report.level, "looks": report.looks, "rows": report.rows}
+    found: dict[str, float | None] = {
+        "level": report.level,
+        "earlier_analyses": report.earlier_analyses,
+        "rows": report.rows,
+    }
     for model, metrics in report.metrics.items():
         for metric, one in metrics.items():
             named = f"{model} {metric}"
@@ -253,7 +257,7 @@ def _predictions(old: Run, new: Run) -> Item:
     return Item(name="predictions", same=False, said=f"at most {apart:.3g} apart on {len(one):,} rows")
 
 
-def _circumstances(home: Home, found: Origin) -> Iterator[str]:
+def _circumstances(home: Home, found: Lineage) -> Iterator[str]:
     """What else is not as it was: the first places to look where something came out different."""
     try:
         then = Registry(home.mlflow).describe(found.run.model, found.champion.version)

@@ -10,11 +10,12 @@ and for how long stands in the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, time
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def _utc(value: datetime) -> datetime:
@@ -30,6 +31,16 @@ class Result(BaseModel):
     """A frozen value; NaN and infinity are refused on the way in and on the way out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    FORMER: ClassVar[Mapping[str, str]] = {}
+    """What an earlier version of this project called a field → what it is called now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_former(cls, data: Any) -> Any:
+        if not cls.FORMER or not isinstance(data, Mapping):
+            return data
+        return {cls.FORMER.get(name, name): value for name, value in data.items()}
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -215,6 +226,8 @@ class Configuration(Result):
 class Champion(Result):
     """The model that serves, as the registry and the ledger know it."""
 
+    FORMER = {"promised": "expected_score"}
+
     version: int
     run_id: str
     digest: str = Field(description="of the model's files")
@@ -223,7 +236,9 @@ class Champion(Result):
     reference: str = Field(description="folder of the reference rows, relative to the store")
     trained_until: Utc = Field(description="end of the newest interval it was fitted on")
     rows: int = Field(default=0, description="labelled rows it was fitted on")
-    promised: float | None = Field(default=None, description="the primary metric on the sealed rows it was gated on")
+    expected_score: float | None = Field(
+        default=None, description="the primary metric on the holdout rows it was gated on"
+    )
     effective_at: Utc = Field(description="the as-of time of the run that promoted it")
 
 
@@ -264,7 +279,7 @@ class Alert(Result):
     effective_at: Utc
 
 
-class Bar(Result):
+class BlockedModel(Result):
     """A model that must not come back: its files, and what makes the same files again."""
 
     version: int
@@ -277,11 +292,15 @@ class Bar(Result):
 class Rollout(Result):
     """A version that scores beside the champion: a challenger on its way, or the predecessor under watch."""
 
+    FORMER = {"beside": "shadow", "pins": "becomes_reference"}
+
     purpose: Literal["shadow", "canary", "watch"]
-    beside: Champion = Field(description="the challenger; of a watch the predecessor")
+    shadow: Champion = Field(description="the challenger; of a watch the predecessor")
     champion: int = Field(description="the version that serves")
     kind: Literal["refresh", "new"] = Field(default="new", description="what the challenger, or the new champion, is")
-    pins: bool = Field(default=False, description="the gate has shown the challenger better than the pinned champion")
+    becomes_reference: bool = Field(
+        default=False, description="the gate has shown the challenger better than the reference champion"
+    )
     step: int = Field(default=0, description="of a canary")
     share: float = Field(default=0.0, description="of the rows that the challenger answers")
     since: Utc = Field(description="from when on, on the data's clock, this step holds")
@@ -291,17 +310,19 @@ class Rollout(Result):
 class Context(StageReport):
     """All that a run needs to know of the world, fixed before it decides: one file, `context.json`."""
 
+    FORMER = {"pinned": "reference_champion", "barred": "blocklist"}
+
     spec_digest: str
     trigger: Trigger
     accepted: tuple[Accepted, ...] = Field(description="every accepted batch up to this interval, oldest first")
     quarantined: tuple[str, ...] = ()
     held: tuple[str, ...] = Field(default=(), description="accepted, then found broken or suspect; until released")
     champion: Champion | None = None
-    pinned: Champion | None = Field(
+    reference_champion: Champion | None = Field(
         default=None,
         description="the newest champion that was shown to be better; others may not creep away from it",
     )
-    barred: tuple[Bar, ...] = ()
+    blocklist: tuple[BlockedModel, ...] = ()
     rollout: Rollout | None = Field(default=None, description="what scores beside the champion")
     last_training_at: Utc | None = Field(default=None, description="as-of time of the newest training of this model")
     newest_promotion_at: Utc | None = Field(default=None, description="as-of time of the newest promotion")
@@ -310,10 +331,14 @@ class Context(StageReport):
     alert: Alert | None = Field(default=None, description="what started this run, where it was one")
 
     @property
-    def another_pin(self) -> Champion | None:
-        """The pinned champion, where it is another than the one that serves."""
-        pin, champion = self.pinned, self.champion
-        return pin if pin and champion and pin.version != champion.version else None
+    def other_reference_champion(self) -> Champion | None:
+        """The reference champion, where it is another than the one that serves."""
+        reference_champion, champion = self.reference_champion, self.champion
+        return (
+            reference_champion
+            if reference_champion and champion and reference_champion.version != champion.version
+            else None
+        )
 
 
 # --- drift and the decision ------------------------------------------------------------------------
@@ -354,12 +379,14 @@ class DriftReport(StageReport):
 class EstimateReport(StageReport):
     """Performance without labels: the metric on these rows, if outcomes follow the features as before."""
 
+    FORMER = {"promised": "expected_score"}
+
     decision: Decision = Field(description="alarm, calm or undetermined")
     metric: str = ""
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    promised: float | None = Field(default=None, description="on the sealed rows that the champion was gated on")
+    expected_score: float | None = Field(default=None, description="on the holdout rows that the champion was gated on")
     version: int | None = None
     rows: int = 0
     reliable: bool | None = Field(default=None, description="whether earlier estimates held; None: too few to tell")
@@ -387,6 +414,8 @@ class SliceFall(Result):
 class Realised(Result):
     """One interval, once its labels are there."""
 
+    FORMER = {"promised": "expected_score"}
+
     interval: Interval
     version: int
     verdict: Literal["alarm", "calm", "undetermined"]
@@ -396,8 +425,8 @@ class Realised(Result):
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    promised: float | None = None
-    expected: float | None = Field(default=None, description="on these very rows, if outcomes followed as promised")
+    expected_score: float | None = None
+    expected: float | None = Field(default=None, description="on these very rows, if outcomes followed as expected")
     excess: float | None = Field(default=None, description="realised above expected loss, as a share of the expected")
     excess_low: float | None = None
     suspect: str = Field(default="", description="why the labels look wrong")
@@ -454,10 +483,12 @@ class Fitted(Result):
 
 
 class TrainReport(StageReport):
+    FORMER = {"sealed": "holdout"}
+
     fitted: tuple[Fitted, ...]
-    sealed: tuple[Interval, ...]
+    holdout: tuple[Interval, ...]
     judged_from: Utc | None = Field(
-        default=None, description="start of the sealed rows that judge, where a candidate was fitted on those before"
+        default=None, description="start of the holdout rows that judge, where a candidate was fitted on those before"
     )
     search: tuple[dict[str, Any], ...] = Field(default=(), description="every configuration tried, with its scores")
     unlabelled: int = Field(default=0, description="rows without a label, left out")
@@ -510,14 +541,16 @@ class Finding(Result):
 
 
 class EvaluateReport(StageReport):
+    FORMER = {"looks": "earlier_analyses", "sealed": "holdout"}
+
     decision: Decision = Field(description="measured, or inconclusive")
     level: float | None = Field(
         default=None, description="chance of a wrong promotion that each comparison of this look may have"
     )
-    looks: int = Field(default=0, description="earlier looks at these sealed rows")
-    lost: str = Field(default="", description="why the pinned champion could not be scored")
+    earlier_analyses: int = Field(default=0, description="earlier looks at these holdout rows")
+    lost: str = Field(default="", description="why the reference champion could not be scored")
     findings: tuple[Finding, ...] = ()
-    sealed: tuple[Interval, ...] = ()
+    holdout: tuple[Interval, ...] = ()
     rows: int = 0
     blocks: int = 0
     metrics: dict[str, dict[str, Measured]] = Field(default={}, description="model → metric → value")
@@ -540,13 +573,17 @@ class GateCheck(Result):
 
 
 class GateReport(StageReport):
+    FORMER = {"pins": "becomes_reference"}
+
     decision: Decision = Field(description="promote, keep or inconclusive")
     chosen: str | None = Field(default=None, description="which fitted model")
     kind: Literal["first", "refresh", "new"] | None = None
     metric: str = ""
     challenger_score: float | None = None
     champion_score: float | None = None
-    pins: bool = Field(default=False, description="shown to be better than the pinned champion, or the first")
+    becomes_reference: bool = Field(
+        default=False, description="shown to be better than the reference champion, or the first"
+    )
     checks: tuple[GateCheck, ...] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -574,7 +611,7 @@ class RegisterReport(StageReport):
         return {"version": self.version}
 
 
-class ProbeReport(StageReport):
+class SmokeTestReport(StageReport):
     """A version in a fresh process: what it answered and what it took."""
 
     decision: Decision = Field(description="serves")
@@ -615,7 +652,7 @@ class PromoteReport(StageReport):
 # --- scores ----------------------------------------------------------------------------------------
 
 
-class Apart(Result):
+class Disparity(Result):
     """A row on which two models differ."""
 
     key: tuple[str, ...]
@@ -639,7 +676,7 @@ class Disagreement(Result):
         description="share of rows with another answer: on the other side of 0.5, or another class; None for numbers"
     )
     quantiles: dict[str, float] = Field(description="of challenger - champion")
-    furthest: tuple[Apart, ...] = Field(default=(), description="the rows that differ most")
+    furthest: tuple[Disparity, ...] = Field(default=(), description="the rows that differ most")
 
 
 class ScoreReport(StageReport):

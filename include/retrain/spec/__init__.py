@@ -97,6 +97,9 @@ CRON = {
 }
 
 
+FORMER = {"evaluation.sealed": "evaluation.holdout"}
+"""What an earlier version of this project called a key → what it is called now."""
+
 COMPUTED = ("digest", "text", "code", "cases")
 """Fields of a spec that nobody writes."""
 
@@ -303,7 +306,7 @@ class Monitor(Part):
         default=None, description="schedule of the monitor; by default each interval"
     )
     margin: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.03, description="how much worse than promised counts, as a share of the promised score"
+        default=0.03, description="how much worse than expected counts, as a share of the expected score"
     )
     level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.01, description="chance that a look at matured labels calls a champion fallen that did not"
@@ -366,12 +369,12 @@ class Training(Part):
 
 
 class Evaluation(Part):
-    """How the sealed rows judge."""
+    """How the holdout rows judge."""
 
     block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
     resamples: int = Field(default=1000, ge=200, le=100_000, description="bootstrap resamples of the blocks")
     slices: tuple[ColumnName, ...] = Field(default=(), description="columns whose values are also judged one by one")
-    sealed: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
+    holdout: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
     golden_rows: int = Field(default=20, ge=1, le=1000, description="rows whose answers travel with the model")
 
 
@@ -390,7 +393,7 @@ class Fairness(Part):
 
 
 class Gate(Part):
-    """What a candidate must show on the sealed rows."""
+    """What a candidate must show on the holdout rows."""
 
     metric: str = Field(
         description="the primary metric; by default log_loss, for regression rmse. binary: log_loss, brier, roc_auc,"
@@ -400,10 +403,10 @@ class Gate(Part):
         default=0.01, description="how much worse a refresh may be, as a share of the champion's score"
     )
     level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        default=0.05, description="the chance of a wrong promotion that a sealed interval may cost, all looks together"
+        default=0.05, description="the chance of a wrong promotion that a holdout interval may cost, all looks together"
     )
-    min_rows: int = Field(default=500, ge=20, description="labelled sealed rows; fewer are inconclusive")
-    min_blocks: int = Field(default=10, ge=2, description="blocks of sealed rows; fewer are inconclusive")
+    min_rows: int = Field(default=500, ge=20, description="labelled holdout rows; fewer are inconclusive")
+    min_blocks: int = Field(default=10, ge=2, description="blocks of holdout rows; fewer are inconclusive")
     slice_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="how much worse a slice may be, as a share of the champion's score there"
     )
@@ -418,7 +421,7 @@ class Gate(Part):
     )
     overfit: Share | None = Field(
         default=None,
-        description="how much better it may score on its training rows than on sealed ones, as a share of the latter",
+        description="how much better it may score on its training rows than on holdout rows, as a share of the latter",
     )
     leak: bool = Field(default=True, description="stop what is too good to be true, or one feature alone nearly is")
     cases: str | None = Field(
@@ -730,11 +733,12 @@ def _known(path: tuple[Any, ...]) -> list[str]:
     return [name for name in getattr(kind, "model_fields", {}) if kind is not Spec or name not in COMPUTED]
 
 
-def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str = "") -> Spec:
+def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str = "", former: bool = False) -> Spec:
     """The spec in `text`; `name` is the file's name without its suffix.
 
     Args:
         code, cases: the files beside it that it names.
+        former: read former keys as today's, in a spec that a run has kept; elsewhere they are refused.
 
     Raises:
         InvalidSpec: with the file, the line and every problem found, bounded.
@@ -763,6 +767,8 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
         raise refuse([f"{where}: {', '.join(sorted(computed))} is computed, not written"])
     canonical = "\0".join([yaml.safe_dump(data, sort_keys=True), code, *filter(None, [cases])])
     digest = hashlib.sha256(canonical.encode()).hexdigest()
+    if former:
+        data = _renamed(data)
     try:
         spec = Spec.model_validate({**data, "digest": digest, "text": text, "code": code, "cases": cases})
     except ValidationError as error:
@@ -774,7 +780,8 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
             # What is said of the whole begins with the key that it is about.
             at = path or tuple(text_of.split()[0].split("."))
             if found["type"] == "extra_forbidden":
-                text_of = f"unknown key{near(str(path[-1]), _known(path[:-1]))}"
+                now = FORMER.get(key)
+                text_of = f"is now called {now}" if now else f"unknown key{near(str(path[-1]), _known(path[:-1]))}"
             problems.append(f"{where}:{line_of(text, at)}: {key + ': ' if key else ''}{text_of}")
         raise refuse(problems) from None
     if spec.model != name:
@@ -782,6 +789,15 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
     if cases and (wrong := _wrong_cases(spec)):
         raise refuse(wrong)
     return spec
+
+
+def _renamed(data: dict[Any, Any]) -> dict[Any, Any]:
+    """The keys of a spec in today's words."""
+    for before, now in FORMER.items():
+        (section, old), new = before.split("."), now.rpartition(".")[2]
+        if isinstance(part := data.get(section), dict) and old in part:
+            data = {**data, section: {new if key == old else key: value for key, value in part.items()}}
+    return data
 
 
 def _wrong_cases(spec: Spec) -> list[str]:
@@ -807,17 +823,16 @@ def load(file: Path) -> Spec:
     try:
         text = file.read_text(encoding="utf-8")
         spec = parse(text, file.stem, where=file.name)
-        beside = {
-            "code": _beside(file, spec.training.features.file, ".py") if spec.training.features else "",
-            "cases": _beside(file, spec.gate.cases, CASES) if spec.gate.cases else "",
-        }
-        return parse(text, file.stem, where=file.name, **beside) if any(beside.values()) else spec
+        code = _companion(file, spec.training.features.file, ".py") if spec.training.features else ""
+        cases = _companion(file, spec.gate.cases, CASES) if spec.gate.cases else ""
+        return parse(text, file.stem, where=file.name, code=code, cases=cases) if code or cases else spec
     except (OSError, UnicodeDecodeError) as error:
         refused = InvalidSpec(f"{file.name}: {error}", do=f"make {file.name} readable, UTF-8 text")
         raise refused.at(file.stem, "spec") from None
 
 
-def _beside(file: Path, name: str, suffix: str) -> str:
+def _companion(file: Path, name: str, suffix: str) -> str:
+    """The text of a file that the spec names and that lies beside it."""
     path = (file.parent / name).resolve()
     if path.parent != file.parent.resolve() or not path.name.endswith(suffix):
         raise OSError(f"{name} must be a {suffix} file beside the spec")

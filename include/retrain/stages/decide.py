@@ -88,7 +88,7 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
     context = _told(context, [drift])
     now, policy, champion, alert = context.effective_at, spec.policy, context.champion, context.alert
     mature = dataset.mature(context, spec)
-    needed = max(spec.training.first_after, spec.evaluation.sealed + 1)
+    needed = max(spec.training.first_after, spec.evaluation.holdout + 1)
 
     def no(rule: str, reason: str) -> tuple[str, Decision, dict[str, str]]:
         return rule, Decision(verdict="skip", reasons=(reason,)), {rule: reason}
@@ -122,7 +122,7 @@ def judge(spec: Spec, context: Context, drift: DriftReport) -> tuple[str, Decisi
         return no("answered", f"answered already: the training as of {trained:%Y-%m-%d} has seen what there is")
     assert champion
     if (rollout := context.rollout) and rollout.purpose != "watch":
-        said = f"version {rollout.beside.version} is in {rollout.purpose} since {rollout.began:%Y-%m-%d}"
+        said = f"version {rollout.shadow.version} is in {rollout.purpose} since {rollout.began:%Y-%m-%d}"
         return no("rollout", f"{said}: one challenger at a time")
     if alert and alert.verdict != "retrain":
         return no("not confirmed", f"the decision {alert.id} on record says {alert.verdict}: {alert.reason}")

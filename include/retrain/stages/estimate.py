@@ -17,7 +17,7 @@ from retrain.state.run import Run
 
 
 def estimate(run: Run) -> EstimateReport:
-    """Estimate the primary metric on the run's interval, with an interval, against what was promised at the gate."""
+    """Estimate the primary metric on the run's interval, with an interval, against what was expected at the gate."""
     champion = run.read(Context, "context").champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
@@ -47,7 +47,7 @@ def estimate(run: Run) -> EstimateReport:
         value=told.value,
         low=told.low,
         high=told.high,
-        promised=champion.promised,
+        expected_score=champion.expected_score,
         rows=told.rows,
         reliable=None if back.verdict == "undetermined" else back.reliable,
     )
@@ -57,22 +57,22 @@ def estimate(run: Run) -> EstimateReport:
     newest = (run.interval.name, told.value, told.low, told.high, None)
     shown = [*((name, one.value, one.low, one.high, one.realised) for name, one in past), newest]
     table = pd.DataFrame(shown, columns=["interval", "estimated", "low", "high", "realised"])
-    figure = plots.over_time(run.spec.gate.metric, table, champion.promised)
+    figure = plots.over_time(run.spec.gate.metric, table, champion.expected_score)
     title = f"{run.model}: estimated {run.spec.gate.metric}, {run.interval.name}"
     run.store.write(key, html.page(title, report.decision, {"Intervals": table}, {"Over time": figure}))
     return report.model_copy(update={"html": key})
 
 
 def _judge(run: Run, champion: Champion, told: estimation.Estimate, back: estimation.Backtest) -> Decision:
-    spec, promised = run.spec, champion.promised
+    spec, expected_score = run.spec, champion.expected_score
     metric, confidence = spec.gate.metric, f"{1 - 2 * spec.gate.level:.0%} interval"
     said = f"{metric} {told.value:.4g} estimated ({confidence} {told.low:.4g} to {told.high:.4g})"
-    if promised is None:
-        return Decision(verdict="undetermined", reasons=(f"{said}; no promised level is on record", back.reason))
-    said += f", {promised:.4g} promised"
+    if expected_score is None:
+        return Decision(verdict="undetermined", reasons=(f"{said}; no expected level is on record", back.reason))
+    said += f", {expected_score:.4g} expected"
     favourable = told.high if spec.greater_is_better else told.low
     assert favourable is not None
-    fell = realised.below_promise(spec, favourable, promised)
+    fell = realised.below_expected_score(spec, favourable, expected_score)
     if not back.reliable:
         reason = f"{said}; not to be relied on: {back.reason}"
         return Decision(verdict="undetermined", reasons=(reason,))

@@ -1,10 +1,10 @@
-"""Candidates, champion, pinned champion and baselines on the same sealed rows.
+"""Candidates, champion, reference champion and baselines on the same holdout rows.
 
-The rows are newer than anything that a compared model was fitted on, the champion included: of the sealed
+The rows are newer than anything that a compared model was fitted on, the champion included: of the holdout
 intervals only those count that begin after its newest training row. The champion is measured here and now, by
 its own fitted pipeline; its score of the day it was promoted is never read.
 
-A look at sealed rows is on record, and its level fixed, before a model answers them
+A look at holdout rows is on record, and its level fixed, before a model answers them
 (`retrain.gate.alpha_spending`); candidates of one run share that level (Bonferroni).
 """
 
@@ -32,7 +32,7 @@ from retrain.results import Accepted, Context, Decision, EvaluateReport, Measure
 from retrain.spec import METRICS, Spec
 from retrain.state.run import Run
 
-CHAMPION, PINNED = "champion", "pinned"
+CHAMPION, REFERENCE_CHAMPION = "champion", "reference_champion"
 IMPORTANCE_ROWS, IMPORTANCE_CELLS, IMPORTANCE_REPEATS = 2_000, 200_000, 2
 """Rows of the sample, rows of all its shuffled copies together, and how often each column is shuffled."""
 SECONDARY_RESAMPLES = 200
@@ -51,32 +51,34 @@ def evaluate(run: Run) -> EvaluateReport:
     """
     context, train, spec = run.read(Context, "context"), run.read(TrainReport, "train"), run.spec
     run.store.write(run.path("evaluate", "metrics.json"), b"{}\n")
-    sealed = tuple(one for one in context.accepted if one.batch.interval in train.sealed)
-    if len(sealed) != len(train.sealed):
-        raise MissingInput("a sealed interval of train is not in context.json", do="run train again")
-    fresh = _fresh(context, train, sealed)
+    holdout = tuple(one for one in context.accepted if one.batch.interval in train.holdout)
+    if len(holdout) != len(train.holdout):
+        raise MissingInput("a holdout interval of train is not in context.json", do="run train again")
+    fresh = _fresh(context, train, holdout)
     if not fresh:
-        return _inconclusive(run, f"no fresh labels: {_seen(context, sealed)}")
+        return _inconclusive(run, f"no fresh labels: {_seen(context, holdout)}")
     models = _models(run, context, train)
-    pinned, lost = _pinned(run, context)
+    reference_champion, lost = _reference_champion(run, context)
     others = [models[CHAMPION]] if CHAMPION in models else []
-    frame, y, unlabelled = _labelled(run, fresh, [*others, pinned] if pinned else others, train.judged_from)
+    frame, y, unlabelled = _labelled(
+        run, fresh, [*others, reference_champion] if reference_champion else others, train.judged_from
+    )
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {_span(fresh)} has a label")
-    look = alpha_spending.look(run, context, train, fresh)
-    if not look.level:
-        said = f"{look.earlier} earlier looks at rows of {_span(fresh)} have spent gate.level; wait for newer ones"
-        return _inconclusive(run, said, look.earlier)
+    analysis = alpha_spending.begin_interim_analysis(run, context, train, fresh)
+    if not analysis.level:
+        said = f"{analysis.earlier} earlier looks at rows of {_span(fresh)} have spent gate.level; wait for newer ones"
+        return _inconclusive(run, said, analysis.earlier)
     predictions = {name: _predict(name, model, spec, frame) for name, model in models.items()}
-    if pinned:
+    if reference_champion:
         try:
-            predictions[PINNED] = _predict(PINNED, pinned, spec, frame)
+            predictions[REFERENCE_CHAMPION] = _predict(REFERENCE_CHAMPION, reference_champion, spec, frame)
         except RetrainError as error:
             lost = error.found
     block = resampling.blocks(spec, frame)
     measured, draws = _measure(spec, y, predictions, block)
     asked = _asked(context, train)
-    level = look.level / max(asked, 1)
+    level = analysis.level / max(asked, 1)
     problem, pairs = _compare(spec, train, draws, level)
     report = EvaluateReport(
         model=run.model,
@@ -88,14 +90,14 @@ def evaluate(run: Run) -> EvaluateReport:
                 *problem,
                 f"{len(frame):,} labelled rows of {_span(fresh)} in {block.max() + 1} blocks"
                 + (f", {unlabelled:,} without a label left out" if unlabelled else ""),
-                _paid(look, asked),
-                *([f"the pinned champion is lost: {lost}"] if lost else []),
+                _paid(analysis, asked),
+                *([f"the reference champion is lost: {lost}"] if lost else []),
             ),
         ),
         level=level,
-        looks=look.earlier,
+        earlier_analyses=analysis.earlier,
         lost=lost,
-        sealed=dataset.intervals(fresh),
+        holdout=dataset.intervals(fresh),
         rows=len(frame),
         blocks=int(block.max()) + 1,
         metrics=measured,
@@ -115,27 +117,27 @@ def evaluate(run: Run) -> EvaluateReport:
 # --- which rows, which models
 
 
-def _fresh(context: Context, train: TrainReport, sealed: tuple[Accepted, ...]) -> tuple[Accepted, ...]:
-    """The sealed batches that begin after every training row of every model."""
+def _fresh(context: Context, train: TrainReport, holdout: tuple[Accepted, ...]) -> tuple[Accepted, ...]:
+    """The holdout batches that begin after every training row of every model."""
     until = [interval.end for one in train.fitted for interval in one.intervals]
-    until += [one.trained_until for one in (context.champion, context.pinned) if one]
-    return tuple(one for one in sealed if all(_begin(train, one) >= end for end in until))
+    until += [one.trained_until for one in (context.champion, context.reference_champion) if one]
+    return tuple(one for one in holdout if all(_begin(train, one) >= end for end in until))
 
 
 def _begin(train: TrainReport, one: Accepted) -> datetime:
-    """Where the rows of a sealed batch that judge begin."""
+    """Where the rows of a holdout batch that judge begin."""
     start = one.batch.interval.start
-    return max(start, train.judged_from) if train.judged_from and one.batch.interval in train.sealed[-1:] else start
+    return max(start, train.judged_from) if train.judged_from and one.batch.interval in train.holdout[-1:] else start
 
 
-def _seen(context: Context, sealed: tuple[Accepted, ...]) -> str:
-    if not sealed:
-        return "no interval is sealed"
-    known = [one for one in (context.champion, context.pinned) if one]
+def _seen(context: Context, holdout: tuple[Accepted, ...]) -> str:
+    if not holdout:
+        return "there is no holdout interval"
+    known = [one for one in (context.champion, context.reference_champion) if one]
     if known:
         newest = max(known, key=lambda one: one.trained_until)
         return f"champion v{newest.version} was fitted on rows until {newest.trained_until:%Y-%m-%d}"
-    return f"the candidates were fitted on rows of {_span(sealed)}"
+    return f"the candidates were fitted on rows of {_span(holdout)}"
 
 
 def _span(accepted: tuple[Accepted, ...]) -> str:
@@ -143,10 +145,14 @@ def _span(accepted: tuple[Accepted, ...]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _inconclusive(run: Run, reason: str, looks: int = 0) -> EvaluateReport:
+def _inconclusive(run: Run, reason: str, earlier_analyses: int = 0) -> EvaluateReport:
     decision = Decision(verdict="inconclusive", reasons=(reason,))
     return EvaluateReport(
-        model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, looks=looks
+        model=run.model,
+        interval=run.interval,
+        effective_at=run.as_of,
+        decision=decision,
+        earlier_analyses=earlier_analyses,
     )
 
 
@@ -160,13 +166,13 @@ def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipelin
     return models
 
 
-def _pinned(run: Run, context: Context) -> tuple[Pipeline | None, str]:
-    """The pinned champion, where it is another than the one that serves, or why there is none any more."""
-    pin = context.another_pin
-    if pin is None:
+def _reference_champion(run: Run, context: Context) -> tuple[Pipeline | None, str]:
+    """The reference champion, where it is another than the one that serves, or why there is none any more."""
+    reference_champion = context.other_reference_champion
+    if reference_champion is None:
         return None, ""
     try:
-        return load_champion(run, pin), ""
+        return load_champion(run, reference_champion), ""
     except RegistryDown:
         raise  # it may be back for the next try
     except RetrainError as error:
@@ -179,12 +185,12 @@ def _asked(context: Context, train: TrainReport) -> int:
     return candidates if context.champion else min(candidates, 1)
 
 
-def _paid(look: alpha_spending.Look, asked: int) -> str:
+def _paid(analysis: alpha_spending.InterimAnalysis, asked: int) -> str:
     """What this look may cost, for people."""
-    each = f", {look.level / asked:.2%} for each of {asked} candidates" if asked > 1 else ""
-    said = f"the chance of a wrong promotion is held below {look.level:.2%}{each}"
-    times = "once" if look.earlier == 1 else f"{look.earlier} times"
-    return f"these rows were looked at {times} before, which costs: {said}" if look.earlier else said
+    each = f", {analysis.level / asked:.2%} for each of {asked} candidates" if asked > 1 else ""
+    said = f"the chance of a wrong promotion is held below {analysis.level:.2%}{each}"
+    times = "once" if analysis.earlier == 1 else f"{analysis.earlier} times"
+    return f"these rows were looked at {times} before, which costs: {said}" if analysis.earlier else said
 
 
 def _labelled(
@@ -218,7 +224,7 @@ def _predict(name: str, model: Pipeline, spec: Spec, frame: pd.DataFrame) -> Arr
         raise type(error)(f"{name}: {error.found}", do=error.do) from error
     except Exception as error:
         raise ScoringFailed(
-            f"{name} failed on the sealed rows: {type(error).__name__}: {str(error)[:300]}", do=do
+            f"{name} failed on the holdout rows: {type(error).__name__}: {str(error)[:300]}", do=do
         ) from error
 
 
@@ -263,7 +269,7 @@ def _compare(spec: Spec, train: TrainReport, draws: Drawn, level: float) -> tupl
         for one in train.fitted:
             others = [
                 CHAMPION,
-                PINNED,
+                REFERENCE_CHAMPION,
                 *(other.name for other in train.fitted if other.name != one.name and other.kind != "new"),
             ]
             for other in others if one.kind == "new" else [name for name in others if one.kind == "refresh"]:
@@ -280,7 +286,7 @@ def _compare(spec: Spec, train: TrainReport, draws: Drawn, level: float) -> tupl
     except NonFiniteMetric as error:
         return (error.found,), ()
     if not draws:
-        return (f"{spec.gate.metric} is undefined on the sealed rows: their outcomes do not differ",), ()
+        return (f"{spec.gate.metric} is undefined on the holdout rows: their outcomes do not differ",), ()
     return (), tuple(pairs)
 
 

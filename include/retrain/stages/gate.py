@@ -6,8 +6,8 @@ and anything between cannot be told from these rows (superiority and non-inferio
 level that evaluate paid for. A candidate has to pass all of its checks, which costs no level (intersection-union test,
 Berger 1982).
 
-Small losses, each within the margin, must not add up: a candidate is also held within the margin of the pinned
-champion, the newest that was shown to be better than the one pinned before it.
+Small losses, each within the margin, must not add up: a candidate is also held within the margin of the reference
+champion, the newest champion that was shown to be better than the reference champion before it.
 
 A candidate with every check passed is promoted, a new configuration before a refresh. If none is, but one has
 nothing against it except what cannot be told, the answer is inconclusive; else the champion is kept.
@@ -36,7 +36,7 @@ from retrain.results import (
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-CHAMPION, PINNED = "champion", "pinned"
+CHAMPION, REFERENCE_CHAMPION = "champion", "reference_champion"
 FAR = 1_000
 """Beyond this multiple of the rows at hand nobody is told to wait for more."""
 
@@ -81,7 +81,7 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
         metric=spec.gate.metric,
         challenger_score=chosen and facts.score(chosen.name),
         champion_score=facts.score(CHAMPION),
-        pins=chosen is not None and decision.verdict == "promote" and facts.pins(chosen),
+        becomes_reference=chosen is not None and decision.verdict == "promote" and facts.becomes_reference(chosen),
         checks=tuple(check for each in checks.values() for check in each),
     )
 
@@ -114,7 +114,7 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
     for one in candidates:
         if not against(one):
             by_name = {check.name: f"{one.name} {check.reason}" for check in checks[one.name]}
-            why = tuple(by_name[name] for name in (CHAMPION, PINNED, "naive", "simple") if name in by_name)
+            why = tuple(by_name[name] for name in (CHAMPION, REFERENCE_CHAMPION, "naive", "simple") if name in by_name)
             return one, Decision(verdict="promote", reasons=why)
     open_ = [one for one in candidates if all(check.passed is None for check in against(one))]
     reasons = []
@@ -134,14 +134,14 @@ class _Facts:
     evaluate: EvaluateReport
 
     def score(self, model: str) -> float | None:
-        """The primary metric on the sealed rows; None where there is no finite one."""
+        """The primary metric on the holdout rows; None where there is no finite one."""
         measured = self.evaluate.metrics.get(model, {}).get(self.spec.gate.metric)
         value = None if measured is None else measured.value
         return value if value is not None and math.isfinite(value) else None
 
     def checks(self, one: Fitted) -> Iterator[GateCheck]:
         gate, champion = self.spec.gate, self.context.champion
-        yield _enough("rows", one.name, self.evaluate.rows, gate.min_rows, "labelled sealed rows")
+        yield _enough("rows", one.name, self.evaluate.rows, gate.min_rows, "labelled holdout rows")
         yield _enough("blocks", one.name, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
         yield self._all_finite(one)
         if one.kind == "refresh":
@@ -154,10 +154,10 @@ class _Facts:
         if champion is None:
             return
         yield self._another(one, champion)
-        yield self._barred(one)
+        yield self._blocklist(one)
         yield self._interval(CHAMPION, one, CHAMPION, f"champion v{champion.version}", within=one.kind == "refresh")
-        if pin := self.context.another_pin:
-            yield self._pinned(one, pin)
+        if reference := self.context.other_reference_champion:
+            yield self._reference(one, reference)
         if one.kind != "refresh":
             yield from self._refresh(one)
         for part in self.evaluate.slices:
@@ -198,28 +198,38 @@ class _Facts:
         value, bound = low - granted, 0.0 - granted
         return GateCheck(name=name, model=one.name, passed=passed, value=value, bound=bound, reason=reason)
 
-    def _pinned(self, one: Fitted, pin: Champion) -> GateCheck:
-        """Not creeping away from the pinned champion: within the margin of it, or no step below the champion.
+    def _reference(self, one: Fitted, reference: Champion) -> GateCheck:
+        """Not creeping away from the reference champion: within the margin of it, or no step below the champion.
 
         Who is shown not to be worse than the champion has used no margin, so it adds nothing to a creep that these rows
-        are too few to see, and keeping the champion would not undo one. Being shown worse than the pin stops everybody;
-        a pin that is lost stops nobody.
+        are too few to see, and keeping the champion would not undo one. Being shown worse than the reference champion
+        stops everybody; a reference champion that is lost stops nobody.
         """
         if self.evaluate.lost:
-            moved = f"the pin, v{pin.version}, is lost and moves on to the version that is promoted"
-            return GateCheck(name=PINNED, model=one.name, passed=True, reason=f"{moved}: {self.evaluate.lost}")
-        check = self._interval(PINNED, one, PINNED, f"the pinned champion v{pin.version}", within=True)
-        pair, step = self._paired(one, PINNED), self._paired(one, CHAMPION)
+            moved = (
+                f"the reference champion, v{reference.version}, is lost; the version that is promoted takes its place"
+            )
+            return GateCheck(
+                name=REFERENCE_CHAMPION, model=one.name, passed=True, reason=f"{moved}: {self.evaluate.lost}"
+            )
+        check = self._interval(
+            REFERENCE_CHAMPION,
+            one,
+            REFERENCE_CHAMPION,
+            f"the reference champion v{reference.version}",
+            within=True,
+        )
+        pair, step = self._paired(one, REFERENCE_CHAMPION), self._paired(one, CHAMPION)
         if check.passed is None and pair and step and step.low >= 0:
             reason = f"{check.reason.partition(';')[0]}; it is no step below the champion"
             return check.model_copy(update={"passed": True, "reason": reason})
         return check
 
-    def pins(self, one: Fitted) -> bool:
-        """Whether later models are held against this one: the first, one better than the pin, or the pin is lost."""
+    def becomes_reference(self, one: Fitted) -> bool:
+        """Whether later models are held against this one: the first, one shown better, or the reference is lost."""
         if self.context.champion is None or self.evaluate.lost:
             return True
-        pair = self._paired(one, PINNED if self.context.another_pin else CHAMPION)
+        pair = self._paired(one, REFERENCE_CHAMPION if self.context.other_reference_champion else CHAMPION)
         return pair is not None and pair.low > 0
 
     def _simple(self, one: Fitted) -> GateCheck:
@@ -249,21 +259,21 @@ class _Facts:
         )
 
     def _refit(self, one: Fitted) -> str:
-        """Digest of the rows that the refit would read; they have the sealed ones too."""
-        training, sealed = dataset.split(self.context, self.spec)
-        mature = (*training, *sealed)
+        """Digest of the rows that the refit would read; they have the holdout rows too."""
+        training, holdout = dataset.split(self.context, self.spec)
+        mature = (*training, *holdout)
         window, since = one.configuration.window, one.configuration.since
         batches = [batch for batch in mature if since is None or batch.batch.interval.start >= since]
         return dataset.training_digest(batches if window is None else batches[-window:])
 
-    def _barred(self, one: Fitted) -> GateCheck:
+    def _blocklist(self, one: Fitted) -> GateCheck:
         """A model that was taken back must not come back by another run."""
         digest = self._refit(one)
-        for bar in self.context.barred:
-            if (bar.configuration, bar.training) == (one.configuration, digest):
-                reason = f"would be v{bar.version} again, which is barred: {bar.reason}"
-                return GateCheck(name="barred", model=one.name, passed=False, reason=reason)
-        return GateCheck(name="barred", model=one.name, passed=True, reason="is no model that was taken back")
+        for blocked in self.context.blocklist:
+            if (blocked.configuration, blocked.training) == (one.configuration, digest):
+                reason = f"would be v{blocked.version} again, which is blocked: {blocked.reason}"
+                return GateCheck(name="blocklist", model=one.name, passed=False, reason=reason)
+        return GateCheck(name="blocklist", model=one.name, passed=True, reason="is no model that was taken back")
 
     def _another(self, one: Fitted, champion: Champion) -> GateCheck:
         same = self._refit(one) == champion.training and one.configuration == champion.configuration

@@ -2,7 +2,7 @@
 
 Each interval whose labels have matured since the last look is measured: the primary metric with an interval from
 resampled blocks, and the excess of the realised loss over what such rows should have cost by the promise that the
-champion made on its sealed rows. Months differ in how hard they are; the excess is held against the same rows, so a
+champion made on its holdout rows. Months differ in how hard they are; the excess is held against the same rows, so a
 hard month is no fall and a world that changed is one.
 """
 
@@ -104,7 +104,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         else:
             expected = learnt.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
-        pass  # judged by the promised level alone
+        pass  # judged by the expected level alone
     suspect = _suspect(run, known, block)
     verdict, reason = _judge(run, champion, interval, measured, surprise, slow, expected)
     yield Realised(
@@ -115,7 +115,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         value=measured.value,
         low=measured.low,
         high=measured.high,
-        promised=champion.promised,
+        expected_score=champion.expected_score,
         expected=expected,
         excess=surprise and surprise.relative,
         excess_low=surprise and surprise.low and surprise.low / max(abs(surprise.expected), 1e-12),
@@ -173,13 +173,13 @@ def _judge(
     slow: estimation.Surprise | None,
     expected: float | None,
 ) -> tuple[str, str]:
-    """Fallen: a loss beyond what such rows should cost; without an expectation, beyond the promised level."""
-    spec, value, promised = run.spec, measured.value, champion.promised
+    """Fallen: a loss beyond what such rows should cost; without an expectation, beyond the expected level."""
+    spec, value, expected_score = run.spec, measured.value, champion.expected_score
     shown = f"{interval.name}: {spec.gate.metric} {value:.4g}"
     if measured.low is not None:
         shown += f" ({1 - 2 * spec.gate.level:.0%} interval {measured.low:.4g} to {measured.high:.4g})"
-    if promised is not None:
-        shown += f", {promised:.4g} promised"
+    if expected_score is not None:
+        shown += f", {expected_score:.4g} expected"
     if expected is not None:
         shown += f", {expected:.4g} expected of such rows"
     if surprise is not None and surprise.low is not None:
@@ -192,9 +192,9 @@ def _judge(
         fell = [one for one in (surprise, slow) if one and one.worse and _relative(run, one) > spec.monitor.margin]
         return ("alarm" if fell else "calm"), shown
     worst = measured.high if spec.greater_is_better else measured.low
-    if promised is None or worst is None:
+    if expected_score is None or worst is None:
         return "undetermined", shown
-    return ("alarm" if realised.below_promise(spec, worst, promised) else "calm"), shown
+    return ("alarm" if realised.below_expected_score(spec, worst, expected_score) else "calm"), shown
 
 
 def _relative(run: Run, surprise: estimation.Surprise) -> float:
@@ -265,7 +265,7 @@ def _page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:
         columns=["interval", "realised", "low", "high", "expected", "rows", "coverage", "said"],
     )
     slices = pd.DataFrame([one.model_dump() for one in report.realised[-1].slices])
-    figure = plots.over_time(run.spec.gate.metric, shown, champion.promised, ("realised", "expected"))
+    figure = plots.over_time(run.spec.gate.metric, shown, champion.expected_score, ("realised", "expected"))
     key = run.path("measure", "measure.html")
     title = f"{run.model}: realised {run.spec.gate.metric} of version {champion.version}"
     tables = {"Intervals": shown, "Slices": slices}

@@ -1,4 +1,4 @@
-"""A version that passed gate and probe comes to serve: at once, after a person's word, or after scoring beside.
+"""A version that passed gate and smoke test comes to serve: at once, after a person's word, or after scoring beside.
 
 What moves the champion is `retrain.registry.promotion`; here it is decided whether this run may ask for it now.
 """
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from retrain.errors import MissingInput, NotApproved
 from retrain.registry import approval, promotion
 from retrain.registry.promotion import Change
-from retrain.results import Champion, Context, Decision, GateReport, ProbeReport, PromoteReport, RegisterReport
+from retrain.results import Champion, Context, Decision, GateReport, PromoteReport, RegisterReport, SmokeTestReport
 from retrain.state.run import Run
 
 
@@ -19,7 +19,7 @@ def promote(run: Run) -> PromoteReport:
 
     Raises:
         StaleRun: a newer run has promoted since.
-        Barred: the model was put back before.
+        ModelBlocked: the model was put back before.
         PromotionConflict: the champion is another than the gate compared with, or changed at this very moment.
         OutOfBandChange: the alias was moved by hand; nothing is overwritten.
         ArtifactMissing: the version was deleted meanwhile.
@@ -27,10 +27,11 @@ def promote(run: Run) -> PromoteReport:
     registered = run.read(RegisterReport, "register")
     if registered.version is None:
         return _report(run, Decision(verdict="kept", reasons=registered.decision.reasons))
-    probed = run.read(ProbeReport, "probe")
-    if probed.version != registered.version:
+    tested = run.read(SmokeTestReport, "smoke_test")
+    if tested.version != registered.version:
         raise MissingInput(
-            f"version {probed.version} was probed, version {registered.version} is to be promoted", do="run probe again"
+            f"version {tested.version} was smoke-tested, version {registered.version} is to be promoted",
+            do="run smoke_test again",
         )
     gate, context = run.read(GateReport, "gate"), run.read(Context, "context")
     target = promotion.facts(run, registered.version, registered.run_id)
@@ -42,10 +43,19 @@ def promote(run: Run) -> PromoteReport:
             promotion.same_champion(context.champion, made, first=False)
         if wait := _way(run, gate, target, context.champion):
             return wait
-    pin = target if gate.pins or context.pinned is None else context.pinned
-    more = {"checks": [check.model_dump(mode="json") for check in probed.checks]}
+    reference_champion = (
+        target if gate.becomes_reference or context.reference_champion is None else context.reference_champion
+    )
+    more = {"checks": [check.model_dump(mode="json") for check in tested.checks]}
     change = Change(
-        "promote", target, gate.kind or "new", gate.decision.reasons, pin, run.as_of, more, context.champion
+        "promote",
+        target,
+        gate.kind or "new",
+        gate.decision.reasons,
+        reference_champion,
+        run.as_of,
+        more,
+        context.champion,
     )
     record, newest = promotion.move(run, change)
     if not newest:
@@ -72,7 +82,9 @@ def _way(run: Run, gate: GateReport, target: Champion, champion: Champion | None
     if rules.mode == "auto" or champion is None:
         return None
     share = rules.steps[0] if rules.mode == "canary" else 0.0
-    promotion.begin(run, rules.mode, target, champion.version, gate.kind or "new", share, pins=gate.pins)
+    promotion.begin(
+        run, rules.mode, target, champion.version, gate.kind or "new", share, becomes_reference=gate.becomes_reference
+    )
     shown = f", answering {share:.0%} of the rows" if share else ""
     why = f"version {version} scores beside version {champion.version}{shown}, for {rules.intervals} intervals at least"
     return _report(run, Decision(verdict=rules.mode, reasons=(why,)), version)

@@ -1,8 +1,8 @@
-"""The gated configuration on all mature rows, the sealed ones included; or, if that fails its checks, the gated model.
+"""The gated configuration on all mature rows, the holdout rows included; or, if that fails its checks, the gated model.
 
 The metrics of the gate stay the gated candidate's: no row is left on which a refit could be measured. What can be
 told of it is told here: it is finite, a copy loaded from its files repeats its answers to the golden rows, and its
-mean prediction on the sealed rows lies near the gated candidate's.
+mean prediction on the holdout rows lies near the gated candidate's.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def refit(run: Run) -> RefitReport:
     spec = run.spec
     context = run.read(Context, "context")
     gated = _gated(run)
-    training, sealed = dataset.split(context, spec)
-    batches = candidates.window((*training, *sealed), gated.configuration)
+    training, holdout = dataset.split(context, spec)
+    batches = candidates.window((*training, *holdout), gated.configuration)
     known, _ = candidates.labelled(run, batches)
     with run.store.local(gated.key) as folder:
         old = load_model(folder, gated.digest)
-    # A candidate on the rows since a change has seen the older half of the sealed ones.
-    begin = run.read(TrainReport, "train").judged_from or sealed[0].batch.interval.start
-    sealed_rows = known.frame[spec.source.time] >= begin
-    judged = known.frame.loc[sealed_rows]
+    # A candidate on the rows since a change has seen the older half of the holdout rows.
+    begin = run.read(TrainReport, "train").judged_from or holdout[0].batch.interval.start
+    holdout_rows = known.frame[spec.source.time] >= begin
+    judged = known.frame.loc[holdout_rows]
     before = estimators.predict(old, spec.task, judged)
 
     key, path = run.path("refit", "model"), run.path("refit", "golden.json")
@@ -81,8 +81,8 @@ def refit(run: Run) -> RefitReport:
 
     _write(run, path, {"rows": golden, "predictions": _answers(run, model, golden).tolist()})
     starts = pd.DatetimeIndex([batch.batch.interval.start for batch in batches])
-    _reference(run, known, before, np.flatnonzero(sealed_rows.to_numpy()), starts, gated.name)
-    _sealed(run, judged, known.y[sealed_rows.to_numpy()], before)
+    _reference(run, known, before, np.flatnonzero(holdout_rows.to_numpy()), starts, gated.name)
+    _holdout(run, judged, known.y[holdout_rows.to_numpy()], before)
     return RefitReport(
         model=run.model,
         interval=run.interval,
@@ -142,7 +142,7 @@ def _checks(
             passed=near,
             value=moved if math.isfinite(moved) else None,
             bound=spec.gate.refit_bound,
-            reason=f"its mean prediction moved by {moved:.3g}{unit} on the sealed rows,"
+            reason=f"its mean prediction moved by {moved:.3g}{unit} on the holdout rows,"
             f" {spec.gate.refit_bound:g} is allowed",
         )
     )
@@ -172,10 +172,10 @@ def _answers(run: Run, model: Pipeline, golden: Golden) -> Array:
 # --- the reference that drift compares later batches with
 
 
-def _reference(run: Run, known: Rows, before: Array, sealed: Array, starts: pd.DatetimeIndex, gated: str) -> None:
+def _reference(run: Run, known: Rows, before: Array, holdout: Array, starts: pd.DatetimeIndex, gated: str) -> None:
     """A sample of the rows with target and prediction, whole-table facts, and what each feature is worth.
 
-    Only sealed rows have a prediction, the gated candidate's: on rows that a model was fitted on its answers
+    Only holdout rows have a prediction, the gated candidate's: on rows that a model was fitted on its answers
     are surer than on new ones, and every later batch would look drifted. Time, interval and group tell which rows
     depend on each other.
     """
@@ -184,7 +184,7 @@ def _reference(run: Run, known: Rows, before: Array, sealed: Array, starts: pd.D
     answers = before.reshape(len(before), -1)
     for place in range(answers.shape[1]):
         name = "prediction" if before.ndim == 1 else f"prediction_{place}"
-        frame[name] = pd.Series(answers[:, place], index=frame.index[sealed]).reindex(frame.index)
+        frame[name] = pd.Series(answers[:, place], index=frame.index[holdout]).reindex(frame.index)
     frame["__time"], frame["__interval"] = known.frame[spec.source.time], starts[known.interval]
     if spec.training.group:
         frame["__group"] = known.frame[spec.training.group]
@@ -204,8 +204,8 @@ def _importance(run: Run, gated: str) -> dict[str, float]:
     return {name: max(loss, 0.0) for name, loss in measured.items()}
 
 
-def _sealed(run: Run, judged: pd.DataFrame, y: Array, before: Array) -> None:
-    """A sample of the sealed rows with their target and the gated candidate's answers: what the champion promised."""
+def _holdout(run: Run, judged: pd.DataFrame, y: Array, before: Array) -> None:
+    """A sample of the holdout rows with target and the gated candidate's answers: what is expected of the champion."""
     spec = run.spec
     group = [spec.training.group] if spec.training.group else []
     frame = judged[list(dict.fromkeys([*spec.inputs, spec.source.time, *group]))].assign(target=y)
@@ -214,7 +214,7 @@ def _sealed(run: Run, judged: pd.DataFrame, y: Array, before: Array) -> None:
         frame["prediction" if before.ndim == 1 else f"prediction_{place}"] = answers[:, place]
     buffer = io.BytesIO()
     dataset.sample(frame.reset_index(drop=True), REFERENCE_ROWS, spec.training.seed).to_parquet(buffer, index=False)
-    run.store.write(run.path("refit", "sealed.parquet"), buffer.getvalue())
+    run.store.write(run.path("refit", "holdout.parquet"), buffer.getvalue())
 
 
 def _facts(values: pd.Series[Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One MLflow run per run of the loop, and one version per promoted candidate.
 
-The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the sealed
+The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the holdout
 rows, plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no
 version. The metrics stay the gated candidate's; the files of a version are the refit's, and its tags say so.
 
@@ -144,7 +144,7 @@ def _parameters(run: Run, fitted: Fitted) -> dict[str, Any]:
 
 
 def _metrics(run: Run, fitted: Fitted, gate: GateReport) -> dict[str, float]:
-    """The gated candidate's metrics on the sealed rows, then everybody else's with their name in front."""
+    """The gated candidate's metrics on the holdout rows, then everybody else's with their name in front."""
     evaluation = run.read(EvaluateReport, "evaluate")
     judged = gate.chosen or fitted.name
     found = {
@@ -163,7 +163,7 @@ def _lineage(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> 
         "interval": run.interval.name,
         "effective_at": run.as_of.isoformat(),
         "data.training": fitted.training,
-        "data.sealed": dataset.training_digest(one for one in context.accepted if one.batch.interval in train.sealed),
+        "data.holdout": dataset.training_digest(one for one in context.accepted if one.batch.interval in train.holdout),
         "data.dvc_md5": newest.md5,
         "data.commit": newest.commit,
         "spec.digest": run.spec.digest,

@@ -26,18 +26,18 @@ from retrain.data import dataset
 from retrain.errors import (
     AmbiguousKeys,
     ArtifactMissing,
-    Barred,
     DigestMismatch,
     EstimatorRefused,
+    ModelBlocked,
     ModelFormatRefused,
-    ProbeFailed,
     RetrainError,
+    SmokeTestFailed,
     StaleRun,
 )
 from retrain.modeling import resampling
 from retrain.modeling.estimators import Array
 from retrain.monitoring import confidence_sequence, estimation, prediction_log
-from retrain.monitoring.confidence_sequence import Look
+from retrain.monitoring.confidence_sequence import Bounds
 from retrain.registry import promotion, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import Change
@@ -45,7 +45,7 @@ from retrain.rendering import html, plots
 from retrain.results import (
     HELD,
     Accepted,
-    Bar,
+    BlockedModel,
     Context,
     Decision,
     DiagnoseReport,
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 PAGE = "rollout.html"
 PATIENCE = 2
 """A challenger that is not settled after so many times the intervals of its step is stopped."""
-REFUSED = (ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused, ProbeFailed)
+REFUSED = (ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused, SmokeTestFailed)
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Evidence:
 
     pairs: tuple[Pair, ...]
     unpaired: int
-    beyond: Look | None
-    plain: tuple[Look, ...]
+    beyond: Bounds | None
+    plain: tuple[Bounds, ...]
     breach: str
 
     def since(self, moment: datetime) -> int:
@@ -107,7 +107,7 @@ def rollout(run: Run) -> RolloutReport:
     """Judge what scores beside the champion, and do what follows; a rehearsal does nothing.
 
     Raises:
-        ArtifactMissing, DigestMismatch, ProbeFailed: the predecessor to put back is not what it was.
+        ArtifactMissing, DigestMismatch, SmokeTestFailed: the predecessor to put back is not what it was.
         PromotionConflict: somebody else changed the champion at this very moment.
         OutOfBandChange: the alias was moved by hand.
     """
@@ -152,8 +152,8 @@ def _evidence(run: Run, context: Context, going: Rollout) -> Evidence:
     return Evidence(
         pairs=pairs,
         unpaired=len(found) - len(pairs),
-        beyond=_look(run, pairs, 1 + margin, level) if pairs else None,
-        plain=tuple(_look(run, pairs[:place], 1, level) for place in range(1, len(pairs) + 1)),
+        beyond=_bounds(run, pairs, 1 + margin, level) if pairs else None,
+        plain=tuple(_bounds(run, pairs[:place], 1, level) for place in range(1, len(pairs) + 1)),
         breach=_breach(run, going),
     )
 
@@ -179,25 +179,25 @@ def _pair(run: Run, going: Rollout, accepted: Accepted) -> Pair | None:
     except AmbiguousKeys as error:
         log.warning("%s: %s", run.model, error.found)
         return None
-    if known.beside is None or not len(known.frame) or known.counts.share < run.spec.labels.min_coverage:
+    if known.shadow is None or not len(known.frame) or known.counts.share < run.spec.labels.min_coverage:
         return None
     loss = estimation.loss_of(run.spec.task, run.spec.gate.metric)
-    champion, beside = loss(known.outcome, known.prediction), loss(known.outcome, known.beside)
-    newer, older = (champion, beside) if going.purpose == "watch" else (beside, champion)
+    champion, shadow = loss(known.outcome, known.prediction), loss(known.outcome, known.shadow)
+    newer, older = (champion, shadow) if going.purpose == "watch" else (shadow, champion)
     columns = [run.spec.source.time, *([run.spec.training.group] if run.spec.training.group else [])]
     return Pair(accepted.batch.interval, known.frame[columns], newer, older)
 
 
 def _both(record: Record, going: Rollout) -> bool:
-    beside = record.body.get("beside") or {}
-    return record.body["version"] == going.champion and beside.get("version") == going.beside.version
+    shadow = record.body.get("shadow") or {}
+    return record.body["version"] == going.champion and shadow.get("version") == going.shadow.version
 
 
-def _look(run: Run, pairs: Sequence[Pair], times: float, level: float) -> Look:
+def _bounds(run: Run, pairs: Sequence[Pair], times: float, level: float) -> Bounds:
     """The mean of newer - times · older."""
     frame = pd.concat([one.frame for one in pairs], ignore_index=True)
     values = np.concatenate([one.newer - times * one.older for one in pairs])
-    return confidence_sequence.look(values, resampling.blocks(run.spec, frame), level)
+    return confidence_sequence.bounds(values, resampling.blocks(run.spec, frame), level)
 
 
 def _breach(run: Run, going: Rollout) -> str:
@@ -209,8 +209,8 @@ def _breach(run: Run, going: Rollout) -> str:
             failed = record.body.get("breach") or {}
             breach = failed.get("version") == going.champion
         else:
-            failed = record.body.get("beside") or {}
-            breach = failed.get("version") == going.beside.version and failed["breach"]
+            failed = record.body.get("shadow") or {}
+            breach = failed.get("version") == going.shadow.version and failed["breach"]
         if breach:
             return f"version {failed['version']} failed on {record.body['interval']}: {failed['failed']}"
     return ""
@@ -245,9 +245,9 @@ def _watch(run: Run, context: Context, going: Rollout, evidence: Evidence) -> De
 
 def _back(run: Run, going: Rollout, reasons: tuple[str, ...]) -> Decision:
     if not run.trigger.dry_run:
-        promotion.roll_back(run, reasons[0], to=going.beside.version, effective_at=run.as_of)
+        promotion.roll_back(run, reasons[0], to=going.shadow.version, effective_at=run.as_of)
         promotion.set_rollout(run, run.key, None, "rolled back", reasons, was=going)
-    serves = f"version {going.beside.version} serves again from {run.as_of:%Y-%m-%d %H:%M} on"
+    serves = f"version {going.shadow.version} serves again from {run.as_of:%Y-%m-%d %H:%M} on"
     return Decision(verdict="rolled back", reasons=(*reasons, serves))
 
 
@@ -257,9 +257,9 @@ def _back(run: Run, going: Rollout, reasons: tuple[str, ...]) -> Decision:
 def _challenge(run: Run, context: Context, going: Rollout, evidence: Evidence) -> Decision:
     wanted, said = run.spec.promotion.intervals, _said(run, going, evidence)
     if evidence.breach:
-        return _stop(run, going, evidence.breach, bars=True)
+        return _stop(run, going, evidence.breach, blocks=True)
     if evidence.beyond and evidence.beyond.low > 0:
-        return _stop(run, going, f"shown to be worse: {said}", bars=True)
+        return _stop(run, going, f"shown to be worse: {said}", blocks=True)
     here = evidence.since(going.since)
     holds = evidence.beyond is not None and evidence.beyond.high < 0
     if holds and here >= wanted:
@@ -269,21 +269,21 @@ def _challenge(run: Run, context: Context, going: Rollout, evidence: Evidence) -
         return _promote(run, context, going, evidence, said)
     if here + evidence.unpaired >= PATIENCE * wanted:
         why = f"inconclusive after {here + evidence.unpaired} intervals with labels, the champion stays: {said}"
-        return _stop(run, going, why, bars=False)
+        return _stop(run, going, why, blocks=False)
     left = f"{here} of {wanted} intervals of {_named(going)} have labels"
     return Decision(verdict="held" if holds else "waiting", reasons=(left, said))
 
 
 def _advance(run: Run, going: Rollout, share: float, said: str) -> Decision:
     after = going.model_copy(update={"step": going.step + 1, "share": share, "since": run.as_of})
-    reasons = (f"version {going.beside.version} answers {share:.0%} of the rows from now on", said)
+    reasons = (f"version {going.shadow.version} answers {share:.0%} of the rows from now on", said)
     if not run.trigger.dry_run:
         promotion.set_rollout(run, run.key, after, "advanced", reasons, was=going)
     return Decision(verdict="advanced", reasons=reasons)
 
 
 def _promote(run: Run, context: Context, going: Rollout, evidence: Evidence, said: str) -> Decision:
-    target = going.beside.model_copy(update={"effective_at": run.as_of})
+    target = going.shadow.model_copy(update={"effective_at": run.as_of})
     reasons = (f"held in {going.purpose}: {said}",)
     if run.trigger.dry_run:
         return Decision(verdict="promoted", reasons=reasons)
@@ -292,7 +292,9 @@ def _promote(run: Run, context: Context, going: Rollout, evidence: Evidence, sai
         target=target,
         kind=going.kind,
         reasons=reasons,
-        pinned=target if going.pins or context.pinned is None else context.pinned,
+        reference_champion=target
+        if going.becomes_reference or context.reference_champion is None
+        else context.reference_champion,
         effective_at=run.as_of,
         more={"evidence": _figures(evidence)},
         over=context.champion,
@@ -301,33 +303,33 @@ def _promote(run: Run, context: Context, going: Rollout, evidence: Evidence, sai
     try:
         if not any(one.key == run.key for one in made):
             promotion.refuse(run, made, target, run.as_of)
-            smoke_test.probe(run, target)
+            smoke_test.run_smoke_test(run, target)
         record, _ = promotion.move(run, change)
-    except (StaleRun, Barred) as error:
-        return _stop(run, going, error.found, bars=False)
+    except (StaleRun, ModelBlocked) as error:
+        return _stop(run, going, error.found, blocks=False)
     except REFUSED as error:
-        return _stop(run, going, f"{type(error).__name__}: {error.found}", bars=True)
+        return _stop(run, going, f"{type(error).__name__}: {error.found}", blocks=True)
     watch = record.body.get("rollout")
     then = Rollout.model_validate(watch) if watch else None
     promotion.set_rollout(run, run.key, then, "promoted", reasons, was=going)
     return Decision(verdict="promoted", reasons=(f"version {target.version} serves", *reasons))
 
 
-def _stop(run: Run, going: Rollout, reason: str, *, bars: bool) -> Decision:
-    """The challenger scores no more; barred where it was shown to be no good."""
-    beside = going.beside
+def _stop(run: Run, going: Rollout, reason: str, *, blocks: bool) -> Decision:
+    """The challenger scores no more; blocked where it was shown to be no good."""
+    shadow = going.shadow
     if not run.trigger.dry_run:
-        facts = {name: getattr(beside, name) for name in Bar.model_fields if name != "reason"}
-        bar = Bar(reason=reason, **facts) if bars else None
-        promotion.set_rollout(run, run.key, None, "stopped", (reason,), was=going, bar=bar)
+        facts = {name: getattr(shadow, name) for name in BlockedModel.model_fields if name != "reason"}
+        blocked = BlockedModel(reason=reason, **facts) if blocks else None
+        promotion.set_rollout(run, run.key, None, "stopped", (reason,), was=going, blocked=blocked)
         try:
             registry = Registry(run.home.mlflow)
-            if registry.alias(run.model, promotion.CHALLENGER) == beside.version:
+            if registry.alias(run.model, promotion.CHALLENGER) == shadow.version:
                 registry.clear(run.model, promotion.CHALLENGER)
         except RetrainError as error:  # the ledger has stopped it; the alias is for people
             log.warning("%s: the challenger alias was not cleared: %s", run.model, error.found)
-    barred = f"version {beside.version} is barred" if bars else f"version {going.champion} keeps serving"
-    return Decision(verdict="stopped", reasons=(reason, barred))
+    outcome = f"version {shadow.version} is blocked" if blocks else f"version {going.champion} keeps serving"
+    return Decision(verdict="stopped", reasons=(reason, outcome))
 
 
 # --- for people
@@ -337,18 +339,18 @@ def _said(run: Run, going: Rollout, evidence: Evidence) -> str:
     if not evidence.plain or evidence.beyond is None:
         return f"no interval of {_named(going)} has labels for both versions yet"
     new, old = (
-        (going.champion, going.beside.version) if going.purpose == "watch" else (going.beside.version, going.champion)
+        (going.champion, going.shadow.version) if going.purpose == "watch" else (going.shadow.version, going.champion)
     )
-    look, loss = evidence.plain[-1], estimation.LOSS[run.spec.gate.metric]
+    bounds, loss = evidence.plain[-1], estimation.LOSS[run.spec.gate.metric]
     older = float(np.concatenate([one.older for one in evidence.pairs]).mean())
-    relative = f" ({look.mean / older:+.2%})" if older > 0 else ""
-    certain = f"bounds at any look {look.low:.4g} to {look.high:.4g}"
-    if not (isfinite(look.low) and isfinite(look.high)):
-        certain = f"too few blocks to tell how sure that is: {look.blocks}"
+    relative = f" ({bounds.mean / older:+.2%})" if older > 0 else ""
+    certain = f"bounds at any look {bounds.low:.4g} to {bounds.high:.4g}"
+    if not (isfinite(bounds.low) and isfinite(bounds.high)):
+        certain = f"too few blocks to tell how sure that is: {bounds.blocks}"
     count = sum(len(one.newer) for one in evidence.pairs)
     return (
-        f"{loss} of version {new} above that of version {old}: {look.mean:.4g}{relative} on {count:,} rows in"
-        f" {look.blocks} blocks of {len(evidence.pairs)} intervals, {certain}"
+        f"{loss} of version {new} above that of version {old}: {bounds.mean:.4g}{relative} on {count:,} rows in"
+        f" {bounds.blocks} blocks of {len(evidence.pairs)} intervals, {certain}"
     )
 
 
@@ -360,15 +362,15 @@ def _figures(evidence: Evidence) -> dict[str, object]:
     """The newest look, as a gain of the newer one; a bound that is not there is None."""
     if not evidence.plain:
         return {"rows": 0}
-    look = evidence.plain[-1]
-    low, high = (-one if isfinite(one) else None for one in (look.high, look.low))
-    return {"rows": sum(len(one.newer) for one in evidence.pairs), "gain": -look.mean, "low": low, "high": high}
+    bounds = evidence.plain[-1]
+    low, high = (-one if isfinite(one) else None for one in (bounds.high, bounds.low))
+    return {"rows": sum(len(one.newer) for one in evidence.pairs), "gain": -bounds.mean, "low": low, "high": high}
 
 
 def _report(run: Run, going: Rollout | None, decision: Decision, evidence: Evidence | None = None) -> RolloutReport:
     facts: dict[str, object] = {}
     if going and evidence:
-        facts = {"purpose": going.purpose, "version": going.beside.version, "champion": going.champion}
+        facts = {"purpose": going.purpose, "version": going.shadow.version, "champion": going.champion}
         facts |= _figures(evidence)
     about = {"model": run.model, "interval": run.interval, "effective_at": run.as_of, "decision": decision}
     return RolloutReport.model_validate({**about, **facts})
@@ -380,17 +382,24 @@ def _page(run: Run, report: RolloutReport, going: Rollout, evidence: Evidence) -
     shown = pd.DataFrame(
         [
             (
-                *(pair.interval.name, len(pair.newer), pair.newer.mean(), pair.older.mean(), look.blocks, look.mean),
-                *(bound if isfinite(bound) else None for bound in (look.low, look.high)),
+                *(
+                    pair.interval.name,
+                    len(pair.newer),
+                    pair.newer.mean(),
+                    pair.older.mean(),
+                    bounds.blocks,
+                    bounds.mean,
+                ),
+                *(bound if isfinite(bound) else None for bound in (bounds.low, bounds.high)),
             )
-            for pair, look in zip(evidence.pairs, evidence.plain, strict=True)
+            for pair, bounds in zip(evidence.pairs, evidence.plain, strict=True)
         ],
         columns=["interval", "rows", "newer", "older", "blocks so far", "mean", "low", "high"],
     )
     shown.insert(4, "difference", shown["newer"] - shown["older"])
     loss = estimation.LOSS[run.spec.gate.metric]
     figures = {"Loss of the newer above the older": plots.watched(shown, loss)} if len(shown) else {}
-    title = f"{run.model}: version {going.beside.version} beside version {going.champion} ({going.purpose})"
+    title = f"{run.model}: version {going.shadow.version} beside version {going.champion} ({going.purpose})"
     key = run.path("rollout", PAGE)
     run.store.write(key, html.page(title, report.decision, {f"Mean {loss}": shown}, figures))
     return report.model_copy(update={"html": key})

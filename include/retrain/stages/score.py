@@ -48,11 +48,11 @@ from retrain.registry.mlflow import Registry
 from retrain.rendering import html, plots
 from retrain.results import (
     Accepted,
-    Apart,
     Batch,
     Champion,
     Decision,
     Disagreement,
+    Disparity,
     IngestReport,
     Rollout,
     ScoreReport,
@@ -99,15 +99,15 @@ def score(run: Run) -> ScoreReport:
         if rollout is None or rollout.purpose != "watch":
             raise
         try:
-            given, answers = _answer(run, batch, rollout.beside)
+            given, answers = _answer(run, batch, rollout.shadow)
         except RetrainError:
             raise error from None  # both fall: not for the new champion's sake
         breach = {"version": champion.version, "failed": f"{type(error).__name__}: {error.found}"}
         why = f"version {champion.version} failed, its predecessor answered in its stead: {breach['failed']}"
-        facts = {"beside": None, "breach": breach}
-        return _publish(run, batch, rollout.beside, given, answers, None, facts, (why, *said), moved)
-    other, beside = _beside(run, rollout, given.frame) if rollout else (None, None)
-    return _publish(run, batch, champion, given, answers, other, {"beside": beside, "breach": None}, said, moved)
+        facts = {"shadow": None, "breach": breach}
+        return _publish(run, batch, rollout.shadow, given, answers, None, facts, (why, *said), moved)
+    other, shadow = _shadow(run, rollout, given.frame) if rollout else (None, None)
+    return _publish(run, batch, champion, given, answers, other, {"shadow": shadow, "breach": None}, said, moved)
 
 
 def _answer(run: Run, batch: Batch, champion: Champion) -> tuple[Given, Answers]:
@@ -214,15 +214,15 @@ def _alias(run: Run, champion: Champion, head: Record) -> tuple[tuple[str, ...],
     return (f"{moved}: version {champion.version} scored",), moved
 
 
-def _beside(run: Run, rollout: Rollout, frame: pd.DataFrame) -> tuple[Answers | None, dict[str, Any]]:
+def _shadow(run: Run, rollout: Rollout, frame: pd.DataFrame) -> tuple[Answers | None, dict[str, Any]]:
     """The answers of the version beside, and the facts for the record; whatever goes wrong is said, and stops nothing.
 
     `breach` says that the failure is the version's own, and no server's.
     """
-    version = rollout.beside.version
+    version = rollout.shadow.version
     facts = {"version": version, "purpose": rollout.purpose, "share": rollout.share, "failed": None, "breach": False}
     try:
-        return Answers(_predict(run, load_champion(run, rollout.beside), version, frame), version), facts
+        return Answers(_predict(run, load_champion(run, rollout.shadow), version, frame), version), facts
     except Exception as error:
         log.warning("version %s failed beside the champion", version, exc_info=True)
         what = error.found if isinstance(error, RetrainError) else str(error)[:300]
@@ -270,15 +270,16 @@ def _publish(
     moved: str | None,
 ) -> ScoreReport:
     """Write the scores, what was set aside, the page and the report; then the record."""
-    spec, facts, beside = run.spec, _reference(run, champion), more["beside"]
+    spec, facts, shadow = run.spec, _reference(run, champion), more["shadow"]
     rejected = int((~given.sound).sum())
     abstains = spec.scoring.rejected == "abstain"
     kept = np.ones(len(given.sound), dtype=bool) if abstains else given.sound
     lead = given.lead.filter(pa.array(kept))
     canary = None
-    if other and beside and beside["share"]:
+    if other and shadow and shadow["share"]:
         canary = (
-            prediction_log.exposed(run.model, lead.select(list(spec.source.key)), beside["share"]) & given.sound[kept]
+            prediction_log.canary_rows(run.model, lead.select(list(spec.source.key)), shadow["share"])
+            & given.sound[kept]
         )
     answered = {champion.version: len(given.frame)}
     if other and canary is not None:
@@ -313,10 +314,10 @@ def _publish(
         reasons.append(
             f"warning: {outside:.1%} of the scores lie outside the target's range in training, {low:g} to {high:g}"
         )
-    if apart and beside:
-        reasons.append(_told(apart, beside["purpose"]))
-    if beside and beside["failed"]:
-        reasons.append(f"version {beside['version']} ({beside['purpose']}) did not score: {beside['failed']}")
+    if apart and shadow:
+        reasons.append(_told(apart, shadow["purpose"]))
+    if shadow and shadow["failed"]:
+        reasons.append(f"version {shadow['version']} ({shadow['purpose']}) did not score: {shadow['failed']}")
     if not facts:
         reasons.append(f"version {champion.version} has no reference in the store: unknown categories were not counted")
     report = _report(
@@ -429,7 +430,7 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
     }
     shown = {"champion": prediction_log.one_number(answers.values, answers.values)}
     if other:
-        shown["beside"] = prediction_log.one_number(answers.values, other.values)
+        shown["shadow"] = prediction_log.one_number(answers.values, other.values)
     figures = {"Scores": plots.scores(shown, labels[spec.task])}
     summary = pd.DataFrame({name: pd.Series(values).describe() for name, values in shown.items()})
     tables = {
@@ -438,7 +439,7 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
         "Categories that training had not": _pairs(report.unknown_categories, "column", "rows"),
     }
     if apart := report.shadow:
-        figures["The two versions"] = plots.agreement(shown["champion"], shown["beside"], labels[spec.task])
+        figures["The two versions"] = plots.agreement(shown["champion"], shown["shadow"], labels[spec.task])
         facts = {
             "mean of the champion": apart.mean_champion,
             "mean of the version beside": apart.mean_shadow,
@@ -458,8 +459,8 @@ def _pairs(facts: Mapping[str, Any], name: str, value: str) -> pd.DataFrame:
     return pd.DataFrame(list(facts.items()), columns=[name, value])
 
 
-def _furthest(key: Sequence[str], furthest: Sequence[Apart]) -> pd.DataFrame:
+def _furthest(key: Sequence[str], furthest: Sequence[Disparity]) -> pd.DataFrame:
     return pd.DataFrame(
         [(*one.key, one.champion, one.shadow, one.shadow - one.champion) for one in furthest],
-        columns=[*key, "champion", "beside", "difference"],
+        columns=[*key, "champion", "shadow", "difference"],
     )

@@ -1,4 +1,4 @@
-"""Search, fit the candidates and the baselines; the sealed rows are not read here.
+"""Search, fit the candidates and the baselines; the holdout rows are not read here.
 
 What leaves this stage: `refresh`, the champion's configuration (its number of trees and window included) on the rows
 of today; `new`, the winner of the search, which may be the champion's configuration with another number of trees, since
@@ -29,7 +29,7 @@ FEWEST = 100
 
 
 def train(run: Run) -> TrainReport:
-    """Fit this run's candidates on the mature rows before the sealed ones.
+    """Fit this run's candidates on the mature rows before the holdout rows.
 
     Raises:
         MissingInput: the context has not been written.
@@ -39,7 +39,7 @@ def train(run: Run) -> TrainReport:
     """
     spec = run.spec
     context = run.read(Context, "context")
-    accepted, sealed = dataset.split(context, spec)
+    accepted, holdout = dataset.split(context, spec)
     labelled, unlabelled = candidates.labelled(run, accepted)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []
 
@@ -49,7 +49,7 @@ def train(run: Run) -> TrainReport:
             incumbent = context.champion.configuration
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
-    # The search tells rows of the past apart; whether those since a change do better, the sealed rows tell.
+    # The search tells rows of the past apart; whether those since a change do better, the holdout rows tell.
     sought = incumbent and incumbent.model_copy(update={"since": None})
     found = search(spec, labelled, sought, _say)
     notes += found.notes
@@ -72,7 +72,7 @@ def train(run: Run) -> TrainReport:
         _say(f"fit: {name}, {one.label}")
         fitted.append(candidates.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
     judged_from = None
-    if (since := _changed(spec, context, sealed)) and (made := _since(run, since, winner, accepted, sealed)):
+    if (since := _changed(spec, context, holdout)) and (made := _since(run, since, winner, accepted, holdout)):
         fitted.append(made)
         judged_from = made.intervals[-1].end
         notes.append(f"changed: the rows since {since:%Y-%m-%d}; rows from {judged_from:%Y-%m-%d %H:%M} on judge")
@@ -81,7 +81,7 @@ def train(run: Run) -> TrainReport:
         interval=run.interval,
         effective_at=run.as_of,
         fitted=tuple(fitted),
-        sealed=dataset.intervals(sealed),
+        holdout=dataset.intervals(holdout),
         judged_from=judged_from,
         search=found.tried,
         unlabelled=unlabelled,
@@ -100,7 +100,7 @@ def train(run: Run) -> TrainReport:
     return report
 
 
-def _changed(spec: Spec, context: Context, sealed: tuple[Accepted, ...]) -> datetime | None:
+def _changed(spec: Spec, context: Context, holdout: tuple[Accepted, ...]) -> datetime | None:
     """Start of the first of the latest intervals, one after the other, whose labels showed that the champion fell."""
     if "change" not in spec.training.windows:
         return None
@@ -110,23 +110,23 @@ def _changed(spec: Spec, context: Context, sealed: tuple[Accepted, ...]) -> date
         if one in told and told[one] != "alarm":
             break
         start = one if one in told else start
-    return start if start and sealed and told.get(sealed[-1].batch.interval.start) == "alarm" else None
+    return start if start and holdout and told.get(holdout[-1].batch.interval.start) == "alarm" else None
 
 
 def _since(
-    run: Run, since: datetime, winner: Configuration, accepted: tuple[Accepted, ...], sealed: tuple[Accepted, ...]
+    run: Run, since: datetime, winner: Configuration, accepted: tuple[Accepted, ...], holdout: tuple[Accepted, ...]
 ) -> Fitted | None:
-    """The winner on the rows since the change, the older half of the newest sealed interval included.
+    """The winner on the rows since the change, the older half of the newest holdout interval included.
 
-    A change is in the newest rows; sealed as a whole they would show that the champion fell and teach nothing. So the
+    A change is in the newest rows; holdout as a whole they would show that the champion fell and teach nothing. So the
     interval is cut between two blocks: the rows before the cut are learnt from, those after it judge all models.
     None where a side has too few rows or blocks.
     """
     spec = run.spec
-    batches = tuple(one for one in (*accepted, *sealed) if one.batch.interval.start >= since)
+    batches = tuple(one for one in (*accepted, *holdout) if one.batch.interval.start >= since)
     known, _ = candidates.labelled(run, batches, least=FEWEST)
     when = known.frame[spec.source.time]
-    newest = when >= sealed[-1].batch.interval.start
+    newest = when >= holdout[-1].batch.interval.start
     block = resampling.blocks(spec, known.frame.loc[newest])
     if spec.training.group or block.max() + 1 < 2 * spec.gate.min_blocks:
         return None

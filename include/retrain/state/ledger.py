@@ -37,10 +37,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, LedgerNewer, PromotionConflict
+from retrain.state.former import KINDS, current_body, kinds_of
 
 BUSY_SECONDS = 30
 
-REVISIONS = ("1", "2")
+REVISIONS = ("1", "2", "3")
 """Of the tables, oldest first; `retrain.state.migrations` leads from each to the next."""
 
 _metadata = sa.MetaData()
@@ -113,12 +114,12 @@ class Record:
     hash: str = ""
 
 
-_SEALED = ("previous", "place", "model", "kind", "key", "sequence", "run", "by", "effective_at", "recorded_at", "body")
+_HASHED = ("previous", "place", "model", "kind", "key", "sequence", "run", "by", "effective_at", "recorded_at", "body")
 
 
 def hash_of(row: Mapping[Any, Any]) -> str:
     """SHA-256, in hexadecimal, over a JSON list of what a row says, as it is stored: the body and the times as text."""
-    return hashlib.sha256(json.dumps([row[name] for name in _SEALED], separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([row[name] for name in _HASHED], separators=(",", ":")).encode()).hexdigest()
 
 
 class Ledger:
@@ -179,6 +180,8 @@ class Ledger:
         with self._guard():
             try:
                 with self._alone(model) as connection:
+                    if former := self._former(connection, model, kind, key):
+                        return former
                     place, previous = self._head(connection, model)
                     row |= {"place": place + 1, "previous": previous, "recorded_at": datetime.now(UTC).isoformat()}
                     row["hash"] = hash_of(row)
@@ -211,7 +214,9 @@ class Ledger:
             ChainBroken: one of them is no longer what `append` writes.
         """
         query = _chain(model)
-        for column, value in ((_records.c.kind, kind), (_records.c.key, key), (_records.c.run, run)):
+        if kind is not None:
+            query = query.where(_records.c.kind.in_(kinds_of(kind)))
+        for column, value in ((_records.c.key, key), (_records.c.run, run)):
             if value is not None:
                 query = query.where(column == value)
         with self._guard(), self.engine.connect() as connection:
@@ -241,6 +246,15 @@ class Ledger:
                 last = row["id"]
                 chain.append(row["hash"])
         return tuple(chain)
+
+    def _former(self, connection: sa.Connection, model: str, kind: str, key: str) -> Record | None:
+        """The record of this key that was written when the kind had another name."""
+        former = kinds_of(kind)[1:]
+        if not former:
+            return None
+        query = _chain(model).where(_records.c.kind.in_(former), _records.c.key == key)
+        row = connection.execute(query).mappings().first()
+        return _record(row) if row else None
 
     def _head(self, connection: sa.Connection, model: str) -> tuple[int, str]:
         """Place and hash of the newest record."""
@@ -312,7 +326,8 @@ def _chain(model: str) -> sa.Select[Any]:
 def _record(row: Mapping[Any, Any]) -> Record:
     try:
         times = {name: datetime.fromisoformat(row[name]) for name in ("effective_at", "recorded_at")}
-        return Record(**{**row, **times, "body": json.loads(row["body"])})
+        kind = KINDS.get(row["kind"], row["kind"])
+        return Record(**{**row, **times, "kind": kind, "body": current_body(kind, json.loads(row["body"]))})
     except ValueError as error:
         raise _broken(row["model"], f"{_named(row)} was altered: {error}") from None
 

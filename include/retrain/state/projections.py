@@ -1,4 +1,4 @@
-"""What stands, by the ledger's records: who serves, what it may not fall behind, what is barred, what scores beside it.
+"""What stands by the ledger's records: champion, reference champion, blocklist, and what scores beside the champion.
 
 Pure functions of records in the order they were written. A moment is one of the data's clock.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from retrain.results import Bar, Champion, Rollout
+from retrain.results import BlockedModel, Champion, Rollout
 from retrain.state.ledger import Record
 
 
@@ -23,20 +23,20 @@ def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | No
     return Champion.model_validate(made[-1].body["champion"]) if made else None
 
 
-def pinned(promotions: Sequence[Record]) -> Champion | None:
-    """The newest champion that was shown to be better than the one pinned before it; None before the first."""
-    told = promotions[-1].body.get("pinned") or promotions[-1].body["champion"] if promotions else None
+def reference_champion(promotions: Sequence[Record]) -> Champion | None:
+    """The newest champion that was shown to be better than the reference before it; None before the first."""
+    told = promotions[-1].body.get("reference_champion") or promotions[-1].body["champion"] if promotions else None
     return Champion.model_validate(told) if told else None
 
 
-def bars(records: Iterable[Record]) -> tuple[Bar, ...]:
-    """The models that must not come back; a person who rolls back to one of them lifts its bar."""
-    found: dict[str, Bar] = {}
+def blocklist(records: Iterable[Record]) -> tuple[BlockedModel, ...]:
+    """The models that must not come back; a person who rolls back to one of them takes it off the blocklist."""
+    found: dict[str, BlockedModel] = {}
     for record in records:
-        if "bars" in record.body:
-            bar = Bar.model_validate(record.body["bars"])
-            found[bar.digest] = bar
-        found.pop(record.body.get("lifts", ""), None)
+        if "blocked" in record.body:
+            blocked = BlockedModel.model_validate(record.body["blocked"])
+            found[blocked.digest] = blocked
+        found.pop(record.body.get("unblocks", ""), None)
     return tuple(found.values())
 
 
@@ -67,7 +67,7 @@ def known_versions(records: Sequence[Record]) -> dict[int, KnownVersion]:
     found: dict[int, KnownVersion] = {}
     for record in records:
         rollout = record.body.get("rollout") if record.kind == "rollout" else None
-        facts = rollout["beside"] if rollout else record.body.get("champion")
+        facts = rollout["shadow"] if rollout else record.body.get("champion")
         if record.kind in ("promotion", "proposal", "rollout") and facts:
             champion = Champion.model_validate(facts)
             found.setdefault(champion.version, KnownVersion(champion, record))

@@ -38,7 +38,7 @@ BEGIN = timedelta(minutes=1)
 """So long a loop that was started together with this one may take to its first record."""
 
 
-def key_of(loop: str, run_id: str) -> str:
+def loop_run_key(loop: str, run_id: str) -> str:
     """The key of the run that an Airflow run is.
 
     Raises:
@@ -59,14 +59,14 @@ def key_of(loop: str, run_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Readiness:
     """Whether a run's turn has come; `why` is for the log, and empty where there is nothing to say."""
 
-    come: bool
+    ready: bool
     why: str = ""
 
 
-def turn(run: Run, records: Sequence[Record], *, now: datetime, since: datetime, paused: bool) -> Turn:
+def readiness_of(run: Run, records: Sequence[Record], *, now: datetime, since: datetime, paused: bool) -> Readiness:
     """Whether a score or a look may begin.
 
     An interval is scored once the retraining as of its start has ended, so that its champion is there; the monitor
@@ -80,17 +80,17 @@ def turn(run: Run, records: Sequence[Record], *, now: datetime, since: datetime,
     """
     missing = list(_missing(run, records, now))
     if not missing:
-        return Turn(True)
+        return Readiness(True)
     said = " and ".join(missing)
     if run.loop == "score" and run.interval.start == run.spec.interval.start:
-        return Turn(True, "the first interval has nothing before it that could serve")
+        return Readiness(True, "the first interval has nothing before it that could serve")
     if paused:
-        return Turn(True, f"goes on although {said}: the retraining DAG is paused")
+        return Readiness(True, f"goes on although {said}: the retraining DAG is paused")
     last = max((one.recorded_at for one in records), default=None)
     if now - since < BEGIN or (last and now - last < IDLE):
-        return Turn(False, f"waits: {said}")
+        return Readiness(False, f"waits: {said}")
     written = f"the last record is of {last:%Y-%m-%d %H:%M} UTC" if last else "nothing is on record"
-    return Turn(True, f"goes on although {said}: nobody is at it, {written}")
+    return Readiness(True, f"goes on although {said}: nobody is at it, {written}")
 
 
 def _missing(run: Run, records: Sequence[Record], now: datetime) -> Iterator[str]:

@@ -31,7 +31,7 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "candidates", f"{', '.join(one.estimator for one in training.candidates)}; {_search(spec)}"
     windows = ["all" if one == "all" else f"newest {one}" for one in training.windows]
     yield "windows", f"{' or '.join(windows)} intervals to train on"
-    yield "first", f"after {max(training.first_after, evaluation.sealed + 1)} intervals with mature labels"
+    yield "first", f"after {max(training.first_after, evaluation.holdout + 1)} intervals with mature labels"
     yield "retrain", _policy(spec)
     yield "gate", _gate(spec)
     yield "promotion", _promotion(spec)
@@ -96,7 +96,7 @@ def _gate(spec: Spec) -> str:
     better = "greater" if spec.greater_is_better else "smaller"
     slices = f"; no slice of {_some(list(evaluation.slices))} worse by {_share(gate.slice_margin)}"
     return (
-        f"{gate.metric}, {better} is better, on the newest {evaluation.sealed} interval(s); blocks of"
+        f"{gate.metric}, {better} is better, on the newest {evaluation.holdout} interval(s); blocks of"
         f" {evaluation.block}; wrong in at most {_share(gate.level)} of the runs; a refresh may be worse by"
         f" {_share(gate.margin)}, a new one must be better{slices if evaluation.slices else ''}; from"
         f" {gate.min_rows:,} rows in {gate.min_blocks} blocks on"

@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from retrain.authoring.scaffold.looking import Look, look
+from retrain.authoring.scaffold.looking import Profile, profile
 from retrain.authoring.scaffold.propose import (
     Column,
     Question,
     Spans,
     column,
     column_of,
-    key_of,
+    key_columns,
     question,
     spans,
     time_of,
@@ -62,13 +62,13 @@ def new(home: Home, model: str, data: str, *, target: str, time: str = "", key: 
     file = home.models / f"{model}.yaml"
     if file.exists():
         raise InvalidSpec(f"{file.name} is there already", do="edit it, or take another name").at(model, "new")
-    seen = look(data, home.root)
+    seen = profile(data, home.root)
     moment = time_of(seen, time)
     asked = question(column_of(seen, target, "--target"))
-    identity = key_of(seen, list(key), moment, target)
+    identity = key_columns(seen, list(key), moment, target)
     cut = spans(seen, moment, target)
     columns = {
-        name: column(one, look=seen, asked=asked, key=identity, time=moment, of=cut.of)
+        name: column(one, profile=seen, asked=asked, key=identity, time=moment, of=cut.of)
         for name, one in seen.columns.items()
     }
     text = render(model, seen, asked, cut, moment, identity, columns, _owner(home.root))
@@ -103,7 +103,7 @@ def _owner(root: Path) -> dict[str, str]:
     return {"name": git("user.name") or "change me", "contact": git("user.email") or "change me"}
 
 
-def _said(file: Path, seen: Look, asked: Question, cut: Spans, columns: dict[str, Column]) -> tuple[str, ...]:
+def _said(file: Path, seen: Profile, asked: Question, cut: Spans, columns: dict[str, Column]) -> tuple[str, ...]:
     kinds = Counter(one.keys["type"] for one in columns.values())
     apart = [name for name, one in columns.items() if one.keys.get("feature") is False]
     telling = [
@@ -163,7 +163,7 @@ def _moment(value: datetime) -> str:
 
 def render(
     model: str,
-    seen: Look,
+    seen: Profile,
     asked: Question,
     cut: Spans,
     time: str,
@@ -222,7 +222,7 @@ def _drift(cut: Spans) -> list[str]:
     return [f"drift: {{min_rows: {least}}}  # with fewer rows drift is undetermined"] if least < 200 else []
 
 
-def _training(seen: Look, cut: Spans, time: str) -> list[str]:
+def _training(seen: Profile, cut: Spans, time: str) -> list[str]:
     parts = "weekday, hour" if (seen.columns[time].values.dt.hour.nunique() > 1) else "month, weekday"
     return [
         "training:",
@@ -249,9 +249,9 @@ def _judging(asked: Question, cut: Spans, columns: dict[str, Column]) -> list[st
         if name != asked.target["column"]
     ][:2]
     return [
-        f"evaluation: {{block: {cut.block}, slices: {flow(slices)}}}  # sealed rows are resampled by {cut.block}",
+        f"evaluation: {{block: {cut.block}, slices: {flow(slices)}}}  # holdout rows are resampled by {cut.block}",
         "gate:",
         f"  metric: {metric}  # or {', '.join(others)}",
         "  margin: 0.01  # how much worse a refresh may be, as a share of the champion's score",
-        *([f"  min_rows: {least}  # labelled sealed rows"] if least < 500 else []),
+        *([f"  min_rows: {least}  # labelled holdout rows"] if least < 500 else []),
     ]

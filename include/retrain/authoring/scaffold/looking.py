@@ -29,7 +29,7 @@ SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parqu
 
 
 @dataclass(frozen=True)
-class Look:
+class Profile:
     """What was seen.
 
     Attributes:
@@ -46,7 +46,7 @@ class Look:
     columns: dict[str, Seen]
 
 
-def look(data: str, root: Path) -> Look:
+def profile(data: str, root: Path) -> Profile:
     """Look at a file, a glob or a template with {start} and {end}.
 
     Raises:
@@ -73,7 +73,7 @@ def look(data: str, root: Path) -> Look:
     if not rows:
         raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
     columns = {name: seen_as(name, table[name].combine_chunks(), kind) for name in table.schema.names}
-    return Look(path, kind, rows, table.num_rows, columns)
+    return Profile(path, kind, rows, table.num_rows, columns)
 
 
 def _find(data: str, root: Path) -> tuple[str, list[Path]]:

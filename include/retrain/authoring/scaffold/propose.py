@@ -11,7 +11,7 @@ import pandas as pd
 from retrain.authoring.scaffold.contracts import bounds, missing, percent, plain, short, values
 from retrain.authoring.scaffold.kinds import Seen
 from retrain.authoring.scaffold.leaks import suspicion
-from retrain.authoring.scaffold.looking import Look
+from retrain.authoring.scaffold.looking import Profile
 from retrain.errors import DegenerateTraining, InvalidSpec
 from retrain.spec import near
 
@@ -59,39 +59,39 @@ class Spans:
     of: pd.Series[Any] = field(repr=False)
 
 
-def column_of(look: Look, name: str, option: str) -> Seen:
+def column_of(profile: Profile, name: str, option: str) -> Seen:
     """The column called `name`.
 
     Raises:
         InvalidSpec: there is none.
     """
-    if name not in look.columns:
-        known = ", ".join(list(look.columns)[:30])
+    if name not in profile.columns:
+        known = ", ".join(list(profile.columns)[:30])
         raise InvalidSpec(
-            f"{look.path} has no column {name!r}{near(name, look.columns)}",
+            f"{profile.path} has no column {name!r}{near(name, profile.columns)}",
             do=f"give {option} as one of: {known[:500]}",
         )
-    return look.columns[name]
+    return profile.columns[name]
 
 
-def time_of(look: Look, name: str) -> str:
+def time_of(profile: Profile, name: str) -> str:
     """The column that places a row in time: the one named, or the only one there is."""
-    times = [seen.name for seen in look.columns.values() if seen.type == "datetime"]
+    times = [seen.name for seen in profile.columns.values() if seen.type == "datetime"]
     if not name and len(times) != 1:
         found = f"{len(times)} columns hold times: {', '.join(times[:20])}" if times else "no column holds times"
         raise InvalidSpec(found, do="name the one that places a row in its interval: --time COLUMN")
-    seen = column_of(look, name or times[0], "--time")
+    seen = column_of(profile, name or times[0], "--time")
     if seen.type != "datetime":
-        wanted = "a timestamp or date column" if look.kind == "parquet" else "ISO 8601, like 2024-01-31T12:00:00Z"
+        wanted = "a timestamp or date column" if profile.kind == "parquet" else "ISO 8601, like 2024-01-31T12:00:00Z"
         raise InvalidSpec(f"{seen.name!r} holds {seen.type}, not times", do=f"deliver it as {wanted}")
     return seen.name
 
 
-def key_of(look: Look, names: list[str], time: str, target: str) -> tuple[str, ...]:
+def key_columns(profile: Profile, names: list[str], time: str, target: str) -> tuple[str, ...]:
     """The columns that identify a row: those named, a column without doubles, or a column with the time."""
     if names:
-        chosen = tuple(column_of(look, name, "--key").name for name in names)
-        frame = pd.DataFrame({name: look.columns[name].values for name in chosen})
+        chosen = tuple(column_of(profile, name, "--key").name for name in names)
+        frame = pd.DataFrame({name: profile.columns[name].values for name in chosen})
         if frame.isna().any(axis=None) or frame.duplicated().any():
             raise InvalidSpec(
                 f"{' and '.join(chosen)} do not identify a row: {int(frame.duplicated().sum())} rows stand twice,"
@@ -101,7 +101,7 @@ def key_of(look: Look, names: list[str], time: str, target: str) -> tuple[str, .
         return chosen
     able = [
         seen
-        for seen in look.columns.values()
+        for seen in profile.columns.values()
         if seen.name not in (time, target)
         and seen.type in ("string", "category", "integer")
         and seen.values.notna().all()
@@ -111,10 +111,10 @@ def key_of(look: Look, names: list[str], time: str, target: str) -> tuple[str, .
         if seen.values.is_unique:
             return (seen.name,)
     for seen in able:
-        if not pd.DataFrame({0: seen.values, 1: look.columns[time].values}).duplicated().any():
+        if not pd.DataFrame({0: seen.values, 1: profile.columns[time].values}).duplicated().any():
             return (seen.name, time)
     raise InvalidSpec(
-        f"no column of {look.path} identifies a row, nor does one together with {time!r}",
+        f"no column of {profile.path} identifies a row, nor does one together with {time!r}",
         do="name the columns that do, --key A --key B, or deliver a unique id",
     )
 
@@ -170,13 +170,13 @@ def question(seen: Seen) -> Question:
     )
 
 
-def spans(look: Look, time: str, target: str) -> Spans:
+def spans(profile: Profile, time: str, target: str) -> Spans:
     """The longest of month, week, day and hour that gives enough intervals with enough rows.
 
     Where none does: the one of quarter and year, or else the shortest one that has three.
     """
-    scale = look.rows / look.kept
-    moments = look.columns[time].values.dt.tz_convert("UTC").dt.tz_localize(None)
+    scale = profile.rows / profile.kept
+    moments = profile.columns[time].values.dt.tz_convert("UTC").dt.tz_localize(None)
     by = {every: moments.dt.to_period(code) for every, code in PERIODS.items()}
     counted = {every: periods.value_counts().sort_index() * scale for every, periods in by.items()}
 
@@ -202,7 +202,7 @@ def spans(look: Look, time: str, target: str) -> Spans:
     if len(rows) > 3 and rows.iloc[-1] < fewest / 2:
         last = rows.index[-2]
     over = (last + 1).end_time.tz_localize(UTC) < datetime.now(UTC)
-    labels = look.columns[target].values.notna()
+    labels = profile.columns[target].values.notna()
     labelled = (labels.groupby(by[every]).sum() * scale).reindex(middle.index)
     units = ("day", "hour") if every in ("week", "month", "quarter", "year") else ("hour",)
     block = next((unit for unit in units if by[unit].groupby(by[every]).nunique().median() >= 15), "row")
@@ -218,16 +218,18 @@ def spans(look: Look, time: str, target: str) -> Spans:
     )
 
 
-def column(seen: Seen, *, look: Look, asked: Question, key: tuple[str, ...], time: str, of: pd.Series[Any]) -> Column:
+def column(
+    seen: Seen, *, profile: Profile, asked: Question, key: tuple[str, ...], time: str, of: pd.Series[Any]
+) -> Column:
     """The line of one column: its type, its contract with some slack, and what was seen."""
-    kept, target = seen.values, look.columns[asked.target["column"]]
+    kept, target = seen.values, profile.columns[asked.target["column"]]
     keys: dict[str, Any] = {"type": seen.type}
     notes = list(seen.notes)
     distinct = kept.nunique()
     if seen.name in key:
         # Digits in text are a name, not an amount; JSON and Parquet say themselves what is a number.
         keys["type"] = (
-            "string" if look.kind == "csv" and seen.type != "datetime" else seen.type.replace("category", "string")
+            "string" if profile.kind == "csv" and seen.type != "datetime" else seen.type.replace("category", "string")
         )
         if len(key) == 1:
             keys["unique"] = True

@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit, size
-from retrain.gate.checks.holdout import Sealed
+from retrain.gate.checks.holdout import Holdout
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck, TrainReport
 from retrain.spec import Spec
@@ -32,7 +32,7 @@ def examine(
     predictions: Mapping[str, Array],
     block: Array,
 ) -> tuple[Finding, ...]:
-    """Measure every candidate and the champion on the n labelled sealed rows.
+    """Measure every candidate and the champion on the n labelled holdout rows.
 
     Args:
         models: name → fitted pipeline; candidates, baselines, and `champion` where there is one.
@@ -44,8 +44,8 @@ def examine(
     Raises:
         SnapshotCorrupt, MissingInput: training rows of a candidate are others, or gone.
     """
-    sealed = Sealed(run, train, models, frame, y, predictions, block)
-    return tuple(one for question in QUESTIONS for one in question.findings(sealed))
+    holdout = Holdout(run, train, models, frame, y, predictions, block)
+    return tuple(one for question in QUESTIONS for one in question.findings(holdout))
 
 
 def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array, equal_mass
 from retrain.modeling.resampling import Draws
@@ -25,15 +25,15 @@ from retrain.spec import Spec
 RESAMPLES = 500
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
-    spec = sealed.spec
-    for name in sealed.judged:
-        errors, bins = _errors(spec.task, sealed.y, sealed.predictions[name])
+def findings(holdout: Holdout) -> Iterator[Finding]:
+    spec = holdout.spec
+    for name in holdout.judged:
+        errors, bins = _errors(spec.task, holdout.y, holdout.predictions[name])
         if not np.isfinite(errors).all():
             text = "the outcome does not vary"
             yield Finding(check="calibration", model=name, value=None, rows=len(errors), text=text)
             continue
-        plain, held = expected_error(errors, bins, sealed.block, seed=spec.training.seed)
+        plain, held = expected_error(errors, bins, holdout.block, seed=spec.training.seed)
         interval = resampling.interval(held, spec.gate.level)
         text = f"mean error {plain:.4g} standard deviations of the outcome"
         if spec.task != "regression":

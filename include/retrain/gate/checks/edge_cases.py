@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.errors import RetrainError
-from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
 from retrain.modeling import estimators
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
@@ -17,11 +17,11 @@ from retrain.spec import Spec
 from retrain.spec.edge_cases import Case
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
+def findings(holdout: Holdout) -> Iterator[Finding]:
     """Of each case 1 where it holds, 0 where it does not; each row is asked alone, as it would be in service."""
-    spec, cases = sealed.spec, sealed.spec.edge_cases
-    for name in sealed.judged if cases else ():
-        answers = {case.name: _answer(spec, sealed.models[name], case) for case in cases}
+    spec, cases = holdout.spec, holdout.spec.edge_cases
+    for name in holdout.judged if cases else ():
+        answers = {case.name: _answer(spec, holdout.models[name], case) for case in cases}
         for case in cases:
             holds, text = _holds(spec, case, answers)
             yield Finding(check="case", model=name, about=case.name, value=float(holds), rows=1, text=text)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
 from retrain.modeling import metrics
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
@@ -38,12 +38,12 @@ class Rate:
     among: Array
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
-    spec = sealed.spec
+def findings(holdout: Holdout) -> Iterator[Finding]:
+    spec = holdout.spec
     for column in spec.gate.fairness.columns:
-        group = groups(sealed.frame[column], spec.columns[column].type)
-        for name in sealed.judged:
-            for measure, asked in rates(spec, sealed.y, sealed.predictions[name]).items():
+        group = groups(holdout.frame[column], spec.columns[column].type)
+        for name in holdout.judged:
+            for measure, asked in rates(spec, holdout.y, holdout.predictions[name]).items():
                 value, text = difference(asked, group, spec.gate.fairness.min_rows)
                 yield Finding(
                     check="fairness",

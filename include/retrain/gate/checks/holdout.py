@@ -1,4 +1,4 @@
-"""The sealed rows, what every model said of them, and how its findings are asked for."""
+"""The holdout rows, what every model said of them, and how its findings are asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
-class Sealed:
+class Holdout:
     """What `behaviour.examine` is given."""
 
     run: Run

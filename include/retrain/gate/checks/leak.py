@@ -21,7 +21,7 @@ import pandas as pd
 from sklearn.preprocessing import TargetEncoder
 
 from retrain.data import dataset
-from retrain.gate.checks.holdout import CHAMPION, Sealed, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
 from retrain.modeling import metrics
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
@@ -35,16 +35,16 @@ ALONE = 0.95
 ROWS, CELLS, BINS, FOLDS = 5_000, 500_000, 50, 5
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
-    spec = sealed.spec
+def findings(holdout: Holdout) -> Iterator[Finding]:
+    spec = holdout.spec
     if not spec.gate.leak:
         return
-    part = dataset.sample(sealed.frame, min(ROWS, CELLS // len(spec.inputs)), spec.training.seed)
+    part = dataset.sample(holdout.frame, min(ROWS, CELLS // len(spec.inputs)), spec.training.seed)
     place = part.index.to_numpy()
-    y = _columns(spec, sealed.y[place])
-    skill = {name: explained(y, _said(spec, sealed.predictions[name][place])) for name in sealed.judged}
+    y = _columns(spec, holdout.y[place])
+    skill = {name: explained(y, _said(spec, holdout.predictions[name][place])) for name in holdout.judged}
     suspected = [value for value in skill.values() if value is not None and value > MUCH[spec.task]]
-    alone = _alone(spec, part, y, sealed.block[place]) if suspected else {}
+    alone = _alone(spec, part, y, holdout.block[place]) if suspected else {}
     for name, value in skill.items():
         text = "the outcome does not vary" if value is None else f"explains {value:.1%} of the outcome"
         yield Finding(check="leak", model=name, value=value, rows=len(part), text=text)

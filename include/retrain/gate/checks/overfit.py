@@ -1,4 +1,4 @@
-"""How much better is a candidate on rows that it was fitted on than on the sealed ones?"""
+"""How much better is a candidate on rows that it was fitted on than on the holdout rows?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from retrain.data import dataset
-from retrain.gate.checks.holdout import Sealed, finite, found
+from retrain.gate.checks.holdout import Holdout, finite, found
 from retrain.modeling import estimators, metrics
 from retrain.modeling.metrics import Array
 from retrain.results import Context, EvaluateReport, Finding, Fitted, GateCheck, Interval
@@ -18,18 +18,18 @@ ROWS, BATCHES = 20_000, 12
 """The sample of the training rows: of so many batches, spread evenly over them."""
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
-    spec, context = sealed.spec, sealed.run.read(Context, "context")
+def findings(holdout: Holdout) -> Iterator[Finding]:
+    spec, context = holdout.spec, holdout.run.read(Context, "context")
     read: dict[tuple[Interval, ...], tuple[pd.DataFrame, Array]] = {}
-    for one in sealed.candidates:
+    for one in holdout.candidates:
         if one.intervals not in read:
-            read[one.intervals] = _sample(sealed, context, one.intervals)
+            read[one.intervals] = _sample(holdout, context, one.intervals)
         frame, y = read[one.intervals]
-        there = _score(spec, y, estimators.predict(sealed.models[one.name], spec.task, frame) if len(y) else y)
-        here = _score(spec, sealed.y, sealed.predictions[one.name])
+        there = _score(spec, y, estimators.predict(holdout.models[one.name], spec.task, frame) if len(y) else y)
+        here = _score(spec, holdout.y, holdout.predictions[one.name])
         gap, text = None, f"{spec.gate.metric} is undefined on {len(y):,} training rows"
         if there is not None and here is not None:
-            text = f"scores {there:.4g} on {len(y):,} training rows, {here:.4g} on the sealed ones"
+            text = f"scores {there:.4g} on {len(y):,} training rows, {here:.4g} on the holdout rows"
             gap = finite((there - here if spec.greater_is_better else here - there) / abs(here)) if here else None
         yield Finding(check="overfit", model=one.name, value=gap, rows=len(y), text=text)
 
@@ -39,13 +39,13 @@ def _score(spec: Spec, y: Array, said: Array) -> float | None:
     return metrics.measure(spec.task, y, said, only=metric)[metric] if len(y) else None
 
 
-def _sample(sealed: Sealed, context: Context, intervals: tuple[Interval, ...]) -> tuple[pd.DataFrame, Array]:
+def _sample(holdout: Holdout, context: Context, intervals: tuple[Interval, ...]) -> tuple[pd.DataFrame, Array]:
     """Some labelled rows of a candidate's training, the same ones each time."""
-    spec, starts = sealed.spec, {one.start for one in intervals}
+    spec, starts = holdout.spec, {one.start for one in intervals}
     there = [one for one in context.accepted if one.batch.interval.start in starts]
     chosen = np.unique(np.linspace(0, len(there) - 1, min(BATCHES, len(there))).round().astype(int))
     frame = dataset.read(
-        sealed.run, [there[place] for place in chosen], (*spec.inputs, spec.target.column, spec.source.time)
+        holdout.run, [there[place] for place in chosen], (*spec.inputs, spec.target.column, spec.source.time)
     )
     # A candidate may have learnt from a part of its newest interval only.
     y = dataset.outcome(spec, frame)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from retrain.gate.checks.holdout import Sealed, finite, found
+from retrain.gate.checks.holdout import Holdout, finite, found
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
 
 
-def findings(sealed: Sealed) -> Iterator[Finding]:
-    store = sealed.run.store
-    for one in sealed.candidates:
+def findings(holdout: Holdout) -> Iterator[Finding]:
+    store = holdout.run.store
+    for one in holdout.candidates:
         size = float(store.fs.du(f"{store.path}/{one.key}")) / 1e6
         yield Finding(check="size", model=one.name, value=size, text=f"takes {size:.3g} MB")
 

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import retrain
-from retrain.errors import ArtifactMissing, NonFiniteMetric, ProbeFailed
+from retrain.errors import ArtifactMissing, NonFiniteMetric, SmokeTestFailed
 from retrain.modeling import estimators
 from retrain.modeling.estimators import Array
 from retrain.registry.mlflow import Registry
@@ -57,7 +57,7 @@ class Told(BaseModel):
     error: str = ""
 
 
-def probe(run: Run, target: Champion, *, back: bool = False) -> tuple[GateCheck, ...]:
+def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[GateCheck, ...]:
     """Load the version in a process of its own and ask it the golden rows of its reference folder.
 
     Answers agree where they differ by no more than `serving.tolerance`, of answers beyond 1 as a share of the answer.
@@ -72,7 +72,7 @@ def probe(run: Run, target: Champion, *, back: bool = False) -> tuple[GateCheck,
 
     Raises:
         ArtifactMissing, DigestMismatch, InvalidName, ModelFormatRefused, EstimatorRefused: nothing was loaded.
-        ProbeFailed: too large to load, or it does not load, does not answer as training did, or is over its budget.
+        SmokeTestFailed: too large to load, or it does not load, does not answer as training did, or is over its budget.
     """
     rows, expected = _golden(run, target)
     spec, version = run.spec, target.version
@@ -81,7 +81,7 @@ def probe(run: Run, target: Champion, *, back: bool = False) -> tuple[GateCheck,
         files = check_model(folder, target.digest)
         size = _within(version, "size_mb", sum(map(len, files.values())) / 2**20, spec.serving.size_mb, "its folder")
         if not size.passed:
-            raise ProbeFailed(f"version {version}: {size.reason}; it was not loaded", do=DO)
+            raise SmokeTestFailed(f"version {version}: {size.reason}; it was not loaded", do=DO)
         told = ask(spec, folder, target.digest, rows)
     checks = (
         size,
@@ -90,7 +90,7 @@ def probe(run: Run, target: Champion, *, back: bool = False) -> tuple[GateCheck,
     )
     failed = [check.reason for check in checks if not check.passed and not (back and check.name == "requirements")]
     if failed:
-        raise ProbeFailed(f"version {version}: {'; '.join(failed)}", do=DO)
+        raise SmokeTestFailed(f"version {version}: {'; '.join(failed)}", do=DO)
     return checks
 
 
@@ -98,7 +98,7 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
     """What the model in `folder` answers in a fresh process.
 
     Raises:
-        ProbeFailed: it hung, died, or said something else than its report.
+        SmokeTestFailed: it hung, died, or said something else than its report.
     """
     seconds = spec.serving.timeout.total_seconds()
     question = {
@@ -123,7 +123,7 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
         try:
             process.communicate(json.dumps(question).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise ProbeFailed(
+            raise SmokeTestFailed(
                 f"its process did not answer within {spec.serving.timeout}",
                 do="see whether the machine is overloaded, or raise serving.timeout",
             ) from None
@@ -137,12 +137,16 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
         tail = " ".join(errors.read().decode(errors="replace").split())
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        raise ProbeFailed(f"its process was ended by {name}{', out of memory?' * (name == 'SIGKILL')}: {tail}", do=DO)
+        raise SmokeTestFailed(
+            f"its process was ended by {name}{', out of memory?' * (name == 'SIGKILL')}: {tail}", do=DO
+        )
     try:
         return Told.model_validate_json(said)
     except ValidationError:
         begin = said[:100].decode(errors="replace")
-        raise ProbeFailed(f"its process ended with {process.returncode} and said {begin!r}: {tail}", do=DO) from None
+        raise SmokeTestFailed(
+            f"its process ended with {process.returncode} and said {begin!r}: {tail}", do=DO
+        ) from None
 
 
 def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
@@ -154,7 +158,7 @@ def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
     golden = json.loads(run.store.read(key))
     rows, expected = golden["rows"], np.asarray(golden["predictions"], dtype=np.float64)
     if not rows:
-        raise ProbeFailed(
+        raise SmokeTestFailed(
             f"there are no golden rows of version {target.version} to ask", do="set evaluation.golden_rows"
         )
     return rows, expected

@@ -1,4 +1,4 @@
-"""The probe's process: loads one model with its pinned requirements, answers rows, and says what that took.
+"""The smoke test's process: loads one model with its pinned requirements, answers rows, and says what that took.
 
 Run as a program of its own, `python -I child.py`. One JSON object comes in on stdin, one goes out on the stdout it was
 started with; whatever a library or a model prints goes to stderr.
@@ -83,7 +83,7 @@ class Guard:
             told = f"{event}({', '.join(repr(one) for one in arguments)})"[:200]
             if len(self.tried) < 10:
                 self.tried.append(told)
-            raise PermissionError(f"refused while a model is probed: {told}")
+            raise PermissionError(f"refused while a model is smoke-tested: {told}")
 
 
 def _writes(mode: Any, flags: Any) -> bool:
@@ -174,7 +174,7 @@ def work(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     from retrain.modeling import model_io
 
     files = model_io.read(folder)
-    model_io.same("what was handed to the probe", model_io.digest_of(files), asked["digest"])
+    model_io.same("what was handed to the smoke test", model_io.digest_of(files), asked["digest"])
     for name in model_io.trusted(files[model_io.MODEL_FILE]):
         importlib.import_module(name.rpartition(".")[0])
     warm()
