@@ -47,7 +47,8 @@ from benchmarks.measure import Figures
 from bin import local, processes, settings
 from retrain.state.ledger import Ledger
 from retrain.state.run import run_key
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 BAR = 1.2
 MODEL, DAG = "flights", "flights_retrain"

@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "config")]
 import airflow_local_settings as parent
 
 READING = {
-    "retrain.state.settings": ("Store.read", "Store.exists", "Store.keys", "sha256_of"),
+    "retrain.state.store": ("Store.read", "Store.exists", "Store.keys", "sha256_of"),
     "retrain.state.ledger": ("Ledger.records",),
     "retrain.data.dataset": ("read",),
     "retrain.data.sources": ("find", "deliver"),
@@ -34,7 +34,7 @@ READING = {
     "pandas": ("read_parquet",),
 }
 WRITING = {
-    "retrain.state.settings": ("Store.write", "Store.put", "Store.put_folder"),
+    "retrain.state.store": ("Store.write", "Store.put", "Store.put_folder"),
     "retrain.state.ledger": ("Ledger.append",),
     "retrain.data.versions": ("DataRegistry.publish",),
     "retrain.registry.mlflow": (

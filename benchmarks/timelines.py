@@ -42,7 +42,8 @@ from retrain.rerun.replay import FIXED, choose, replay
 from retrain.results import Accepted, Batch, Outcome
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Ledger
-from retrain.state.settings import Home, sha256_of
+from retrain.state.settings import Home
+from retrain.state.store import sha256_of
 
 MONTHS, ROWS, FIRST, CHANGE = 20, 400, 6, 12
 KINDS = ("no change", "abrupt", "gradual", "recurring", "covariate shift", "label shift", "broken unit")

@@ -25,7 +25,8 @@ from retrain.rendering.text import stamp
 from retrain.results import EvaluateReport, GateCheck, RegisterReport
 from retrain.state.ledger import Ledger
 from retrain.state.readiness import loop_run_key
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 LOOPS = ("retrain", "score", "monitor")
 FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")

@@ -15,7 +15,8 @@ from retrain.data.dataset import arrow_schema
 from retrain.results import Accepted, Batch, Champion, Context
 from retrain.spec import Spec, parse
 from retrain.state.run import Run
-from retrain.state.settings import Home, sha256_of
+from retrain.state.settings import Home
+from retrain.state.store import sha256_of
 
 
 def spec_from(data: dict[str, Any], code: str = "") -> Spec:

@@ -34,7 +34,8 @@ from retrain.stages import promote  # noqa: F401  loaded before any fork
 from retrain.state import ledger
 from retrain.state.ledger import Ledger, Record
 from retrain.state.run import Run
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 from tests.chaos import points
 
 Body = Callable[["World"], Any]

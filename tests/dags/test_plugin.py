@@ -15,7 +15,8 @@ import pytest
 from retrain import results
 from retrain.results import Decision, Interval
 from retrain.state.ledger import Ledger
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 from tests.conftest import Model
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "retrain_plugin.py"

@@ -17,7 +17,7 @@ from retrain.reporting import changelog, history
 from retrain.results import Champion, Configuration, Trigger
 from retrain.state.ledger import Ledger
 from retrain.state.projections import champion_at
-from retrain.state.settings import Store, sha256_of
+from retrain.state.store import Store, sha256_of
 from tests.conftest import Model
 
 

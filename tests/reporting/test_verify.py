@@ -24,7 +24,8 @@ from retrain.reporting import verify
 from retrain.reporting.verify import Answer
 from retrain.results import Champion, Configuration
 from retrain.state.ledger import Ledger, hash_of
-from retrain.state.settings import Home, Store, sha256_of
+from retrain.state.settings import Home
+from retrain.state.store import Store, sha256_of
 
 WHEN = datetime(2024, 4, 1, tzinfo=UTC)
 MONTHS = ("2024-01-01", "2024-02-01")

@@ -54,7 +54,8 @@ from retrain.results import (
 from retrain.stages.evaluate import evaluate
 from retrain.state.ledger import Record
 from retrain.state.run import Run
-from retrain.state.settings import Home, sha256_of
+from retrain.state.settings import Home
+from retrain.state.store import sha256_of
 
 CONFIGURATION = Configuration(estimator="linear", parameters={}, pipeline="p")
 TARGETS: dict[str, dict[str, Any]] = {

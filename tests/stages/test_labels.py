@@ -28,7 +28,7 @@ from retrain.results import (
 from retrain.stages.context import context
 from retrain.stages.train import train
 from retrain.state.ledger import Ledger, Record
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 if TYPE_CHECKING:
     from tests.conftest import Model
@@ -305,7 +305,7 @@ def test_a_kill_leaves_nothing_half_done(
     apart: Disparity, rows_of: Frames, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from retrain.data.versions import DataRegistry
-    from retrain.state.settings import Store
+    from retrain.state.store import Store
 
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
@@ -465,7 +465,7 @@ def test_the_digest_of_training_rows_knows_their_labels(apart: Disparity, rows_o
     one = apart.accept(JAN, rows_of(JAN))
     labelled = [one.model_copy(update={"labels": LabelBatch(sha256=letter * 64, rows=1, key="k")}) for letter in "ab"]
     assert len({dataset.training_digest([each]) for each in (one, *labelled)}) == 3
-    assert dataset.training_digest([one]) == digest_of([one.batch.sha256])
+    assert dataset.training_digest([one]) == json_digest([one.batch.sha256])
 
 
 # --- in the loop -----------------------------------------------------------------------------------

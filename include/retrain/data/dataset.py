@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from retrain.results import Accepted, Context, Interval, LabelBatch
 from retrain.spec import Column, Spec
 from retrain.state.run import Run
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 
 def arrow_schema(spec: Spec) -> pa.Schema:
@@ -200,7 +200,7 @@ def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Acc
 
 def training_digest(accepted: Iterable[Accepted]) -> str:
     """The digest of a set of training batches, by content; labels that came apart are part of it."""
-    return digest_of(
+    return json_digest(
         [[one.batch.sha256, one.labels.sha256] if one.labels is not None else one.batch.sha256 for one in accepted]
     )
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from retrain.results import Accepted, Context, TrainReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 SHARE = 0.8
 NOTHING = 1e-9
@@ -55,7 +55,7 @@ def begin_interim_analysis(
     mine = run.ledger.append(
         run.model,
         "interim_analysis",
-        digest_of(question),
+        json_digest(question),
         {
             "intervals": [one.batch.interval.name for one in holdout],
             "batches": batches,

@@ -38,7 +38,7 @@ from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
 from retrain.modeling.features import Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.results import Configuration
 from retrain.spec import Spec, near
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -173,7 +173,7 @@ def baseline(spec: Spec, name: str) -> Configuration:
 def pipeline_digest(spec: Spec) -> str:
     """The digest of everything in a pipeline that its configuration's parameters do not say."""
     features = spec.training.features
-    return digest_of(
+    return json_digest(
         {
             "recipe": RECIPE,
             "task": spec.task,

@@ -12,7 +12,8 @@ from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import known_versions
 from retrain.state.run import Run
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import champion_at
 from retrain.state.run import Run
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 DID = {
     "promote": "promoted",

@@ -27,7 +27,8 @@ from retrain.errors import ChainBroken, OutOfBandChange, RetrainError, SnapshotC
 from retrain.registry.mlflow import Registry
 from retrain.results import Champion
 from retrain.state.ledger import Ledger
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 UNASKED = "could not be asked: "
 

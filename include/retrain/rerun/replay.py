@@ -49,7 +49,8 @@ from retrain.spec import Policy, Spec, near
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import champion_at
 from retrain.state.run import Run, run_key
-from retrain.state.settings import Home, Store, digest_of
+from retrain.state.settings import Home
+from retrain.state.store import Store, json_digest
 
 OFF: Mapping[str, Any] = {
     "combine": "any",
@@ -154,7 +155,7 @@ def variant(spec: Spec, name: str, change: Mapping[str, Any]) -> Spec:
     elif name == "every interval, sliding window":
         windows = (min((one for one in windows if not isinstance(one, str)), default=SLIDING),)
     training = spec.training.model_copy(update={"windows": windows})
-    digest = digest_of([spec.digest, policy.model_dump(mode="json"), windows])
+    digest = json_digest([spec.digest, policy.model_dump(mode="json"), windows])
     return spec.model_copy(update={"policy": policy, "training": training, "digest": digest})
 
 

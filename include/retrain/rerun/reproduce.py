@@ -30,7 +30,8 @@ from retrain.spec import Spec, parse
 from retrain.stages.register import circumstances
 from retrain.state.ledger import Record
 from retrain.state.run import Run
-from retrain.state.settings import Home, Store, sha256_of
+from retrain.state.settings import Home
+from retrain.state.store import Store, sha256_of
 
 STAGES = ("train", "evaluate", "gate", "refit")
 SHOWN = 5

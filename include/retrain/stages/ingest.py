@@ -16,7 +16,7 @@ from retrain.errors import IntervalConflict
 from retrain.results import Accepted, Batch, IngestReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
-from retrain.state.settings import digest_of, sha256_of
+from retrain.state.store import json_digest, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def ingest(run: Run) -> IngestReport:
     """
     schema = arrow_schema(run.spec)
     # The same bytes under other declared types are another batch.
-    typing = digest_of([run.spec.source.time, *((field.name, str(field.type)) for field in schema)])[:8]
+    typing = json_digest([run.spec.source.time, *((field.name, str(field.type)) for field in schema)])[:8]
     with tempfile.TemporaryDirectory(prefix="retrain-ingest-") as name:
         folder = Path(name)
         source, root = run.spec.source, run.home.root

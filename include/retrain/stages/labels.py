@@ -29,7 +29,7 @@ from retrain.results import Accepted, Decision, Interval, IntervalLabels, LabelB
 from retrain.spec import LabelSource, Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
-from retrain.state.settings import sha256_of
+from retrain.state.store import sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from retrain.registry import candidates
 from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 FEW_TREES = 0.2
 FEWEST = 100
@@ -137,7 +137,7 @@ def _since(
     configuration = winner.model_copy(update={"window": None, "since": since})
     _, made = candidates.fit(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
     spans = [*made.intervals[:-1], Interval(start=made.intervals[-1].start, end=cut)]
-    digest = digest_of([made.training, cut.isoformat()])
+    digest = json_digest([made.training, cut.isoformat()])
     return made.model_copy(update={"intervals": tuple(spans), "training": digest})
 
 

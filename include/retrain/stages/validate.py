@@ -17,7 +17,7 @@ from retrain.errors import InvalidSpec, Quarantined
 from retrain.results import Batch, Check, Decision, IngestReport, ValidateReport
 from retrain.spec import Column, Spec
 from retrain.state.run import Run
-from retrain.state.settings import digest_of
+from retrain.state.store import json_digest
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def validate(run: Run) -> ValidateReport:
     """
     batch = run.read(IngestReport, "ingest").batch
     suite = list(contract(run.spec, batch))
-    digest = digest_of([(one.name, one.kwargs, one.severity, run.spec.quality.failing_rows) for one in suite])[:12]
+    digest = json_digest([(one.name, one.kwargs, one.severity, run.spec.quality.failing_rows) for one in suite])[:12]
     kept = f"{run.model}/quality/{run.interval.name}/{batch.sha256}-{digest}"
     if run.store.exists(f"{kept}.json"):
         log.info("found done: these bytes were held against this contract before")

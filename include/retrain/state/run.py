@@ -16,7 +16,8 @@ from retrain.errors import MissingInput
 from retrain.results import Interval, Result, Trigger, inside
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger
-from retrain.state.settings import Home, Store
+from retrain.state.settings import Home
+from retrain.state.store import Store
 
 R = TypeVar("R", bound=Result)
 

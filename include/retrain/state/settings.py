@@ -1,8 +1,4 @@
-"""The one module that knows where files lie.
-
-`Home` answers what lives where, from the environment with sound defaults. `Store` is a folder by URL
-(local by default; S3 and the like through fsspec), so that a worker on another machine can do the next
-stage. Every write is atomic: a reader sees the old file, the new one or none.
+"""What lives where in this installation, from the environment with sound defaults.
 
 | variable | default | what |
 |---|---|---|
@@ -18,22 +14,11 @@ stage. Every write is atomic: a reader sees the old file, the new one or none.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from retrain.errors import InvalidSpec, MissingInput, SnapshotCorrupt
+from retrain.errors import InvalidSpec
 from retrain.results import inside
 from retrain.spec import CASES, Spec, load, near
 
@@ -92,118 +77,3 @@ class Home:
                 f" known: {', '.join(known) or 'none'}",
             ).at(model, "spec")
         return load(file)
-
-
-class Store:
-    """A folder by URL, with atomic writes and content digests."""
-
-    def __init__(self, url: str) -> None:
-        self.fs, self.path = fsspec.core.url_to_fs(url)
-        self.is_local = isinstance(self.fs, LocalFileSystem)
-
-    def url(self, key: str) -> str:
-        """The address of a key: a plain path where the store is local."""
-        return f"{self.path}/{inside(key)}" if self.is_local else self.fs.unstrip_protocol(f"{self.path}/{inside(key)}")
-
-    def exists(self, key: str) -> bool:
-        return bool(self.fs.exists(f"{self.path}/{inside(key)}"))
-
-    def read(self, key: str) -> bytes:
-        """The bytes of a key.
-
-        Raises:
-            MissingInput: nothing lies there.
-        """
-        try:
-            return bytes(self.fs.cat_file(f"{self.path}/{inside(key)}"))
-        except FileNotFoundError:
-            raise MissingInput(f"{key} is not in the store", do="run the stage that writes it first") from None
-
-    def write(self, key: str, data: bytes) -> None:
-        if self.is_local:
-            with self._beside(key) as temporary:
-                temporary.write_bytes(data)
-        else:
-            self.fs.pipe_file(f"{self.path}/{inside(key)}", data)
-
-    def put(self, key: str, file: Path) -> None:
-        """Publish a local file under `key`; the file itself stays."""
-        if self.is_local:
-            with self._beside(key) as temporary:
-                shutil.copyfile(file, temporary)
-        else:
-            self.fs.put_file(str(file), f"{self.path}/{inside(key)}")
-
-    def put_folder(self, key: str, folder: Path) -> None:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                self.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
-
-    def keys(self, prefix: str) -> list[str]:
-        """Every key below a prefix, sorted; what a killed writer left half done is not one."""
-        found = [str(name) for name in self.fs.find(f"{self.path}/{inside(prefix)}")]
-        return sorted(
-            name[len(self.path) :].lstrip("/") for name in found if not name.rsplit("/", 1)[-1].startswith(".")
-        )
-
-    @contextmanager
-    def local(self, key: str) -> Iterator[Path]:
-        """A key (a file, or a folder) as a local path, which must only be read."""
-        if self.is_local:
-            path = Path(self.path) / inside(key)
-            if not path.exists():
-                raise MissingInput(f"{key} is not in the store", do="run the stage that writes it first")
-            yield path
-            return
-        with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-            target = Path(folder) / Path(key).name
-            keys = [key] if self.fs.isfile(f"{self.path}/{key}") else self.keys(key)
-            if not keys:
-                raise MissingInput(f"{key} is not in the store", do="run the stage that writes it first")
-            for name in keys:
-                file = target / name[len(key) + 1 :] if name != key else target
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self.fs.get_file(f"{self.path}/{name}", str(file))
-            yield target
-
-    @contextmanager
-    def verified(self, key: str, sha256: str) -> Iterator[Path]:
-        """`local`, once the bytes have shown the digest they were stored under.
-
-        Raises:
-            SnapshotCorrupt: they have another one.
-        """
-        with self.local(key) as path:
-            if sha256_of(path) != sha256:
-                raise SnapshotCorrupt(
-                    f"{key} does not have the digest {sha256[:12]} it was stored under",
-                    do="bring the file back from the data registry (clone it, dvc pull) or from a backup of the store",
-                )
-            yield path
-
-    @contextmanager
-    def _beside(self, key: str) -> Iterator[Path]:
-        """A temporary path that becomes the key's file at the end, unless the body fails."""
-        target = Path(self.path) / inside(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            yield temporary
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys.
-
-    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
-    True
-    """
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
