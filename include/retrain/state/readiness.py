@@ -44,9 +44,9 @@ def loop_run_key(loop: str, run_id: str) -> str:
     Raises:
         InvalidName: the run id would take the folder of another loop's run.
 
-    >>> key_of("score", "scheduled__2013-02-01T00:00:00+00:00")
+    >>> loop_run_key("score", "scheduled__2013-02-01T00:00:00+00:00")
     'score-scheduled__2013-02-01T00-00-00-00-00'
-    >>> key_of("retrain", "alert-42")
+    >>> loop_run_key("retrain", "alert-42")
     'alert-42'
     """
     key = run_key(run_id)
