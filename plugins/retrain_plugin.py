@@ -205,10 +205,10 @@ def _number(value: float | None) -> str:
 def _mark(check: GateCheck) -> str:
     """A check that does not hold back says so."""
     if check.passed is None:
-        return f"<b class=na>{'unknown' if check.blocks else 'reported'}</b>"
+        return f"<b class=na>{'unknown' if check.binding else 'reported'}</b>"
     if check.passed:
         return "<b class=yes>pass</b>"
-    return "<b class=no>fail</b>" if check.blocks else "<b class=na>warned</b>"
+    return "<b class=no>fail</b>" if check.binding else "<b class=na>warned</b>"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

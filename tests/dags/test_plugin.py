@@ -63,7 +63,7 @@ def store(home: Home) -> Store:
     interval = Interval(start=datetime(2024, 5, 1, tzinfo=UTC), end=datetime(2024, 6, 1, tzinfo=UTC))
     begin: dict[str, Any] = {"model": "churn", "interval": interval, "effective_at": interval.end}
     check = results.GateCheck(name="champion", model="new", passed=None, value=-0.01, bound=0.0, reason=ATTACK)
-    warned = results.GateCheck(name="overfit", model="new", passed=False, blocks=False, reason="by little")
+    warned = results.GateCheck(name="overfit", model="new", passed=False, binding=False, reason="by little")
     slow = results.GateCheck(name="latency", model="new", passed=True, value=3, bound=50, reason="3 ms a row")
     gate = results.GateReport(
         **begin, decision=Decision(verdict="inconclusive", reasons=(ATTACK,)), metric="log_loss", checks=(check, warned)

@@ -134,7 +134,7 @@ def test_a_shown_miscalibration_fails_and_says_how_large(home: Home) -> None:
     spec, p = spec_of(), np.random.default_rng(1).uniform(0.2, 0.8, 600)
     found = list(calibration.findings(holdout(home, spec, drawn(p**3), {"new": p})))
     check = judged(spec, found)["calibration"]
-    assert (check.passed, check.blocks) == (False, True)
+    assert (check.passed, check.binding) == (False, True)
     assert check.value == pytest.approx(np.mean(p - p**3), abs=0.05)
     assert 0.1 < found[0].low < found[0].value < found[0].high + 0.05  # type: ignore[operator]
     assert "expected calibration error" in check.reason
@@ -146,10 +146,10 @@ def test_a_shown_miscalibration_fails_and_says_how_large(home: Home) -> None:
 def test_a_champion_that_is_off_as_well_is_no_better_to_keep(home: Home) -> None:
     spec, p = spec_of(), np.random.default_rng(1).uniform(0.2, 0.8, 600)
     y = drawn(p**3)
-    for champion, blocks in ((np.sqrt(p), False), (p**3, True)):
+    for champion, binding in ((np.sqrt(p), False), (p**3, True)):
         found = calibration.findings(holdout(home, spec, y, {"new": p, "champion": champion}))
         check = judged(spec, found)["calibration"]
-        assert (check.passed, check.blocks) == (False, blocks)
+        assert (check.passed, check.binding) == (False, binding)
         assert "; the champion's is " in check.reason
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_told_is_only_reported(home: Home) -> None:
     )
     assert one_block[0].value is not None
     check = judged(spec, one_block)["calibration"]
-    assert (check.passed, check.blocks) == (None, False)
+    assert (check.passed, check.binding) == (None, False)
     constant = list(calibration.findings(holdout(home, other("regression"), [3] * 100, {"new": [3] * 100})))
     assert constant[0].value is None
 
@@ -225,7 +225,7 @@ def test_a_bound_that_is_written_down_must_hold(home: Home, bound: float, passed
     spec = spec_of(fairness=asked)
     checks = judged(spec, fairness.findings(holdout(home, spec, y, {"new": said}, frame=frame)))
     for name in ("demographic parity plan", "equalized odds plan"):
-        assert (checks[name].passed, checks[name].blocks, checks[name].bound) == (passed, True, bound)
+        assert (checks[name].passed, checks[name].binding, checks[name].bound) == (passed, True, bound)
     assert "share answered yes" in checks["demographic parity plan"].reason
     assert "positive rate" in checks["equalized odds plan"].reason
 
@@ -236,10 +236,10 @@ def test_groups_too_small_to_tell_hold_back_where_a_bound_is_written(home: Home)
     bound = spec_of(fairness={"columns": ["plan"], "equalized_odds": 0.2})
     found = list(fairness.findings(holdout(home, bound, y, {"new": said}, frame=frame)))
     check = judged(bound, found)["equalized odds plan"]
-    assert (check.passed, check.blocks, check.value) == (None, True, None)
+    assert (check.passed, check.binding, check.value) == (None, True, None)
     assert "true positive rate: 1 of two groups" in check.reason
     free = judged(spec_of(fairness={"columns": ["plan"]}), found)["equalized odds plan"]
-    assert (free.passed, free.blocks) == (None, False)
+    assert (free.passed, free.binding) == (None, False)
 
 
 @pytest.mark.parametrize(("margin", "passed"), [(0.02, False), (0.3, True)])
@@ -249,7 +249,7 @@ def test_not_less_fair_than_the_champion(home: Home, margin: float, passed: bool
     fair = np.where(frame["plan"] == "b", said + 0.15, said)
     found = list(fairness.findings(holdout(home, spec, y, {"new": said, "champion": fair}, frame=frame)))
     check = judged(spec, found)["demographic parity plan beside the champion"]
-    assert (check.passed, check.blocks) == (passed, True)
+    assert (check.passed, check.binding) == (passed, True)
     assert "demographic parity plan" not in judged(spec, found)
     swapped = fairness.findings(holdout(home, spec, y, {"new": fair, "champion": said}, frame=frame))
     assert judged(spec, swapped)["demographic parity plan beside the champion"].passed is True
@@ -372,10 +372,10 @@ def test_models_are_asked_the_cases_and_a_broken_one_is_named(home: Home, tmp_pa
     assert "; the champion answers 0." in said
     assert "the champion" not in judged(spec, [one for one in found if one.model == "new"])["case comes daily"].reason
     asked = judged(spec_of(CASES.replace("expect: {min", "severity: warn\n  expect: {min")), found)
-    assert asked["case never came"].blocks is False
+    assert asked["case never came"].binding is False
     # What nobody asked cannot be told, and that holds back.
     missing = judged(spec, [])["case never came"]
-    assert (missing.passed, missing.blocks) == (None, True)
+    assert (missing.passed, missing.binding) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -476,12 +476,12 @@ def test_a_model_that_remembers_its_rows_is_seen(home: Home, tmp_path: Path) -> 
     assert found.value > 0.3  # type: ignore[operator]
     assert "scores 1 on 900 training rows" in found.text
     reported = judged(spec, [found])["overfit"]
-    assert (reported.passed, reported.blocks) == (None, False)
+    assert (reported.passed, reported.binding) == (None, False)
     assert judged(spec_of(metric="roc_auc", overfit=0.1), [found])["overfit"].passed is False
     assert judged(spec_of(metric="roc_auc", overfit=1.0), [found])["overfit"].passed is True
     assert "overfit" not in judged(spec, [])
     missing = judged(spec_of(overfit=0.1), [])["overfit"]
-    assert (missing.passed, missing.blocks) == (None, True)
+    assert (missing.passed, missing.binding) == (None, True)
 
 
 def test_only_rows_that_a_candidate_learnt_from_are_read(home: Home, tmp_path: Path) -> None:
@@ -580,7 +580,7 @@ def test_a_refresh_of_a_champion_with_the_same_feature_is_only_reported() -> Non
 
     def said(findings: list[Finding], name: str, kind: str) -> tuple[bool | None, bool]:
         check = judged(spec, findings, name, kind=kind)["one feature"]
-        return check.passed, check.blocks
+        return check.passed, check.binding
 
     assert said([*of("refresh", "member"), *of("champion", "member")], "refresh", "refresh") == (False, False)
     assert said([*of("refresh", "member"), *of("champion", "spend")], "refresh", "refresh") == (False, True)
@@ -607,7 +607,7 @@ def test_what_is_too_good(metric: str, mine: float | None, naive: float | None, 
     check = judged(spec, [], scores={"new": mine, "naive": naive})["too good"]
     assert check.passed is passed
     again = judged(spec, [], "refresh", kind="refresh", scores={"refresh": mine, "champion": mine, "naive": naive})
-    assert again["too good"].blocks is (passed is True)
+    assert again["too good"].binding is (passed is True)
     assert "too good" not in judged(spec_of(metric=metric, leak=False), [], scores={"new": mine, "naive": naive})
 
 
@@ -668,7 +668,7 @@ def test_the_table_is_the_same_in_the_terminal_in_markdown_and_in_html() -> None
     hostile = GateCheck(
         name="case a|b", model="new", passed=False, value=0.0, bound=1.0, reason="<script>[red]*x*\n| y"
     )
-    told = GateCheck(name="overfit", model="new", passed=None, value=0.25, blocks=False, reason="scores 0.1")
+    told = GateCheck(name="overfit", model="new", passed=None, value=0.25, binding=False, reason="scores 0.1")
     report = report_of(hostile, told)
     frame = table.table(report)
     assert frame["verdict"].tolist() == ["failed", "reported"]
@@ -686,7 +686,7 @@ def test_the_table_is_the_same_in_the_terminal_in_markdown_and_in_html() -> None
 
 
 @pytest.mark.parametrize(
-    ("passed", "blocks", "word"),
+    ("passed", "binding", "word"),
     [
         (True, True, "passed"),
         (False, True, "failed"),
@@ -696,5 +696,10 @@ def test_the_table_is_the_same_in_the_terminal_in_markdown_and_in_html() -> None
         (True, False, "passed"),
     ],
 )
-def test_verdicts_in_a_word(passed: bool | None, blocks: bool, word: str) -> None:
-    assert table.verdict(GateCheck(name="n", model="m", passed=passed, blocks=blocks, reason="r")) == word
+def test_verdicts_in_a_word(passed: bool | None, binding: bool, word: str) -> None:
+    assert table.verdict(GateCheck(name="n", model="m", passed=passed, binding=binding, reason="r")) == word
+
+
+def test_a_check_under_its_former_name_is_read() -> None:
+    check = GateCheck.from_json('{"name": "n", "model": "m", "passed": null, "blocks": false, "reason": "r"}')
+    assert check.binding is False

@@ -16,10 +16,10 @@ STYLES = {"passed": "green", "failed": "red", "open": "yellow", "warned": "yello
 def verdict(check: GateCheck) -> str:
     """passed, failed, open (cannot be told), warned (failed, but does not hold back) or reported.
 
-    >>> verdict(GateCheck(name="overfit", model="new", passed=None, blocks=False, reason="scores 0.1"))
+    >>> verdict(GateCheck(name="overfit", model="new", passed=None, binding=False, reason="scores 0.1"))
     'reported'
     """
-    if check.blocks:
+    if check.binding:
         return {True: "passed", False: "failed", None: "open"}[check.passed]
     return {True: "passed", False: "warned", None: "reported"}[check.passed]
 

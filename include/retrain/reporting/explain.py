@@ -134,7 +134,7 @@ def _holdout(evaluate: EvaluateReport, gate: GateReport) -> Iterator[str]:
 def _checks(checks: Iterable[GateCheck]) -> Iterator[str]:
     for one in checks:
         said = {True: "passed", False: "failed", None: "open"}[one.passed]
-        yield f"{said}{'' if one.blocks else ' (reported only)'}: {one.model} · {one.name}: {one.reason}"
+        yield f"{said}{'' if one.binding else ' (reported only)'}: {one.model} · {one.name}: {one.reason}"
 
 
 def _mlflow(home: Home, model: str, version: int, tags: Mapping[str, str]) -> Iterator[str]:

@@ -188,7 +188,7 @@ def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
     for column, count in evaluate.unknown_categories.items():
         yield f"unknown categories of {column}", f"{count:,} holdout rows have one that no model has seen"
     yield from _weak(facts)
-    open_ = [one for one in facts.gate.checks if one.passed is None and one.blocks and one.model == facts.judged]
+    open_ = [one for one in facts.gate.checks if one.passed is None and one.binding and one.model == facts.judged]
     for check in open_:
         yield f"cannot be told: {check.name}", check.reason
     if not spec.gate.fairness.columns:
@@ -294,7 +294,7 @@ def _findings(facts: Facts, checks: tuple[str, ...]) -> Iterator[tuple[str, ...]
 def _checks(checks: Sequence[GateCheck]) -> Iterator[tuple[str, ...]]:
     for one in checks:
         said = {True: "passed", False: "failed", None: "cannot be told"}[one.passed]
-        said += "" if one.blocks else ", reported only"
+        said += "" if one.binding else ", reported only"
         yield one.name, one.model, said, number(one.value), number(one.bound), one.reason
 
 

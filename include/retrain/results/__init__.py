@@ -563,12 +563,14 @@ class EvaluateReport(StageReport):
 
 
 class GateCheck(Result):
+    FORMER = {"blocks": "binding"}
+
     name: str
     model: str
     passed: bool | None = Field(description="None: cannot be told from these rows")
     value: float | None = None
     bound: float | None = None
-    blocks: bool = Field(default=True, description="False: reported only, it says nothing against the model")
+    binding: bool = Field(default=True, description="False: reported only, it says nothing against the model")
     reason: str
 
 

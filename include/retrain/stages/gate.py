@@ -108,7 +108,7 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
         return [
             c
             for c in checks[one.name]
-            if c.blocks and (c.passed is False or (c.passed is None and not c.name.startswith("slice")))
+            if c.binding and (c.passed is False or (c.passed is None and not c.name.startswith("slice")))
         ]
 
     for one in candidates:

@@ -90,13 +90,13 @@ def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCh
     low = None if mine is None else finite(mine.low)
     if mine is None or mine.value is None or low is None:
         reason = f"has no calibration error to judge: {mine.text if mine else 'it was not measured'}"
-        yield GateCheck(name="calibration", model=one.name, passed=None, bound=bound, blocks=False, reason=reason)
+        yield GateCheck(name="calibration", model=one.name, passed=None, bound=bound, binding=False, reason=reason)
         return
-    passed = blocks = low <= bound
+    passed = binding = low <= bound
     reason = f"{mine.text}, at least {low:.4g} with {1 - spec.gate.level:.0%} confidence, {bound:g} is allowed"
     if not passed:
         theirs = next((of.value for of in found(evaluate, "calibration", CHAMPION)), None)
-        blocks = theirs is None or theirs <= bound
+        binding = theirs is None or theirs <= bound
         reason += f"; the champion's is {theirs:.4g}" if theirs is not None else ""
     told = {"value": mine.value, "bound": bound, "reason": f"has {reason}"}
-    yield GateCheck(name="calibration", model=one.name, passed=passed, blocks=blocks, **told)
+    yield GateCheck(name="calibration", model=one.name, passed=passed, binding=binding, **told)

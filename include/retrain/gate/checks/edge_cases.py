@@ -95,6 +95,6 @@ def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCh
             passed=None if value is None else value >= 1,
             value=value,
             bound=1.0,
-            blocks=case.severity == "stop",
+            binding=case.severity == "stop",
             reason=reason,
         )

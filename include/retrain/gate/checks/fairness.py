@@ -158,6 +158,6 @@ def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCh
                     value=value,
                     bound=limit,
                     # A bound that somebody wrote down must be shown to hold.
-                    blocks=(value is not None and limit is not None) if beside else bound is not None,
+                    binding=(value is not None and limit is not None) if beside else bound is not None,
                     reason=says,
                 )

@@ -133,7 +133,7 @@ def _too_good(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck:
     bound = SCORE if spec.greater_is_better else None if naive is None or naive <= 0 else LOSS * naive
     if mine is None or bound is None:
         reason = f"has no {spec.gate.metric} to be too good"
-        return GateCheck(name="too good", model=one.name, passed=None, blocks=False, reason=reason)
+        return GateCheck(name="too good", model=one.name, passed=None, binding=False, reason=reason)
 
     def honest(value: float) -> bool:
         return value < bound if spec.greater_is_better else value > bound
@@ -150,7 +150,7 @@ def _too_good(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck:
         passed=passed,
         value=mine,
         bound=bound,
-        blocks=passed or not same,
+        binding=passed or not same,
         reason=reason,
     )
 
@@ -160,7 +160,7 @@ def _one_feature(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck
     skill = finite(mine[""].value) if "" in mine else None
     if skill is None:
         reason = f"is not suspected of a leak: {mine[''].text if mine else 'it was not measured'}"
-        return GateCheck(name="one feature", model=one.name, passed=None, blocks=False, reason=reason)
+        return GateCheck(name="one feature", model=one.name, passed=None, binding=False, reason=reason)
     named = [of for about, of in mine.items() if about]
     if not named:
         passed = skill <= MUCH[spec.task]
@@ -184,6 +184,6 @@ def _one_feature(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> GateCheck
         passed=passed,
         value=share,
         bound=ALONE,
-        blocks=passed or not same,
+        binding=passed or not same,
         reason=reason,
     )

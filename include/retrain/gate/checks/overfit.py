@@ -68,5 +68,5 @@ def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCh
         says += f", {bound:.1%} is allowed"
     passed = None if gap is None or bound is None else gap <= bound
     yield GateCheck(
-        name="overfit", model=one.name, passed=passed, value=gap, bound=bound, blocks=bound is not None, reason=says
+        name="overfit", model=one.name, passed=passed, value=gap, bound=bound, binding=bound is not None, reason=says
     )
