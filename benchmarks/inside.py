@@ -78,7 +78,7 @@ def _watch(kind: str, module: ModuleType, path: str) -> None:
 def stages(model: str, interval: str) -> list[dict[str, Any]]:
     """Run the loop on an interval; per stage its seconds in all, of reading and of writing, and late modules."""
     from retrain import pipeline
-    from retrain.__main__ import make_run
+    from retrain.cli.options import make_run
     from retrain.results import Trigger
 
     for kind, doors in (("reading", READING), ("writing", WRITING)):

@@ -39,7 +39,7 @@ RUN = """
 import json, sys, time
 from importlib import import_module
 from retrain import pipeline
-from retrain.__main__ import make_run
+from retrain.cli.options import make_run
 from retrain.results import Trigger
 name, interval = sys.argv[1:]
 import_module(f"retrain.stages.{name}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer.main
 
-from retrain.__main__ import app
 from retrain.authoring.check.manual import keys
+from retrain.cli import app
 
 ROOT = Path(__file__).parents[1]
 MANUAL = "\n".join(

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retrain import pipeline
-from retrain.__main__ import app
+from retrain.cli import app
 from retrain.errors import MissingInput
 from retrain.reporting import status
 from retrain.results import (

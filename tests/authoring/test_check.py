@@ -12,8 +12,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from retrain.__main__ import app
 from retrain.authoring.check.manual import keys, reference
+from retrain.cli import app
 from retrain.errors import InvalidSpec
 from retrain.state.settings import Home
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from retrain.__main__ import app
 from retrain.authoring.scaffold import looking
+from retrain.cli import app
 from retrain.errors import (
     DegenerateTraining,
     DtypeChanged,

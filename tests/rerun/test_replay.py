@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks import timelines
-from retrain.__main__ import app
+from retrain.cli import app
 from retrain.errors import InvalidSpec, MissingInput
 from retrain.rerun.replay import FIXED, POLICIES, choose, replay, table, variant
 from retrain.results import Outcome

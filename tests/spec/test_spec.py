@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from retrain.__main__ import app
+from retrain.cli import app
 from retrain.errors import InvalidSpec
 from retrain.spec import EXAMPLE, MAX_BYTES, load, parse
 from retrain.state.settings import Home

@@ -1,0 +1,49 @@
+"""The command line, `retrain …`: what each command is called, and in which group the help shows it.
+
+Nothing heavy is imported here. A command imports what it needs when it runs, so that the help, a table of the ledger or
+a refusal does not wait for pandas or MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from retrain import pipeline
+from retrain.cli import authoring, champion, questions, stages
+from retrain.errors import RetrainError
+
+GROUPS = {
+    "Write a model": (authoring.new, authoring.check, authoring.replay),
+    "Run its loops": (stages.run, stages.monitor),
+    "Decide who serves": (champion.rollback, champion.approve, champion.reconcile, champion.release),
+    "Ask what happened": (
+        *(questions.status, questions.history, questions.served, questions.explain, questions.changelog),
+        *(questions.inventory, questions.verify, questions.reproduce),
+    ),
+    "Run one stage": tuple(stages.stage_command(stage) for stage in pipeline.STAGES),
+}
+"""Group in the help → its commands; a function's name is the command's."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Retrain models when it pays, and promote them when they are shown to be better.",
+)
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(command.__name__, rich_help_panel=group)(command)
+
+
+def main() -> None:
+    """Run the command that was typed; a refusal of ours is one message and exit code 1."""
+    # Before a library starts its threads: those that wait must not take the core from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except RetrainError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
