@@ -49,20 +49,20 @@ chaos: $(READY)  ## kill, race, lock out and tamper with promotions and rollback
 bench: data  ## the figures of docs/benchmarks.md
 	@$(PY) benchmarks/all.py
 
-lock: $(READY)  ## write requirements.txt from requirements.in
-	@$(VENV)/bin/uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes \
+lock: $(READY)  ## write requirements.txt from pyproject.toml and requirements.in
+	@$(VENV)/bin/uv pip compile pyproject.toml requirements.in --extra s3 --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" -q -o requirements.txt
 
 clean: down  ## stop, and forget all that ran here
 	rm -rf .retrain
 
-$(READY): requirements.txt bin/uv.txt
+$(READY): requirements.txt bin/uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Retrain needs Python 3.11 to 3.13; give one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "environment: installing the pinned packages of requirements.txt into $(VENV) (about a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bin/uv.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(PY) --require-hashes --compile-bytecode -r requirements.txt
-	@echo "$(CURDIR)/include" > $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/retrain.pth
+	@$(VENV)/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --offline --editable .
 	@touch $@
 	@echo "environment: ready"

@@ -2,7 +2,7 @@
 
 | variable | default | what |
 |---|---|---|
-| `RETRAIN_ROOT` | the checkout | where the specs' relative paths begin |
+| `RETRAIN_ROOT` | the checkout; of an installed package the current folder | where the specs' relative paths begin |
 | `RETRAIN_MODELS` | `include/models` | the folder of specs |
 | `RETRAIN_HOME` | `.retrain` | state of this installation |
 | `RETRAIN_STORE` | `.retrain/store` | batches, runs and reports; a path or an fsspec URL |
@@ -41,7 +41,7 @@ class Home:
         def path(name: str, default: Path) -> Path:
             return Path(os.environ.get(name) or default).absolute()
 
-        root = path("RETRAIN_ROOT", Path(__file__).parents[3])
+        root = path("RETRAIN_ROOT", _default_root())
         state = path("RETRAIN_HOME", root / ".retrain")
 
         def url(name: str, default: str) -> str:
@@ -77,3 +77,9 @@ class Home:
                 f" known: {', '.join(known) or 'none'}",
             ).at(model, "spec")
         return load(file)
+
+
+def _default_root() -> Path:
+    """The checkout that this code lies in; the current folder where it is an installed package."""
+    above = Path(__file__).resolve().parents[2]
+    return above.parent if above.name == "include" else Path.cwd()
