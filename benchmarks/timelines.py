@@ -39,7 +39,7 @@ from benchmarks import measure
 from benchmarks.measure import Figures
 from retrain.data.dataset import arrow_schema
 from retrain.rerun.replay import FIXED, choose, replay
-from retrain.results import Accepted, Batch, Outcome
+from retrain.results import Accepted, Batch, ReplayOutcome
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
@@ -137,7 +137,9 @@ def history(home: Home, model: Spec, frames: Iterator[pd.DataFrame]) -> None:
         ledger.append(model.model, "snapshot", f"{span.name}/{digest}", body, effective_at=span.end)
 
 
-def walk(model: Spec, frames: Callable[[], Iterator[pd.DataFrame]], policies: tuple[str, ...]) -> tuple[Outcome, ...]:
+def walk(
+    model: Spec, frames: Callable[[], Iterator[pd.DataFrame]], policies: tuple[str, ...]
+) -> tuple[ReplayOutcome, ...]:
     with tempfile.TemporaryDirectory(prefix="retrain-timeline-") as folder:
         root = Path(folder)
         home = replace(
@@ -150,7 +152,7 @@ def walk(model: Spec, frames: Callable[[], Iterator[pd.DataFrame]], policies: tu
         return replay(home, model, choose(model, policies))
 
 
-def one(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[Outcome, ...]:
+def one(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[ReplayOutcome, ...]:
     """A made timeline under each policy."""
     warnings.simplefilter("ignore")  # a linear model on a column times a hundred has much to say
     found = walk(spec(task), lambda: world(kind, task, seed), policies)
@@ -199,7 +201,7 @@ def delivered(model: Spec, share: float) -> Iterator[pd.DataFrame]:
         yield frame[(frame[model.source.time] >= span.start) & (frame[model.source.time] < span.end)]
 
 
-def flown(every: str, share: float, policies: tuple[str, ...] = ()) -> tuple[Outcome, ...]:
+def flown(every: str, share: float, policies: tuple[str, ...] = ()) -> tuple[ReplayOutcome, ...]:
     """The flights under each policy."""
     model = flights(every)
     return walk(model, lambda: delivered(model, share), policies)
@@ -218,11 +220,11 @@ def figures(
     policies: tuple[str, ...] = (),
 ) -> list[Figures]:
     """The whole benchmark."""
-    jobs: list[tuple[tuple[str, str], Callable[..., tuple[Outcome, ...]], tuple[Any, ...]]] = [
+    jobs: list[tuple[tuple[str, str], Callable[..., tuple[ReplayOutcome, ...]], tuple[Any, ...]]] = [
         (("flights", f"each {every}"), flown, (every, share, policies)) for every in flight
     ]
     jobs += [((kind, task), one, (kind, task, seed, policies)) for task in TASKS for kind in kinds for seed in seeds]
-    found: dict[tuple[str, str], list[tuple[Outcome, ...]]] = {}
+    found: dict[tuple[str, str], list[tuple[ReplayOutcome, ...]]] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         made = [(name, pool.submit(work, *given)) for name, work, given in jobs]
         for name, future in track(made, console=Console(stderr=True), description="timelines", transient=True):
@@ -240,12 +242,12 @@ def figures(
     return [scores, _bars(found)]
 
 
-def _cell(of: list[tuple[Outcome, ...]], n: int) -> str:
+def _cell(of: list[tuple[ReplayOutcome, ...]], n: int) -> str:
     score, trainings, wrong = _means(of, n)
     return f"{score:.4f} · {trainings:.1f}" + (f" ({wrong:.1f} wrong)" if wrong else "")
 
 
-def _means(of: list[tuple[Outcome, ...]], n: int) -> tuple[float, float, float]:
+def _means(of: list[tuple[ReplayOutcome, ...]], n: int) -> tuple[float, float, float]:
     mine = [outcomes[n] for outcomes in of]
     return (
         float(np.mean([one.mean for one in mine])),
@@ -254,7 +256,7 @@ def _means(of: list[tuple[Outcome, ...]], n: int) -> tuple[float, float, float]:
     )
 
 
-def _bars(found: Mapping[tuple[str, str], list[tuple[Outcome, ...]]]) -> Figures:
+def _bars(found: Mapping[tuple[str, str], list[tuple[ReplayOutcome, ...]]]) -> Figures:
     """Ours against the best policy that asks nothing; scores here are losses."""
     lines, better, near, frugal = [], 0, 0, 0
     for name, of in found.items():

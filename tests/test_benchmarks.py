@@ -16,7 +16,7 @@ from benchmarks import alarms, cycle, gates, measure, parse, rollback, rows, tim
 from retrain import pipeline
 from retrain.modeling import metrics
 from retrain.rerun.replay import FIXED
-from retrain.results import Outcome, Trigger
+from retrain.results import ReplayOutcome, Trigger
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -145,7 +145,7 @@ def test_figures_land_between_their_markers(tmp_path: Path) -> None:
 
 
 def test_policies_are_held_against_their_bars() -> None:
-    def found(**ours: Any) -> list[tuple[Outcome, ...]]:
+    def found(**ours: Any) -> list[tuple[ReplayOutcome, ...]]:
         told = {
             "never": (0.60, 0),
             "every interval, all rows": (0.50, 14),
@@ -156,7 +156,7 @@ def test_policies_are_held_against_their_bars() -> None:
         shared = {"metric": "log_loss", "steps": (), "promotions": 0, "wrong": 0, "seconds": 1.0}
         return [
             tuple(
-                Outcome(policy=name, mean=mean, trainings=trainings, **shared)  # type: ignore[arg-type]
+                ReplayOutcome(policy=name, mean=mean, trainings=trainings, **shared)  # type: ignore[arg-type]
                 for name, (mean, trainings) in made.items()
             )
         ]

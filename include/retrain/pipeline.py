@@ -153,7 +153,7 @@ def run_stage(name: str, run: Run) -> StageReport:
 
 def _signal(run: Run, report: StageReport) -> None:
     """Put what policies will read on record, once per question, interval, champion and moment."""
-    if not report.signs() or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
+    if not report.answers() or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
         return
     for signal in report.signals_of(champion.version):
         told = {"question": signal.question, "interval": signal.interval.name}

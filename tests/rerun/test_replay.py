@@ -18,7 +18,7 @@ from benchmarks import timelines
 from retrain.cli import app
 from retrain.errors import InvalidSpec, MissingInput
 from retrain.rerun.replay import FIXED, POLICIES, choose, replay, table, variant
-from retrain.results import Outcome
+from retrain.results import ReplayOutcome
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
@@ -41,7 +41,7 @@ def home_of(root: Path) -> Home:
 
 
 @pytest.fixture(scope="module")
-def walked(made: tuple[Spec, list[pd.DataFrame]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def walked(made: tuple[Spec, list[pd.DataFrame]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReplayOutcome]:
     spec, frames = made
     home = home_of(tmp_path_factory.mktemp("history"))
     timelines.history(home, spec, iter(frames))
@@ -53,7 +53,7 @@ def walked(made: tuple[Spec, list[pd.DataFrame]], tmp_path_factory: pytest.TempP
     return found
 
 
-def test_each_policy_trains_when_it_should(walked: dict[str, Outcome]) -> None:
+def test_each_policy_trains_when_it_should(walked: dict[str, ReplayOutcome]) -> None:
     trained = {name: [step.interval[:7] for step in one.steps if step.trained] for name, one in walked.items()}
     assert trained["never"] == ["2020-03"]
     assert trained[ALL] == [f"2020-{month:02d}" for month in range(FIRST, MONTHS + 1)]
@@ -63,7 +63,7 @@ def test_each_policy_trains_when_it_should(walked: dict[str, Outcome]) -> None:
         assert [step.score is None for step in one.steps] == [month < FIRST for month in range(MONTHS)]
 
 
-def test_what_came_after_the_change_is_learnt_from_at_once(walked: dict[str, Outcome]) -> None:
+def test_what_came_after_the_change_is_learnt_from_at_once(walked: dict[str, ReplayOutcome]) -> None:
     scores = {name: [step.score for step in one.steps] for name, one in walked.items()}
     assert scores[OURS][:6] == scores["never"][:6], "nothing was trained in between"
     after = {name: sum(filter(None, found[CHANGE + 1 :])) for name, found in scores.items()}
@@ -75,7 +75,7 @@ def test_what_came_after_the_change_is_learnt_from_at_once(walked: dict[str, Out
 
 
 def test_nothing_is_known_before_its_time(
-    made: tuple[Spec, list[pd.DataFrame]], walked: dict[str, Outcome], tmp_path: Path
+    made: tuple[Spec, list[pd.DataFrame]], walked: dict[str, ReplayOutcome], tmp_path: Path
 ) -> None:
     spec, frames = made
     home = home_of(tmp_path)
@@ -84,7 +84,7 @@ def test_nothing_is_known_before_its_time(
     assert shorter.steps == walked[OURS].steps[: CHANGE + 1]
 
 
-def test_the_table_has_a_row_per_policy(walked: dict[str, Outcome]) -> None:
+def test_the_table_has_a_row_per_policy(walked: dict[str, ReplayOutcome]) -> None:
     shown = table(tuple(walked.values()))
     assert shown["policy"].tolist() == ["never", ALL, OURS]
     assert list(shown) == ["policy", "rmse", "trainings", "promotions", "wrong", "seconds"]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from retrain.modeling.metrics import Array, calibration
-from retrain.results import EvaluateReport, Outcome, Paired
+from retrain.results import EvaluateReport, Paired, ReplayOutcome
 from retrain.spec import Spec
 
 POINTS = 200
@@ -291,7 +291,7 @@ def watched(table: pd.DataFrame, label: str) -> bytes:
 
 
 @mpl.rc_context(_STYLE)
-def replayed(outcomes: Sequence[Outcome]) -> bytes:
+def replayed(outcomes: Sequence[ReplayOutcome]) -> bytes:
     """The score of each interval under each policy; a dot where it trained, hollow where nothing was promoted."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()

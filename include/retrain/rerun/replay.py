@@ -40,9 +40,9 @@ from retrain.results import (
     IngestReport,
     Interval,
     LabelBatch,
-    Outcome,
     RefitReport,
-    Step,
+    ReplayOutcome,
+    ReplayStep,
     Trigger,
 )
 from retrain.spec import Policy, Spec, near
@@ -82,7 +82,7 @@ SLIDING = 3
 
 def replay(
     home: Home, spec: Spec, policies: Mapping[str, Mapping[str, Any]], say: Callable[[str], None] = lambda _: None
-) -> tuple[Outcome, ...]:
+) -> tuple[ReplayOutcome, ...]:
     """Walk the model's accepted history under each policy.
 
     Args:
@@ -191,7 +191,7 @@ class _Walk:
         for one in facts:
             self.ledger.append(one.model, one.kind, one.key, one.body, effective_at=one.effective_at, run=one.run)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ReplayOutcome:
         steps = []
         for name, one in self.batches.items():
             steps.append(self._step(one.batch.interval))
@@ -199,7 +199,7 @@ class _Walk:
         promotions = self.ledger.records(self.spec.model, "promotion")
         notes = [one for one in self.ledger.records(self.spec.model) if one.kind.endswith("stage")]
         scores = [step.score for step in steps if step.score is not None]
-        return Outcome(
+        return ReplayOutcome(
             policy=self.name,
             metric=self.spec.gate.metric,
             steps=tuple(steps),
@@ -210,7 +210,7 @@ class _Walk:
             seconds=round(sum(float(one.body["seconds"]) for one in notes), 3),
         )
 
-    def _step(self, interval: Interval) -> Step:
+    def _step(self, interval: Interval) -> ReplayStep:
         served = self._run(interval, "score")
         value, version = None, None
         if found := champion_at(self.ledger.records(self.spec.model, "promotion"), interval.start):
@@ -244,7 +244,7 @@ class _Walk:
             decision = run.read(pipeline.Decided, "decide").decision
         trained = decision.verdict == "retrain"
         promoted, said = (self._train(run)) if trained else (False, "")
-        return Step(
+        return ReplayStep(
             interval=interval.name,
             score=value,
             version=version,
@@ -328,7 +328,7 @@ class _Walk:
             yield bool(gains) and float(np.mean(gains)) < least
 
 
-def table(outcomes: tuple[Outcome, ...]) -> pd.DataFrame:
+def table(outcomes: tuple[ReplayOutcome, ...]) -> pd.DataFrame:
     """A row per policy, the columns that one compares by."""
     return pd.DataFrame(
         {

@@ -1,0 +1,74 @@
+"""The models that serve, score beside the one that serves, or must not come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from retrain.results.base import Result, Utc
+
+
+class Configuration(Result):
+    """Everything that makes a model but the rows: what a refresh repeats."""
+
+    estimator: str
+    parameters: dict[str, Any]
+    window: int | None = Field(default=None, description="how many of the newest intervals; None is all")
+    since: Utc | None = Field(default=None, description="start of the rows, where the world changed then")
+    pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
+
+    @property
+    def label(self) -> str:
+        """Estimator and training window, for people."""
+        if self.since:
+            return f"{self.estimator}, since {self.since:%Y-%m-%d}"
+        return f"{self.estimator}, {'all' if self.window is None else f'last {self.window}'}"
+
+
+class Champion(Result):
+    """A model that serves or is to serve, as the registry and the ledger know it."""
+
+    FORMER: ClassVar[Mapping[str, str]] = {"promised": "expected_score"}
+
+    version: int
+    run_id: str
+    digest: str = Field(description="of the model's files")
+    configuration: Configuration
+    training: str = Field(description="digest of the training rows")
+    reference: str = Field(description="folder of the reference rows, relative to the store")
+    trained_until: Utc = Field(description="end of the newest interval it was fitted on")
+    rows: int = Field(default=0, description="labelled rows it was fitted on")
+    expected_score: float | None = Field(
+        default=None, description="the primary metric on the holdout rows that it was gated on"
+    )
+    effective_at: Utc = Field(description="the as-of time of the run that promoted it")
+
+
+class BlockedModel(Result):
+    """An entry of the blocklist: a model that must not come back, and what makes the same files again."""
+
+    version: int
+    digest: str
+    training: str
+    configuration: Configuration
+    reason: str
+
+
+class Rollout(Result):
+    """A version that scores beside the champion: a challenger on its way, or the predecessor under watch."""
+
+    FORMER: ClassVar[Mapping[str, str]] = {"beside": "shadow", "pins": "becomes_reference"}
+
+    purpose: Literal["shadow", "canary", "watch"]
+    shadow: Champion = Field(description="the challenger; of a watch the predecessor")
+    champion: int = Field(description="the version that serves")
+    kind: Literal["refresh", "new"] = Field(default="new", description="what the challenger, or the new champion, is")
+    becomes_reference: bool = Field(
+        default=False, description="the gate has shown the challenger better than the reference champion"
+    )
+    step: int = Field(default=0, description="of a canary")
+    share: float = Field(default=0.0, description="of the rows that the challenger answers")
+    since: Utc = Field(description="from when on, on the data's clock, this step holds")
+    began: Utc = Field(description="the same of the first step")
