@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CARRIED = ("dvc.yaml", ".dvcignore", ".gitignore", "requirements.txt", "bin/shown.py", ".dvc/config", ".dvc/.gitignore")
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
 STAGES = ("ingest", "validate", "snapshot", "labels", "context", "drift", "decide", "train", "evaluate", "gate")
-PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings"}
+PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings", "state/store"}
 """What every stage stands on; dvc.yaml says why it is no dependency."""
 
 

@@ -1,3 +1,5 @@
+"""When the policy retrains, when it does not, and why."""
+
 from __future__ import annotations
 
 from datetime import timedelta
@@ -5,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retrain.policy.rules import decide_retraining
 from retrain.results import (
     Accepted,
     Alert,
@@ -18,7 +21,6 @@ from retrain.results import (
     Trigger,
 )
 from retrain.spec import EXAMPLE, Spec, parse
-from retrain.stages.decide import judge
 
 
 def spec(**policy: Any) -> Spec:
@@ -80,30 +82,30 @@ def drifted(verdict: str = "stable", month: int = 12) -> DriftReport:
     ],
 )  # fmt: skip
 def test_the_policy(policy: dict[str, Any], known: Context, drift: str, rule: str, verdict: str) -> None:
-    found, decision, evidence = judge(spec(**policy), known, drifted(drift))
+    rule_that_decided, decision, evidence = decide_retraining(spec(**policy), known, drifted(drift))
     assert evidence or rule == "none"
-    assert (found, decision.verdict) == (rule, verdict)
+    assert (rule_that_decided, decision.verdict) == (rule, verdict)
     assert all(decision.reasons)
 
 
 def test_an_older_run_is_stale_unless_it_only_looks() -> None:
     newer = context(2).effective_at + timedelta(days=90)
     older = context(3, 2, newest_promotion_at=newer)
-    assert judge(spec(), older, drifted())[0] == "stale"
+    assert decide_retraining(spec(), older, drifted())[0] == "stale"
     looking = context(3, 2, newest_promotion_at=newer, trigger=Trigger(dry_run=True))
-    assert judge(spec(), looking, drifted())[0] == "schedule"
+    assert decide_retraining(spec(), looking, drifted())[0] == "schedule"
 
 
 def test_labels_that_are_not_mature_are_not_counted() -> None:
     known = context(2)
     late = known.accepted[1].model_copy(update={"mature_at": known.effective_at + timedelta(hours=1)})
-    decision = judge(spec(), known.model_copy(update={"accepted": (known.accepted[0], late)}), drifted())[1]
+    decision = decide_retraining(spec(), known.model_copy(update={"accepted": (known.accepted[0], late)}), drifted())[1]
     assert decision.verdict == "skip"
     assert "1 so far" in decision.reasons[0]
 
 
 def test_every_rule_that_said_yes_is_named() -> None:
-    decision = judge(spec(schedule=1, max_age="1d"), context(4, 2), drifted("drift"))[1]
+    decision = decide_retraining(spec(schedule=1, max_age="1d"), context(4, 2), drifted("drift"))[1]
     assert [reason.split(":")[0] for reason in decision.reasons] == ["schedule", "drift", "age"]
 
 
@@ -154,8 +156,8 @@ def test_signals_hysteresis_and_budget(policy: dict[str, Any], more: dict[str, A
     more["trainings"] = tuple(spec().at(day).start for day in more.get("trainings", ()))
     champion = known.champion and known.champion.model_copy(update={"rows": 200})
     known = known.model_copy(update={**more, "champion": champion})
-    found, decision, evidence = judge(spec(**policy), known, drifted())
-    assert (found, decision.verdict) == (rule, verdict)
+    rule_that_decided, decision, evidence = decide_retraining(spec(**policy), known, drifted())
+    assert (rule_that_decided, decision.verdict) == (rule, verdict)
     if rule == "none":
         asked = {
             "schedule": policy["schedule"],
@@ -172,17 +174,17 @@ def test_oscillating_drift_does_not_flap() -> None:
     for month in range(3, 11):
         now = "drift" if month % 4 == 0 else "stable"
         known = context(month, 2).model_copy(update={"signals": tuple(signals)})
-        verdicts.append(judge(policy, known, drifted(now, month))[1].verdict)
+        verdicts.append(decide_retraining(policy, known, drifted(now, month))[1].verdict)
         signals.append(signal(f"2024-{month:02d}-01", "alarm" if now == "drift" else "calm", "drift"))
     assert set(verdicts) == {"skip"}
     steady = context(5, 2).model_copy(update={"signals": (signal("2024-04-01", "alarm", "drift"),)})
-    assert judge(policy, steady, drifted("drift", 5))[0] == "drift"
+    assert decide_retraining(policy, steady, drifted("drift", 5))[0] == "drift"
 
 
 def test_broken_data_stop_whatever_the_policy_but_a_hand() -> None:
-    assert judge(spec(), context(5, 2), drifted("broken"))[0] == "broken data"
+    assert decide_retraining(spec(), context(5, 2), drifted("broken"))[0] == "broken data"
     forced = context(5, 2, trigger=Trigger(kind="manual", force=True))
-    assert judge(spec(), forced, drifted("broken"))[0] == "forced"
+    assert decide_retraining(spec(), forced, drifted("broken"))[0] == "forced"
 
 
 @pytest.mark.parametrize(
@@ -206,13 +208,13 @@ def test_an_alert_is_confirmed_and_only_the_bounds_are_checked_again(
     if "trainings" in more:
         more = {"trainings": tuple(spec().at(day).start for day in more["trainings"])}
     known = known.model_copy(update={**more, "alert": Alert.model_validate(whole)})
-    assert judge(spec(**{**OFF, **policy}), known, drifted())[0] == rule
+    assert decide_retraining(spec(**{**OFF, **policy}), known, drifted())[0] == rule
 
 
 def test_a_drift_alarm_says_what_it_waits_for() -> None:
     known = context(4, 3)
     late = known.accepted[-1].model_copy(update={"mature_at": known.effective_at + timedelta(days=14)})
     known = known.model_copy(update={"accepted": (*known.accepted[:-1], late)})
-    rule, decision, _ = judge(spec(schedule=0), known, drifted("drift"))
+    rule, decision, _ = decide_retraining(spec(schedule=0), known, drifted("drift"))
     assert rule == "no new data"
     assert "the alarm stands until labels are mature: 100 rows of 2024-04-01 on 2024-05-15" in decision.reasons[0]
