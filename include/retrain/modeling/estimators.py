@@ -34,10 +34,10 @@ from sklearn.utils import get_tags
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
-from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
+from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric, near
 from retrain.modeling.features import Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.results import Configuration
-from retrain.spec import Spec, near
+from retrain.spec import Spec
 from retrain.state.store import json_digest
 
 Array = np.ndarray[Any, np.dtype[Any]]

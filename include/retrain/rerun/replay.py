@@ -24,7 +24,7 @@ import yaml
 
 from retrain import pipeline
 from retrain.data import dataset
-from retrain.errors import InvalidSpec, MissingInput, RetrainError
+from retrain.errors import InvalidSpec, MissingInput, RetrainError, near
 from retrain.modeling import estimators
 from retrain.modeling.metrics import score
 from retrain.registry import promotion
@@ -45,7 +45,7 @@ from retrain.results import (
     ReplayStep,
     Trigger,
 )
-from retrain.spec import Policy, Spec, near
+from retrain.spec import Policy, Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import champion_at
 from retrain.state.run import Run, run_key

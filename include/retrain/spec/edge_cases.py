@@ -1,4 +1,4 @@
-"""Edge cases: rows that a person wrote down, and what a model must answer to them.
+"""`gate.cases`: edge cases, rows that a person wrote down with what a model must answer to them.
 
 They are a YAML file beside the spec (`gate.cases`) and part of its digest, so they are versioned with it:
 
@@ -24,11 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from retrain.errors import near
 
+MAX_CASES = 1_000
 Value = bool | int | float | str | datetime | date | None
-MOST = 1_000
 
 
-class Expect(BaseModel):
+class ExpectedAnswer(BaseModel):
     """What must hold of the answer: the number, or the probability of the last class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
@@ -41,10 +41,10 @@ class Expect(BaseModel):
     within: float = Field(default=0.0, ge=0, description="how far two answers that are the same may lie apart")
 
     @model_validator(mode="after")
-    def _something(self) -> Expect:
+    def _check_it_expects_something(self) -> ExpectedAnswer:
         if (self.is_ is None) != (self.than is None):
             raise ValueError("is and than belong together")
-        if all(one is None for one in (self.min, self.max, self.class_, self.is_)):
+        if all(bound is None for bound in (self.min, self.max, self.class_, self.is_)):
             raise ValueError("expects nothing: give min, max, class, or is and than")
         return self
 
@@ -56,7 +56,7 @@ class Case(BaseModel):
 
     name: str = Field(min_length=1, max_length=200)
     row: dict[str, Value]
-    expect: Expect
+    expect: ExpectedAnswer
     severity: Literal["stop", "warn"] = Field(default="stop", description="warn: a broken case is only reported")
 
 
@@ -64,23 +64,31 @@ class Declared(Protocol):
     """What is read of a column of the spec."""
 
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """Its declared type."""
+
     @property
-    def max_missing(self) -> float: ...
+    def max_missing(self) -> float:
+        """The share of its values that may be missing."""
 
 
-def read(data: Any) -> tuple[Case, ...]:
+def parse_cases(data: Any) -> tuple[Case, ...]:
     """The cases of parsed YAML, each row complete but for what may be missing.
 
     Raises:
         pydantic.ValidationError: not a list of cases.
+
+    >>> first = {"name": "new", "row": {"plan": "basic", "visits": 0}, "expect": {"min": 0.5}}
+    >>> second = {"name": "loyal", "row": {"visits": 30}, "expect": {"is": "lower", "than": "new"}}
+    >>> parse_cases([first, second])[1].row
+    {'plan': 'basic', 'visits': 30}
     """
-    made: dict[str, Case] = {}
-    known = TypeAdapter(tuple[Case, ...]).validate_python(data)
-    for one in known:
-        base = made[one.expect.than].row if one.expect.than in made else {}
-        made.setdefault(one.name, one.model_copy(update={"row": {**base, **one.row}}))
-    return tuple(made[one.name] for one in known)
+    cases = TypeAdapter(tuple[Case, ...]).validate_python(data)
+    complete: dict[str, Case] = {}
+    for case in cases:
+        base = complete[case.expect.than].row if case.expect.than in complete else {}
+        complete.setdefault(case.name, case.model_copy(update={"row": {**base, **case.row}}))
+    return tuple(complete[case.name] for case in cases)
 
 
 def problems(
@@ -92,33 +100,37 @@ def problems(
     """Where and why a case does not fit its spec.
 
     Args:
+        cases: as `parse_cases` gives them.
         columns: every declared column.
         inputs: those that a model reads.
         classes: in code order; empty for regression.
+
+    Yields:
+        The path to the key inside the file, and the problem.
     """
-    if len(cases) > MOST:
-        yield (), f"{len(cases):,} cases, {MOST:,} at most"
+    if len(cases) > MAX_CASES:
+        yield (), f"{len(cases):,} cases, {MAX_CASES:,} at most"
     names: list[str] = []
-    for place, one in enumerate(cases):
-        expect = one.expect
-        if one.name in names:
-            yield (place, "name"), f"{one.name!r} stands twice"
+    for place, case in enumerate(cases):
+        expect = case.expect
+        if case.name in names:
+            yield (place, "name"), f"{case.name!r} stands twice"
         if expect.than is not None and expect.than not in names:
             yield (place, "expect", "than"), f"no earlier case is called {expect.than!r}{near(expect.than, names)}"
         # As text: true is not 1.
         if expect.class_ is not None and str(expect.class_) not in map(str, classes):
             yield (place, "expect", "class"), f"{expect.class_!r} is no class{near(expect.class_, classes)}"
-        for name, value in one.row.items():
+        for name, value in case.row.items():
             if name not in columns:
                 yield (place, "row", name), f"the spec declares no column {name!r}{near(name, inputs)}"
             elif name not in inputs:
                 yield (place, "row", name), f"the model does not read {name!r}"
             elif value is not None and not _fits(value, columns[name].type):
                 yield (place, "row", name), f"{value!r} is no {columns[name].type}"
-        absent = [name for name in inputs if one.row.get(name) is None and not columns[name].max_missing]
+        absent = [name for name in inputs if case.row.get(name) is None and not columns[name].max_missing]
         if absent and (expect.than is None or expect.than in names):
             yield (place, "row"), f"{', '.join(absent[:8])} may not be missing"
-        names.append(one.name)
+        names.append(case.name)
 
 
 def _fits(value: Any, kind: str) -> bool:

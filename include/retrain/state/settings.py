@@ -18,9 +18,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrain.errors import InvalidSpec
+from retrain.errors import InvalidSpec, near
 from retrain.results import inside
-from retrain.spec import CASES, Spec, load, near
+from retrain.spec import CASES, Spec, load
 
 
 @dataclass(frozen=True)

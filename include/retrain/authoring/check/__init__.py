@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from retrain.authoring.check.words import explain
-from retrain.errors import InvalidSpec, RetrainError
+from retrain.errors import InvalidSpec, RetrainError, near
 from retrain.results import Batch, Configuration
-from retrain.spec import Spec, line_of, load, near
+from retrain.spec import Spec, line_of, load
 from retrain.state.settings import Home
 
 

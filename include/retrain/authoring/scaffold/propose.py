@@ -12,8 +12,7 @@ from retrain.authoring.scaffold.contracts import bounds, missing, percent, plain
 from retrain.authoring.scaffold.kinds import Seen
 from retrain.authoring.scaffold.leaks import suspicion
 from retrain.authoring.scaffold.looking import Profile
-from retrain.errors import DegenerateTraining, InvalidSpec
-from retrain.spec import near
+from retrain.errors import DegenerateTraining, InvalidSpec, near
 
 PERIODS = {"hour": "h", "day": "D", "week": "W-SUN", "month": "M", "quarter": "Q", "year": "Y"}
 ENOUGH_ROWS = 200

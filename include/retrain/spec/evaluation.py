@@ -1,0 +1,26 @@
+"""`evaluation`: how the holdout rows judge, and by which metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from retrain.spec.base import ColumnName, Part
+
+METRICS: dict[str, dict[str, bool]] = {
+    "binary": {"log_loss": False, "brier": False, "roc_auc": True, "average_precision": True},
+    "multiclass": {"log_loss": False, "balanced_accuracy": True, "f1_macro": True},
+    "regression": {"rmse": False, "mae": False, "r2": True},
+}
+"""Primary metrics per task, and whether greater is better. Accuracy is not one: it hides the rare class."""
+
+
+class Evaluation(Part):
+    """How the holdout rows judge."""
+
+    block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
+    resamples: int = Field(default=1000, ge=200, le=100_000, description="bootstrap resamples of the blocks")
+    slices: tuple[ColumnName, ...] = Field(default=(), description="columns whose values are also judged one by one")
+    holdout: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
+    golden_rows: int = Field(default=20, ge=1, le=1000, description="rows whose answers travel with the model")

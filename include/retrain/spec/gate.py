@@ -1,0 +1,62 @@
+"""`gate`: what a candidate must show on the holdout rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from retrain.spec.base import ColumnName, Part, Share
+
+
+class Fairness(Part):
+    """What the groups of protected columns may be treated differently by; each asked only where columns are named."""
+
+    columns: tuple[ColumnName, ...] = Field(default=(), description="protected; they need not be features")
+    demographic_parity: Share | None = Field(
+        default=None, description="largest difference of the share answered yes between groups"
+    )
+    equalized_odds: Share | None = Field(
+        default=None, description="largest difference of true or false positive rate between groups"
+    )
+    margin: Share = Field(default=0.05, description="how much larger than the champion's a difference may be")
+    min_rows: int = Field(default=100, ge=20, description="smaller groups are not judged")
+
+
+class Gate(Part):
+    """What a candidate must show on the holdout rows."""
+
+    metric: str = Field(
+        description="the primary metric; by default log_loss, for regression rmse. binary: log_loss, brier, roc_auc,"
+        " average_precision; multiclass: log_loss, balanced_accuracy, f1_macro; regression: rmse, mae, r2"
+    )
+    margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.01, description="how much worse a refresh may be, as a share of the champion's score"
+    )
+    level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.05,
+        description="chance of a wrong promotion that a holdout interval may cost, over all its interim analyses",
+    )
+    min_rows: int = Field(default=500, ge=20, description="labelled holdout rows; fewer are inconclusive")
+    min_blocks: int = Field(default=10, ge=2, description="blocks of holdout rows; fewer are inconclusive")
+    slice_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="how much worse a slice may be, as a share of the champion's score there"
+    )
+    slice_min_rows: int = Field(default=200, ge=20, description="smaller slices are not judged")
+    refit_bound: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="how far the refit's mean prediction may lie from the gated candidate's"
+    )
+    calibration: Share | None = Field(
+        default=0.1,
+        description="expected calibration error, of numbers the mean error in standard deviations, above which a"
+        " candidate must not be shown to be; null asks nothing",
+    )
+    overfit: Share | None = Field(
+        default=None,
+        description="how much better it may score on its training rows than on holdout rows, as a share of the latter",
+    )
+    leak: bool = Field(default=True, description="stop what is too good to be true, or one feature alone nearly is")
+    cases: str | None = Field(
+        default=None, description="`NAME.cases.yaml` beside the spec: rows, and what a candidate must answer to them"
+    )
+    fairness: Fairness = Fairness()

@@ -1,0 +1,65 @@
+"""YAML without aliases, tags and duplicate keys, and the line on which a key stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+BROKEN = (yaml.YAMLError, RecursionError, ValueError)
+"""What `read` raises for a text that is not such YAML."""
+
+
+class StrictLoader(yaml.SafeLoader):
+    """A loader that refuses aliases and duplicate keys; a safe one knows no tags."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias: a few lines of them could unfold to gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that stands twice: YAML would keep the last in silence."""
+        keys = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(text: str) -> Any:
+    """The data in `text`.
+
+    Raises:
+        yaml.YAMLError, RecursionError, ValueError: not such YAML (`BROKEN`).
+    """
+    return yaml.load(text, Loader=StrictLoader)
+
+
+def problem(file: str, error: Exception) -> str:
+    """One of `BROKEN` in one line, with the file and the line where that is known."""
+    mark = getattr(error, "problem_mark", None)
+    return f"{file}{f':{mark.line + 1}' if mark else ''}: {getattr(error, 'problem', None) or error}"
+
+
+def line_of(text: str, path: Sequence[Any]) -> int:
+    r"""The line, from 1, of the deepest node of `path` that the text has.
+
+    >>> line_of("a:\n  b: [x, y]\n  c: z", ("a", "c")), line_of("a:\n  b: 1", ("a", "no such key"))
+    (3, 1)
+    """
+    node = yaml.compose(text, Loader=StrictLoader)
+    line = 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((key, value) for key, value in node.value if key.value == str(step)), None)
+            if entry is None:
+                continue
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
