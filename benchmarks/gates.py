@@ -3,7 +3,7 @@
     python benchmarks/gates.py [--quick]
 
 Made-up answers of made-up models whose true scores are known, through the code that judges real ones: blocks are
-resampled and paired by `stages.evaluate`, the level is spent by `retrain.gate.alpha_spending`, and `stages.gate.judge`
+resampled and paired by `stages.evaluate`, the level is spent by `retrain.gate.alpha_spending`, and `retrain.gate.judge`
 decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion. One holdout interval,
 `LEVEL`, `MARGIN`, 50 rows a day.
 
@@ -44,6 +44,7 @@ from scipy.stats import binom, norm
 from benchmarks.alarms import wilson
 from benchmarks.measure import Figures
 from retrain.gate import alpha_spending
+from retrain.gate.judge import judge
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array
 from retrain.results import (
@@ -63,7 +64,6 @@ from retrain.results import (
 )
 from retrain.spec import EXAMPLE, METRICS, Spec, parse
 from retrain.stages import evaluate
-from retrain.stages.gate import judge
 from retrain.state.ledger import Record
 
 TASKS = {"log_loss": "binary", "roc_auc": "binary", "rmse": "regression", "mae": "regression"}

@@ -181,7 +181,7 @@ def test_metrics_and_plots_are_shown(clone: Checkout) -> None:
 
 
 def test_changed_code_makes_stale_what_runs_it(clone: Checkout) -> None:
-    gate, search = (clone.root / "include/retrain" / name for name in ("stages/gate.py", "search.py"))
+    gate, search = (clone.root / "include/retrain" / name for name in ("stages/gate.py", "modeling/search.py"))
     before = gate.read_bytes(), search.read_bytes()
     try:
         gate.write_bytes(before[0] + b"# changed\n")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from retrain.data import dataset
+from retrain.gate.judge import judge
 from retrain.results import (
     Accepted,
     Batch,
@@ -27,7 +28,6 @@ from retrain.results import (
     Trigger,
 )
 from retrain.spec import EXAMPLE, Spec, parse
-from retrain.stages.gate import judge
 
 NEW = Configuration(estimator="xgboost", parameters={"max_depth": 6}, pipeline="p1")
 OLD = Configuration(estimator="linear", parameters={"C": 1.0}, pipeline="p1")

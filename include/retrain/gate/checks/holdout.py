@@ -14,7 +14,8 @@ from retrain.results import EvaluateReport, Finding, Fitted, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-CHAMPION = "champion"
+CHAMPION, REFERENCE_CHAMPION = "champion", "reference_champion"
+"""Their names among the models of an evaluation."""
 
 
 @dataclass(frozen=True)

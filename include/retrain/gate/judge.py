@@ -1,0 +1,109 @@
+"""The verdict on a run's candidates: promote, keep or inconclusive, from recorded facts and never from data.
+
+A candidate has to pass all of its checks, which costs no level (intersection-union test, Berger 1982). A candidate with
+every check passed is promoted, a new configuration before a refresh. If none is, but one has nothing against it except
+what cannot be told, the verdict is inconclusive; else the champion is kept.
+
+The checks of a candidate against baselines and champions are in `retrain.gate.comparison`, those of its behaviour in
+`retrain.gate.checks`. To add a check to the gate, see there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
+from retrain.gate.comparison import Comparison
+from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, TrainReport
+from retrain.spec import Spec
+
+MOST_REASONS = 12
+
+
+def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateReport) -> GateReport:
+    """Judge the candidates of a run: a pure function of the spec and the run's reports.
+
+    Args:
+        spec: what the gate asks for.
+        context: the champion, the reference champion, the blocklist and the accepted batches.
+        train: the candidates and baselines.
+        evaluate: what was measured of them on the holdout rows.
+
+    Returns:
+        The verdict promote, keep or inconclusive, with every check that led to it; `chosen` is the candidate that the
+        verdict is about, whatever it says.
+    """
+    comparison = Comparison(spec, context, train, evaluate)
+    candidates = _candidates(spec, context, train)
+    checks: dict[str, list[GateCheck]] = {}
+    chosen: Fitted | None = None
+    if not candidates:
+        decision = Decision(verdict="keep", reasons=("training brought no candidate",))
+    elif evaluate.decision.verdict != "measured":
+        chosen, decision = candidates[0], Decision(verdict="inconclusive", reasons=evaluate.decision.reasons)
+    else:
+        checks = {candidate.name: list(comparison.checks(candidate)) for candidate in candidates}
+        chosen, decision = _decide(candidates, checks)
+    kind: Literal["first", "refresh", "new"] | None = None
+    if chosen is not None:
+        kind = "first" if context.champion is None else "refresh" if chosen.kind == "refresh" else "new"
+    promoted = chosen is not None and decision.verdict == "promote"
+    return GateReport(
+        model=spec.model,
+        interval=context.interval,
+        effective_at=context.effective_at,
+        decision=decision,
+        chosen=chosen and chosen.name,
+        kind=kind,
+        metric=spec.gate.metric,
+        challenger_score=chosen and comparison.score(chosen.name),
+        champion_score=comparison.score(CHAMPION),
+        becomes_reference=chosen is not None and promoted and comparison.becomes_reference(chosen),
+        checks=tuple(check for of_candidate in checks.values() for check in of_candidate),
+    )
+
+
+def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted]:
+    """In the order in which they are asked, the rows since a change first; without a champion only the best by its
+    inner score."""
+    sign = -1.0 if spec.greater_is_better else 1.0
+
+    def rank(candidate: Fitted) -> float:
+        if candidate.name == "changed":
+            return -math.inf
+        return math.inf if candidate.inner_score is None else sign * candidate.inner_score
+
+    new = sorted((fitted for fitted in train.fitted if fitted.kind == "new"), key=rank)
+    if context.champion is None:
+        return new[:1]
+    return [*new, *(fitted for fitted in train.fitted if fitted.kind == "refresh")]
+
+
+def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tuple[Fitted, Decision]:
+    """The candidate that the verdict is about, and the verdict."""
+    against = {
+        candidate.name: [check for check in checks[candidate.name] if _is_against(check)] for candidate in candidates
+    }
+    for candidate in candidates:
+        if not against[candidate.name]:
+            by_name = {check.name: f"{candidate.name} {check.reason}" for check in checks[candidate.name]}
+            shown = (CHAMPION, REFERENCE_CHAMPION, "naive", "simple")
+            reasons = tuple(by_name[name] for name in shown if name in by_name)
+            return candidate, Decision(verdict="promote", reasons=reasons)
+
+    undetermined = [
+        candidate for candidate in candidates if all(check.passed is None for check in against[candidate.name])
+    ]
+    reasons = ()
+    for candidate in undetermined or candidates:
+        failed = [check for check in against[candidate.name] if check.passed is False]
+        reasons += tuple(f"{candidate.name} {check.reason}" for check in failed or against[candidate.name])
+    verdict = "inconclusive" if undetermined else "keep"
+    return (undetermined or candidates)[0], Decision(verdict=verdict, reasons=reasons[:MOST_REASONS])
+
+
+def _is_against(check: GateCheck) -> bool:
+    """Whether a check holds the candidate back. A slice that is too small to tell says nothing against the model."""
+    undetermined = check.passed is None and not check.name.startswith("slice")
+    return check.binding and (check.passed is False or undetermined)
