@@ -7,36 +7,20 @@ A stage is imported by the task that runs it; a broken spec is shown by `broken_
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Param, PokeReturnValue, chain, get_current_context, get_parsing_context, task
-from airflow.sdk.exceptions import AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
-from notices import TellOwner, tell
-from refusals import Refusal, final_refusals
+from refusals import final_refusals
+from stage_tasks import Loop, current_run, failure_notifier, notify_of, perform, perform_when_ready, start_notifier
 
 from retrain import pipeline
-from retrain.errors import BatchMissing, InvalidSpec, NotApproved
-from retrain.reporting import notices
-from retrain.results import (
-    DecideReport,
-    DriftReport,
-    EstimateReport,
-    Interval,
-    MeasureReport,
-    StageReport,
-    Trigger,
-)
+from retrain.errors import InvalidSpec, NotApproved
+from retrain.results import Trigger
 from retrain.spec import Spec, load
-from retrain.state import readiness
 from retrain.state.run import Run, run_key
 from retrain.state.settings import Home
-
-Loop = Literal["retrain", "score", "monitor"]
 
 log = logging.getLogger("retrain")
 
@@ -62,143 +46,9 @@ PARAMS = {
 }  # fmt: skip
 
 
-def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
-    """The run of the loop that this Airflow run is."""
-    context = context or get_current_context()
-    dag_run, params = context["dag_run"], context["params"]
-    home, alert, known_at = Home.from_environment(), params.get("alert", ""), None
-    kind = "alert" if alert else "manual" if dag_run.run_type == "manual" else "schedule"
-    asked = {name: params.get(name, False) for name in ("force", "dry_run", "revise")}
-    by, reason = dag_run.triggering_user_name or "", params.get("reason", "")
-    trigger = Trigger(kind=kind, id=alert or dag_run.run_id, reason=reason, by=by, **asked)
-    if params["interval"]:
-        interval = spec.at(params["interval"])
-    elif loop == "monitor" and dag_run.data_interval_end and dag_run.run_type != "manual":
-        interval, known_at = newest(spec, dag_run.data_interval_end), dag_run.data_interval_end
-    elif dag_run.run_type in ("scheduled", "backfill"):
-        interval = spec.at(dag_run.data_interval_start)
-    else:
-        interval = newest(spec, datetime.now(UTC))
-    run = Run(home, spec, interval, readiness.loop_run_key(loop, dag_run.run_id), trigger, loop, known_at)
-    if decided := run.ledger.find(spec.model, "decision", alert) if alert else None:
-        known_at = decided.effective_at  # what the monitor knew, labels above all, this run must know too
-    return replace(run, known_at=known_at if known_at and known_at > interval.end else None)
-
-
-def newest(spec: Spec, moment: datetime) -> Interval:
-    """The newest interval that has ended."""
-    ended = list(spec.intervals_until(moment))
-    if not ended:
-        raise AirflowSkipException(f"no interval of {spec.model} has ended by {moment:%Y-%m-%d %H:%M}")
-    return ended[-1]
-
-
-def perform(stage: str, run: Run) -> dict[str, Any]:
-    """Run a stage as a task: a calm no skips."""
-    if why := pipeline.idle(stage, run):
-        raise AirflowSkipException(why)
-    if stage in ("ingest", "labels"):
-        lend_connections(run.spec)
-    report = pipeline.run_stage(stage, run)
-    log.info(pipeline.last_line(report, stage))
-    for notice in noticed(report, run):
-        tell(run.spec, notice, run)
-    decision = getattr(report, "decision", None)
-    return {
-        "report": f"{run.folder}/{stage}.json",
-        "verdict": decision.verdict if decision else "done",
-        "reasons": list(decision.reasons) if decision else [],
-        "run": run.key,
-        "interval": run.interval.name,
-    }
-
-
-def lend_connections(spec: Spec) -> None:
-    """Airflow's connections that the spec names, where `retrain` looks for them."""
-    sources = (spec.source, spec.labels.source)
-    for name in {one.connection for one in sources if not isinstance(one, str) and one.connection}:
-        from airflow.sdk import Connection
-
-        os.environ[f"AIRFLOW_CONN_{name.upper()}"] = Connection.get(name).get_uri()
-
-
-def take_in(stage: str, run: Run) -> PokeReturnValue:
-    """The first stage of a loop, or wait: for its turn, and for the batch until its owner has to be told."""
-    if run.loop != "retrain" and not is_ready(run):
-        return PokeReturnValue(is_done=False)
-    try:
-        return PokeReturnValue(is_done=True, xcom_value=perform(stage, run))
-    except BatchMissing as error:
-        if datetime.now(UTC) < run.interval.end + run.spec.source.wait:
-            log.info("not there yet, looking again later: %s", error.found)
-            return PokeReturnValue(is_done=False)
-        raise Refusal(error) from None
-
-
-def is_ready(run: Run) -> bool:
-    """Whether the run's turn has come; a run by hand waits for nobody."""
-    context = get_current_context()
-    if context["dag_run"].run_type == "manual":
-        return True
-    found = readiness.readiness_of(
-        run,
-        readiness.read(run),
-        now=datetime.now(UTC),
-        since=context["dag_run"].start_date or datetime.now(UTC),
-        paused=context["ti"].get_dag(f"{run.model}_retrain").is_paused,
-    )
-    if found.why:
-        log.info(found.why)
-    return found.ready
-
-
-# --- what the owner is told
-
-
-def noticed(report: StageReport, run: Run) -> Iterator[notices.Notice]:
-    """What a person must know of a stage that went well."""
-    link = get_current_context()["ti"].log_url
-    yield from notices.of_report(run.spec, report, link=link)
-    if run.loop == "monitor" and isinstance(report, DecideReport):
-        drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
-        yield from notices.of_look(run.spec, drift, estimate, run.read(MeasureReport, "measure"), report, link=link)
-
-
-def failed(spec: Spec, loop: Loop | None) -> TellOwner:
-    """For `on_failure_callback`; of a task that was killed nothing but its name is known."""
-
-    def notice(context: Any) -> tuple[notices.Notice, Run | None]:
-        ti, error = context["ti"], context.get("exception")
-        try:
-            run = current_run(spec, loop, context) if loop else None
-        except Exception:
-            run = None  # what it could not make of its parameters is what failed
-        error = error.error if isinstance(error, Refusal) else error
-        interval = run.interval.name if run else ""
-        return notices.of_error(spec, interval, ti.task_id, error, link=ti.log_url), run
-
-    return TellOwner(spec, notice)
-
-
-def started(spec: Spec) -> TellOwner:
-    """For the callback of the monitor's last task."""
-
-    def notice(context: Any) -> tuple[notices.Notice, Run | None]:
-        run, ti = current_run(spec, "monitor", context), context["ti"]
-        said = ti.xcom_pull(task_ids="decide")
-        paused = ti.get_dag(f"{spec.model}_retrain").is_paused
-        reason, key = "; ".join(said["reasons"]), f"alert-{said['run']}"
-        return notices.started(spec, run.interval.name, reason, key, paused=paused, link=ti.log_url), run
-
-    return TellOwner(spec, notice)
-
-
-# --- the DAGs
-
-
-def about(spec: Spec, loop: Loop | None, cron: str | None) -> dict[str, Any]:
+def dag_arguments(spec: Spec, loop: Loop | None, cron: str | None) -> dict[str, Any]:
     """What the DAGs of a model have in common."""
-    told = {"owner": spec.owner.name, "on_failure_callback": failed(spec, loop)}
+    task_arguments = {"owner": spec.owner.name, "on_failure_callback": failure_notifier(spec, loop)}
     return {
         "schedule": CronDataIntervalTimetable(cron, timezone="UTC") if cron else None,
         "start_date": spec.interval.start,
@@ -206,15 +56,15 @@ def about(spec: Spec, loop: Loop | None, cron: str | None) -> dict[str, Any]:
         "catchup": bool(cron),
         "max_active_runs": 1,
         "tags": ["retrain", spec.model],
-        "default_args": told | (RETRY if loop else {}),
+        "default_args": task_arguments | (RETRY if loop else {}),
     }
 
 
 def first_task(spec: Spec, loop: Loop, stage: pipeline.Stage) -> Any:
-    """A sensor that takes the loop's first stage when its time has come."""
+    """The task of a loop's first stage: a sensor that performs it when the run may go and the batch is there."""
     wait = max(spec.source.wait, timedelta(minutes=1))
     seldom = min(max(wait / 50, timedelta(seconds=10)), timedelta(minutes=10))
-    # A turn comes within seconds or minutes, a batch within its wait.
+    # Another loop ends within seconds or minutes, a batch comes within its wait.
     often = {} if loop == "retrain" else {"exponential_backoff": True, "max_wait": seldom}
 
     @task.sensor(
@@ -225,14 +75,16 @@ def first_task(spec: Spec, loop: Loop, stage: pipeline.Stage) -> Any:
         doc=stage.does,
         **often,
     )
-    def link() -> PokeReturnValue:
+    def perform_stage() -> PokeReturnValue:
         with final_refusals():
-            return take_in(stage.name, current_run(spec, loop))
+            return perform_when_ready(stage.name, current_run(spec, loop))
 
-    return link()
+    return perform_stage()
 
 
 def stage_task(spec: Spec, loop: Loop, stage: pipeline.Stage, rule: str = "all_success") -> Any:
+    """The task of a later stage."""
+
     @task(task_id=stage.name, trigger_rule=rule, doc=stage.does)
     def perform_stage() -> dict[str, Any]:
         with final_refusals():
@@ -243,7 +95,7 @@ def stage_task(spec: Spec, loop: Loop, stage: pipeline.Stage, rule: str = "all_s
 
 def retrain_dag(spec: Spec) -> DAG:
     """The loop of one model, one stage a task."""
-    shared = about(spec, "retrain", spec.cron)
+    shared = dag_arguments(spec, "retrain", spec.cron)
     with DAG(dag_id=f"{spec.model}_retrain", description=spec.objective, params=PARAMS, **shared) as dag:
         first, *later = pipeline.STAGES
         # A rejected candidate still leaves its run in MLflow, though refit had nothing to do.
@@ -256,8 +108,8 @@ def retrain_dag(spec: Spec) -> DAG:
 
 
 def ask_task(spec: Spec) -> Any:
-    """Starts the approval: a DAG of its own, so that a version that waits holds up no later interval."""
-    from starting import StartApproval
+    """The task that starts the approval: a DAG of its own, so that a version that waits holds up no later interval."""
+    from trigger_operators import StartApproval
 
     return StartApproval(
         task_id="ask",
@@ -270,9 +122,9 @@ def ask_task(spec: Spec) -> Any:
 
 def score_dag(spec: Spec) -> DAG:
     """The scores of each interval, by the champion of its time."""
-    said = f"Score each {spec.interval.every} of {spec.model} with the champion of its time"
-    shared = about(spec, "score", spec.cron)
-    with DAG(dag_id=f"{spec.model}_score", description=said, params={"interval": PARAMS["interval"]}, **shared) as dag:
+    does = f"Score each {spec.interval.every} of {spec.model} with the champion of its time"
+    shared = dag_arguments(spec, "score", spec.cron)
+    with DAG(dag_id=f"{spec.model}_score", description=does, params={"interval": PARAMS["interval"]}, **shared) as dag:
         first, *later = pipeline.SCORING
         chain(first_task(spec, "score", first), *(stage_task(spec, "score", stage) for stage in later))
     return dag
@@ -280,12 +132,12 @@ def score_dag(spec: Spec) -> DAG:
 
 def monitor_dag(spec: Spec) -> DAG:
     """The watch over the champion, one question a task; what it decides, it starts."""
-    from starting import StartRetraining
+    from trigger_operators import StartRetraining
 
-    said = f"Watch the champion of {spec.model}, and start a retraining where the policy says so"
-    shared = about(spec, "monitor", spec.monitor_cron)
+    does = f"Watch the champion of {spec.model}, and start a retraining where the policy says so"
+    shared = dag_arguments(spec, "monitor", spec.monitor_cron)
     with DAG(
-        dag_id=f"{spec.model}_monitor", description=said, params={"interval": PARAMS["interval"]}, **shared
+        dag_id=f"{spec.model}_monitor", description=does, params={"interval": PARAMS["interval"]}, **shared
     ) as dag:
         first, *later = pipeline.MONITORING
         tasks = {first.name: first_task(spec, "monitor", first)}
@@ -297,7 +149,7 @@ def monitor_dag(spec: Spec) -> DAG:
             trigger_dag_id=f"{spec.model}_retrain",
             logical_date=None,
             skip_when_already_exists=True,
-            on_success_callback=started(spec),
+            on_success_callback=start_notifier(spec),
             doc="start the retraining that was decided, once",
         )
         chain(labels, context, questions, diagnose, rollout, decide, start)
@@ -306,7 +158,7 @@ def monitor_dag(spec: Spec) -> DAG:
 
 def approve_dag(spec: Spec) -> DAG:
     """A person's word about a version that waits, and what follows from it."""
-    from asking import approve_task, proposed
+    from approval_operator import approve_task, proposed
 
     with DAG(
         dag_id=f"{spec.model}_approve",
@@ -320,20 +172,20 @@ def approve_dag(spec: Spec) -> DAG:
         },
         # Nobody would miss a form that a paused DAG never shows.
         is_paused_upon_creation=False,
-        **about(spec, None, None) | {"max_active_runs": 16},
+        **dag_arguments(spec, None, None) | {"max_active_runs": 16},
     ) as dag:  # fmt: skip
 
         @task(**RETRY)
         def promote() -> dict[str, Any]:
             with final_refusals():
                 run, proposal = proposed(spec, get_current_context()["params"])
-                said = perform("promote", run)
-                if said["verdict"] == "waiting":
+                outcome = perform("promote", run)
+                if outcome["verdict"] == "waiting":
                     raise NotApproved(
                         f"version {proposal.body['version']} still waits: nobody who is signed in has answered",
                         do=f"trigger {spec.model}_approve again, and answer it",
                     ).at(spec.model, "promote")
-            return said
+            return outcome
 
         approve_task(spec) >> promote()
     return dag
@@ -353,7 +205,7 @@ def rollback_dag(spec: Spec) -> DAG:
         },
         # In an emergency nobody should have to find out that the way back is paused.
         is_paused_upon_creation=False,
-        **about(spec, None, None),
+        **dag_arguments(spec, None, None),
     ) as dag:  # fmt: skip
 
         @task
@@ -365,39 +217,39 @@ def rollback_dag(spec: Spec) -> DAG:
                 report = pipeline.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
             run = Run(home, spec, report.interval, key, Trigger(kind="manual", by=by, reason=params["reason"]))
-            for notice in noticed(report, run):
-                tell(spec, notice, run)
+            notify_of(report, run)
             return report.decision.model_dump()
 
         rollback()
     return dag
 
 
-FAMILY = {
+MAKERS = {
     "retrain": retrain_dag,
     "score": score_dag,
     "monitor": monitor_dag,
     "approve": approve_dag,
     "rollback": rollback_dag,
 }
+"""The DAGs of a model: the end of their id → what makes them."""
 
 
-def build() -> dict[str, DAG]:
+def build_dags() -> dict[str, DAG]:
     """The DAGs that this reading of the file is for: all of them, or the one that a task belongs to."""
     wanted = get_parsing_context().dag_id
     dags: dict[str, DAG] = {}
     for file in Home.from_environment().specs:
-        families = {f"{file.stem}_{name}": make for name, make in FAMILY.items()}
-        if wanted and wanted not in families:
+        makers = {f"{file.stem}_{name}": make for name, make in MAKERS.items()}
+        if wanted and wanted not in makers:
             continue
         try:
             spec = load(file)
         except InvalidSpec:
             continue  # shown by broken_specs.py, which takes no other DAG with it
         if spec.promotion.mode != "approve":
-            del families[f"{spec.model}_approve"]
-        dags |= {name: make(spec) for name, make in families.items() if wanted in (None, name)}
+            del makers[f"{spec.model}_approve"]
+        dags |= {name: make(spec) for name, make in makers.items() if wanted in (None, name)}
     return dags
 
 
-globals().update(build())
+globals().update(build_dags())

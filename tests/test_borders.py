@@ -39,6 +39,7 @@ def copy(tmp_path: Path) -> Path:
         ("spec/__init__.py", "import retrain.state.ledger"),
         ("state/ledger.py", "import retrain.pipeline"),
         ("pipeline.py", "import airflow"),
+        ("stages/decide.py", "from retrain.reporting import notices"),
     ],
 )
 def test_a_planted_violation_is_caught(copy: Path, file: str, line: str) -> None:

@@ -36,7 +36,7 @@ print(json.dumps({
         for name, d in bag.dags.items()
     },
     "paused": {name: bool(dag.is_paused_upon_creation) for name, dag in bag.dags.items()},
-    "untold": [task.task_id for dag in bag.dags.values() for task in dag.tasks if not task.on_failure_callback],
+    "without_notice": [task.task_id for dag in bag.dags.values() for task in dag.tasks if not task.on_failure_callback],
     "errors": bag.import_errors,
     "edges": {
         name: {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks} for name, dag in bag.dags.items()
@@ -164,7 +164,7 @@ def test_a_manual_start_has_its_form(bag: dict[str, Any]) -> None:
 
 
 def test_whoever_fails_the_owner_is_told(bag: dict[str, Any]) -> None:
-    assert bag["untold"] == []
+    assert bag["without_notice"] == []
 
 
 def test_a_task_builds_only_its_own_dag(root: Path) -> None:
@@ -176,15 +176,15 @@ def test_a_task_builds_only_its_own_dag(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The DAG file, read in this process."""
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The file of the stage tasks, read in this process."""
     with pytest.MonkeyPatch.context() as patch:
         empty = tmp_path_factory.mktemp("none")
         patch.setenv("AIRFLOW_HOME", str(empty))
         patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
         patch.setenv("RETRAIN_ROOT", str(empty))
         patch.syspath_prepend(str(DAGS))
-        spec = importlib.util.spec_from_file_location("retrain_models", DAGS / "retrain_models.py")
+        spec = importlib.util.spec_from_file_location("stage_tasks", DAGS / "stage_tasks.py")
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -207,49 +207,49 @@ def context(end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: An
     [("2024-03-01", "2024-02-01", None), ("2024-03-15", "2024-02-01", datetime(2024, 3, 15, tzinfo=UTC))],
     ids=["at its end", "in between"],
 )
-def test_the_monitor_knows_what_is_known_when_it_looks(
-    models: ModuleType, churn: Model, end: str, interval: str, known_at: datetime | None
+def test_the_monitor_knows_what_is_known_when_it_runs(
+    tasks: ModuleType, churn: Model, end: str, interval: str, known_at: datetime | None
 ) -> None:
-    run = models.current_run(churn.run().spec, "monitor", context(end))
+    run = tasks.current_run(churn.run().spec, "monitor", context(end))
     assert (run.interval.name, run.known_at, run.loop, run.key) == (interval, known_at, "monitor", "monitor-r")
 
 
-def test_a_look_before_the_first_interval_has_ended_is_skipped(models: ModuleType, churn: Model) -> None:
+def test_a_monitor_before_the_first_interval_has_ended_is_skipped(tasks: ModuleType, churn: Model) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
 
     with pytest.raises(AirflowSkipException, match="no interval of churn has ended by 2024-01-15"):
-        models.newest(churn.run().spec, datetime(2024, 1, 15, tzinfo=UTC))
+        tasks.newest_interval(churn.run().spec, datetime(2024, 1, 15, tzinfo=UTC))
 
 
-def test_a_retraining_knows_what_the_decision_knew_that_started_it(models: ModuleType, churn: Model) -> None:
+def test_a_retraining_knows_what_the_decision_knew_that_started_it(tasks: ModuleType, churn: Model) -> None:
     spec, moment = churn.run().spec, datetime(2024, 3, 15, tzinfo=UTC)
     churn.run().ledger.append("churn", "decision", "monitor-x", {"verdict": "retrain"}, effective_at=moment)
-    asked = {"kind": "operator_triggered", "run_id": "alert-monitor-x", "alert": "monitor-x"}
-    run = models.current_run(spec, "retrain", context(**asked, interval="2024-02-01"))
+    params = {"kind": "operator_triggered", "run_id": "alert-monitor-x", "alert": "monitor-x"}
+    run = tasks.current_run(spec, "retrain", context(**params, interval="2024-02-01"))
     assert (run.interval.name, run.as_of, run.key) == ("2024-02-01", moment, "alert-monitor-x")
     assert (run.trigger.kind, run.trigger.id) == ("alert", "monitor-x")
-    other = models.current_run(spec, "retrain", context(**{**asked, "alert": "42"}, interval="2024-02-01"))
+    other = tasks.current_run(spec, "retrain", context(**{**params, "alert": "42"}, interval="2024-02-01"))
     assert other.as_of == other.interval.end
 
 
-def test_a_run_by_hand_takes_its_parameters(models: ModuleType, churn: Model) -> None:
-    asked = {"force": True, "dry_run": True, "revise": True, "reason": "to see", "alert": ""}
-    hand = context(kind="manual", by="ada", interval="2024-02-01", **asked)
-    run = models.current_run(churn.run().spec, "retrain", hand)
+def test_a_run_by_hand_takes_its_parameters(tasks: ModuleType, churn: Model) -> None:
+    params = {"force": True, "dry_run": True, "revise": True, "reason": "to see", "alert": ""}
+    hand = context(kind="manual", by="ada", interval="2024-02-01", **params)
+    run = tasks.current_run(churn.run().spec, "retrain", hand)
     assert (run.trigger.kind, run.interval.name, run.known_at) == ("manual", "2024-02-01", None)
     assert run.trigger == Trigger(
         kind="manual", id="r", force=True, dry_run=True, revise=True, reason="to see", by="ada"
     )
-    assert models.current_run(churn.run().spec, "score", context("2024-03-01")).trigger.by == ""
+    assert tasks.current_run(churn.run().spec, "score", context("2024-03-01")).trigger.by == ""
     with pytest.raises(InvalidName):
-        models.current_run(churn.run().spec, "retrain", context("2024-03-01", run_id="monitor-x"))
+        tasks.current_run(churn.run().spec, "retrain", context("2024-03-01", run_id="monitor-x"))
 
 
-def test_a_refusal_is_told_by_its_own_kind(models: ModuleType, churn: Model) -> None:
-    error = models.Refusal(BatchMissing("no file", do="deliver it"))
+def test_a_refusal_is_told_by_its_own_kind(tasks: ModuleType, churn: Model) -> None:
+    error = tasks.Refusal(BatchMissing("no file", do="deliver it"))
     ti = SimpleNamespace(task_id="ingest", log_url="http://127.0.0.1/x")
-    told = models.failed(churn.run().spec, "score").notice
-    notice, run = told(context("2024-03-01") | {"ti": ti, "exception": error})
+    notice_of = tasks.failure_notifier(churn.run().spec, "score").notice
+    notice, run = notice_of(context("2024-03-01") | {"ti": ti, "exception": error})
     assert (notice.kind, notice.interval, run.loop) == ("batch-missing", "2024-02-01", "score")
-    notice, run = told({"ti": ti})
+    notice, run = notice_of({"ti": ti})
     assert (notice.kind, notice.interval, run) == ("task-failed", "", None), "a killed task has no more than a name"

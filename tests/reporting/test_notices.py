@@ -12,24 +12,22 @@ import pytest
 from retrain import errors, results
 from retrain.errors import RetrainError
 from retrain.reporting.notices import (
-    DID,
+    KIND_OF_PROMOTE,
+    KIND_OF_ROLLOUT,
     KINDS,
     LONGEST,
-    OF_ERROR,
-    OF_PROMOTE,
-    OF_ROLLOUT,
     Notice,
     clean,
-    of_error,
-    of_look,
-    of_report,
-    started,
+    notice_of_error,
+    notice_of_start,
+    notices_of_monitoring,
+    notices_of_report,
 )
 from retrain.results import Decision, Interval
 from retrain.spec import EXAMPLE, Spec, parse
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
-LOOK = "http://127.0.0.1:8080/dags/churn_monitor/runs/x/tasks/decide"
+TASK = "http://127.0.0.1:8080/dags/churn_monitor/runs/x/tasks/decide"
 INTERVAL = Interval(start=datetime(2024, 2, 1, tzinfo=UTC), end=datetime(2024, 3, 1, tzinfo=UTC))
 BEGIN: dict[str, Any] = {"model": "churn", "interval": INTERVAL, "effective_at": INTERVAL.end}
 
@@ -39,7 +37,7 @@ def spec() -> Spec:
     return parse(EXAMPLE, "churn")
 
 
-def said(verdict: str, *reasons: str) -> Decision:
+def decided(verdict: str, *reasons: str) -> Decision:
     return Decision(verdict=verdict, reasons=reasons or ("because",))
 
 
@@ -56,7 +54,7 @@ def test_every_section_says_what_to_do() -> None:
         kind, text = section.split("\n", 1)
         for heading in ("What it means.", "What the system has done.", "What to do."):
             assert f"**{heading}**" in text, (kind, heading)
-        assert f"{KINDS[kind]}" in text.splitlines()[1], (kind, "its severity comes first")
+        assert KINDS[kind].severity in text.splitlines()[1], (kind, "its severity comes first")
 
 
 # --- errors
@@ -73,26 +71,27 @@ def test_every_section_says_what_to_do() -> None:
         ("OutOfBandChange", "alias-moved"),
         ("DigestMismatch", "model-damaged"),
         ("NotApproved", "not-approved"),
-        ("SmokeTestFailed", "smoke test-failed"),
-        ("ModelBlocked", "blocklist"),
+        ("SmokeTestFailed", "smoke-test-failed"),
+        ("ModelBlocked", "blocked"),
         ("ChainBroken", "chain-broken"),
         ("LedgerBusy", "task-failed"),
     ],
 )
 def test_an_error_has_its_kind(spec: Spec, error: str, kind: str) -> None:
     raised = getattr(errors, error)("this was found", do="then do that")
-    notice = of_error(spec, "2024-02-01", "ingest", raised, link=LOOK)
-    assert (notice.kind, notice.severity) == (kind, KINDS[kind])
+    notice = notice_of_error(spec, "2024-02-01", "ingest", raised, link=TASK)
+    assert (notice.kind, notice.severity) == (kind, KINDS[kind].severity)
     assert notice.happened == "ingest: this was found → then do that"
-    assert notice.did == DID[kind]
+    assert notice.did == KINDS[kind].did
 
 
 def test_every_refusal_is_of_one_kind() -> None:
-    named = [error for kind in OF_ERROR.values() for error in kind]
+    named = [error for kind in KINDS.values() for error in kind.errors]
     assert len(named) == len(set(named))
-    assert set(OF_ERROR) | {"task-failed"} <= set(DID) <= set(KINDS)
-    assert {*OF_PROMOTE.values(), *OF_ROLLOUT.values()} - {"drift"} <= set(DID)
     assert all(issubclass(error, RetrainError) for error in named)
+    of_verdicts = {*KIND_OF_PROMOTE.values(), *KIND_OF_ROLLOUT.values()} - {"drift"}
+    of_errors = {name for name, kind in KINDS.items() if kind.errors} | {"task-failed"}
+    assert all(KINDS[name].did for name in of_verdicts | of_errors)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +100,14 @@ def test_every_refusal_is_of_one_kind() -> None:
     ids=["exception", "killed"],
 )
 def test_a_crash_is_told_too(spec: Spec, error: Exception | None, happened: str) -> None:
-    notice = of_error(spec, "2024-02-01", "train", error, link=LOOK)
+    notice = notice_of_error(spec, "2024-02-01", "train", error, link=TASK)
     assert (notice.kind, notice.happened) == ("task-failed", happened)
 
 
 def test_two_stages_that_fail_are_two_notices_and_two_tries_are_one(spec: Spec) -> None:
-    keys = [of_error(spec, "2024-02-01", stage, OSError(), link=LOOK).key for stage in ("train", "train", "register")]
+    keys = [
+        notice_of_error(spec, "2024-02-01", stage, OSError(), link=TASK).key for stage in ("train", "train", "register")
+    ]
     assert keys == ["task-failed/2024-02-01/train"] * 2 + ["task-failed/2024-02-01/register"]
 
 
@@ -114,14 +115,14 @@ def test_two_stages_that_fail_are_two_notices_and_two_tries_are_one(spec: Spec) 
 
 
 def test_a_message_says_who_what_and_where(spec: Spec) -> None:
-    report = results.PromoteReport(**BEGIN, decision=said("promoted", "new is better"), version=3, previous=2)
-    (notice,) = of_report(spec, report, link=LOOK)
+    report = results.PromoteReport(**BEGIN, decision=decided("promoted", "new is better"), version=3, previous=2)
+    (notice,) = notices_of_report(spec, report, link=TASK)
     assert notice.text.splitlines() == [
         "[info] churn 2024-02-01: promoted",
         "What happened: version 3 serves, version 2 before: new is better",
         "What the system did: The champion alias was moved, on record; a rollback puts the predecessor back.",
         "Owner: Ada Example <ada@example.org>",
-        f"Where to look: {LOOK}",
+        f"Where to look: {TASK}",
         "Runbook: docs/runbook.md#promoted",
     ]
     assert notice.key == "promoted/2024-02-01/v3"
@@ -132,16 +133,16 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("report", "kind"),
     [
-        (results.DiagnoseReport(**BEGIN, decision=said("broken"), of=((INTERVAL, "broken"),)), "broken-data"),
-        (results.DiagnoseReport(**BEGIN, decision=said("suspect"), of=((INTERVAL, "suspect"),)), "suspect-labels"),
-        (results.DiagnoseReport(**BEGIN, decision=said("changed"), of=((INTERVAL, "changed"),)), ""),
-        (results.DiagnoseReport(**BEGIN, decision=said("sound")), ""),
-        (results.GateReport(**BEGIN, decision=said("keep")), "kept"),
-        (results.GateReport(**BEGIN, decision=said("inconclusive")), "kept"),
-        (results.GateReport(**BEGIN, decision=said("promote")), ""),
-        (results.PromoteReport(**BEGIN, decision=said("kept")), ""),
-        (results.ScoreReport(**BEGIN, decision=said("scored")), ""),
-        (results.ScoreReport(**BEGIN, decision=said("scored"), alias_moved="it is at 7"), "alias-moved"),
+        (results.DiagnoseReport(**BEGIN, decision=decided("broken"), of=((INTERVAL, "broken"),)), "broken-data"),
+        (results.DiagnoseReport(**BEGIN, decision=decided("suspect"), of=((INTERVAL, "suspect"),)), "suspect-labels"),
+        (results.DiagnoseReport(**BEGIN, decision=decided("changed"), of=((INTERVAL, "changed"),)), ""),
+        (results.DiagnoseReport(**BEGIN, decision=decided("sound")), ""),
+        (results.GateReport(**BEGIN, decision=decided("keep")), "kept"),
+        (results.GateReport(**BEGIN, decision=decided("inconclusive")), "kept"),
+        (results.GateReport(**BEGIN, decision=decided("promote")), ""),
+        (results.PromoteReport(**BEGIN, decision=decided("kept")), ""),
+        (results.ScoreReport(**BEGIN, decision=decided("scored")), ""),
+        (results.ScoreReport(**BEGIN, decision=decided("scored"), alias_moved="it is at 7"), "alias-moved"),
     ],
     ids=[
         *("broken", "suspect", "changed", "sound", "keep", "inconclusive", "gate", "nothing to promote"),
@@ -149,7 +150,7 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
     ],
 )
 def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.StageReport, kind: str) -> None:
-    assert [notice.kind for notice in of_report(spec, report, link=LOOK)] == [kind] * bool(kind)
+    assert [notice.kind for notice in notices_of_report(spec, report, link=TASK)] == [kind] * bool(kind)
 
 
 @pytest.mark.parametrize(
@@ -170,61 +171,62 @@ def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.S
     ],
 )
 def test_what_becomes_of_a_version_is_told(spec: Spec, report: Any, verdict: str, kind: str) -> None:
-    told = list(of_report(spec, report(**BEGIN, decision=said(verdict), version=3), link=LOOK))
-    assert [one.kind for one in told] == [kind] * bool(kind)
-    assert all("because" in one.happened and one.did for one in told)
+    notices = list(notices_of_report(spec, report(**BEGIN, decision=decided(verdict), version=3), link=TASK))
+    assert [notice.kind for notice in notices] == [kind] * bool(kind)
+    assert all("because" in notice.happened and notice.did for notice in notices)
 
 
 def test_the_same_version_may_be_put_back_twice(spec: Spec) -> None:
     reports = [
-        results.PromoteReport(**BEGIN, decision=said("rolled back"), version=1, sequence=number) for number in (3, 3, 5)
+        results.PromoteReport(**BEGIN, decision=decided("rolled back"), version=1, sequence=number)
+        for number in (3, 3, 5)
     ]
-    keys = [one.key for report in reports for one in of_report(spec, report, link=LOOK)]
+    keys = [notice.key for report in reports for notice in notices_of_report(spec, report, link=TASK)]
     assert keys == ["rolled-back/2024-02-01/v1/3"] * 2 + ["rolled-back/2024-02-01/v1/5"]
 
 
-def test_a_drift_of_both_is_told_beside_that_of_the_rows(spec: Spec) -> None:
-    report = results.RolloutReport(**BEGIN, decision=said("drift"), purpose="watch", version=1)
-    (told,) = of_report(spec, report, link=LOOK)
-    (rows,) = link(spec, drift=said("drift"))
-    assert told.key != rows.key
-    assert told.did == "Nothing was put back: both fell together."
+def test_a_drift_of_both_models_is_told_apart_from_one_of_the_rows(spec: Spec) -> None:
+    report = results.RolloutReport(**BEGIN, decision=decided("drift"), purpose="watch", version=1)
+    (of_both,) = notices_of_report(spec, report, link=TASK)
+    (of_rows,) = monitored(spec, drift=decided("drift"))
+    assert of_both.key != of_rows.key
+    assert of_both.did == "Nothing was put back: both fell together."
 
 
-def link(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:
-    calm = {"drift": said("stable"), "estimate": said("calm"), "measure": said("calm")} | others
+def monitored(spec: Spec, verdict: str = "skip", **others: Any) -> list[Notice]:
+    answers = {"drift": decided("stable"), "estimate": decided("calm"), "measure": decided("calm")} | others
     return list(
-        of_look(
+        notices_of_monitoring(
             spec,
-            results.DriftReport(**BEGIN, decision=calm["drift"]),
-            results.EstimateReport(**BEGIN, decision=calm["estimate"], reliable=calm.get("reliable")),
-            results.MeasureReport(**BEGIN, decision=calm["measure"]),
-            results.DecideReport(**BEGIN, decision=said(verdict, "no new data: the alarm stands until labels")),
-            link=LOOK,
+            results.DriftReport(**BEGIN, decision=answers["drift"]),
+            results.EstimateReport(**BEGIN, decision=answers["estimate"], reliable=answers.get("reliable")),
+            results.MeasureReport(**BEGIN, decision=answers["measure"]),
+            results.DecideReport(**BEGIN, decision=decided(verdict, "no new data: the alarm stands until labels")),
+            link=TASK,
         )
     )
 
 
-def test_a_calm_look_is_silent(spec: Spec) -> None:
-    assert link(spec) == link(spec, reliable=True) == []
+def test_a_monitor_that_finds_nothing_is_silent(spec: Spec) -> None:
+    assert monitored(spec) == monitored(spec, reliable=True) == []
 
 
 def test_an_alarm_says_what_was_decided_about_it(spec: Spec) -> None:
-    (notice,) = link(spec, drift=said("drift", "3 of 4 features"))
+    (notice,) = monitored(spec, drift=decided("drift", "3 of 4 features"))
     assert (notice.kind, notice.happened) == ("drift", "3 of 4 features")
     assert notice.did == "No retraining: no new data: the alarm stands until labels"
-    told = link(spec, "retrain", estimate=said("alarm"), measure=said("alarm"))
-    assert [notice.kind for notice in told] == ["estimate-fell", "performance-fell"]
-    assert all(notice.did.startswith("A retraining is started") for notice in told)
+    notices = monitored(spec, "retrain", estimate=decided("alarm"), measure=decided("alarm"))
+    assert [notice.kind for notice in notices] == ["estimate-fell", "performance-fell"]
+    assert all(notice.did.startswith("A retraining is started") for notice in notices)
 
 
 def test_an_estimate_that_did_not_hold_is_told(spec: Spec) -> None:
-    assert [notice.kind for notice in link(spec, reliable=False)] == ["estimate-unreliable"]
+    assert [notice.kind for notice in monitored(spec, reliable=False)] == ["estimate-unreliable"]
 
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_start_says_whether_anybody_runs_it(spec: Spec, paused: bool) -> None:
-    notice = started(spec, "2024-02-01", "it fell", "alert-monitor-x", paused=paused, link=LOOK)
+    notice = notice_of_start(spec, "2024-02-01", "it fell", "alert-monitor-x", paused=paused, link=TASK)
     assert "alert-monitor-x of churn_retrain" in notice.did
     assert ("unpauses" in notice.did) is paused
 
@@ -246,9 +248,9 @@ def test_a_start_says_whether_anybody_runs_it(spec: Spec, paused: bool) -> None:
 )
 def test_secrets_are_not_said(spec: Spec, text: str) -> None:
     assert "hunter2" not in clean(text)
-    assert "hunter2" not in of_error(spec, "2024-02-01", "ingest", OSError(text), link=LOOK).text
+    assert "hunter2" not in notice_of_error(spec, "2024-02-01", "ingest", OSError(text), link=TASK).text
 
 
 def test_a_message_is_bounded(spec: Spec) -> None:
-    notice = of_error(spec, "2024-02-01", "ingest", OSError("x" * 100_000), link=LOOK)
+    notice = notice_of_error(spec, "2024-02-01", "ingest", OSError("x" * 100_000), link=TASK)
     assert len(notice.happened) == LONGEST

@@ -1,15 +1,16 @@
-"""What a person is told, and in which words: a function of an error or a report.
+"""What the owner of a model is told, and in which words: a function of an error or a report.
 
-Airflow is not imported here, and nothing is sent: `dags/notices.py` does both. Every kind has a section of its name in
-`docs/runbook.md`.
+Airflow is not imported here, and nothing is sent: `dags/owner_notifier.py` does both. Every kind has a section of its
+name in `docs/runbook.md`. Stages do not reach this module: they report, and whoever runs them tells.
 
     >>> from retrain.errors import BatchMissing
     >>> from retrain.spec import EXAMPLE, parse
     >>> late = BatchMissing("no file data/churn-2024-02.csv", do="deliver it, then clear the task")
-    >>> told = of_error(parse(EXAMPLE, "churn"), "2024-02-01", "ingest", late, look="http://127.0.0.1:8080/dags/churn")
-    >>> told.kind, told.severity, told.key
+    >>> task = "http://127.0.0.1:8080/dags/churn"
+    >>> notice = notice_of_error(parse(EXAMPLE, "churn"), "2024-02-01", "ingest", late, link=task)
+    >>> notice.kind, notice.severity, notice.key
     ('batch-missing', 'warning', 'batch-missing/2024-02-01')
-    >>> print(told.text.splitlines()[0])
+    >>> print(notice.text.splitlines()[0])
     [warning] churn 2024-02-01: batch-missing
 """
 
@@ -20,29 +21,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from retrain.errors import (
-    ArtifactMissing,
-    BatchMissing,
-    BatchTooLarge,
-    ChainBroken,
-    ContradictoryLabels,
-    DanglingChampion,
-    DigestMismatch,
-    DtypeChanged,
-    EmptyBatch,
-    IntervalConflict,
-    ModelBlocked,
-    ModelFormatRefused,
-    NotApproved,
-    OutOfBandChange,
-    OutOfInterval,
-    Quarantined,
-    RaggedRow,
-    RetrainError,
-    RowsRejected,
-    SchemaChanged,
-    SmokeTestFailed,
-)
+from retrain import errors
+from retrain.errors import RetrainError
 from retrain.results import (
     DecideReport,
     DiagnoseReport,
@@ -58,52 +38,96 @@ from retrain.results import (
 from retrain.spec import Spec
 
 Severity = Literal["info", "warning", "critical"]
-
-KINDS: dict[str, Severity] = {
-    "batch-missing": "warning",
-    "delivery-refused": "warning",
-    "quarantined": "warning",
-    "rows-rejected": "warning",
-    "broken-data": "critical",
-    "suspect-labels": "critical",
-    "drift": "warning",
-    "estimate-fell": "warning",
-    "estimate-unreliable": "info",
-    "performance-fell": "critical",
-    "retraining-started": "info",
-    "promoted": "info",
-    "kept": "info",
-    "approval-wanted": "warning",
-    "not-approved": "info",
-    "challenger-shadow": "info",
-    "rollout-advanced": "info",
-    "rollout-stopped": "warning",
-    "rolled-back": "critical",
-    "smoke-test-failed": "warning",
-    "blocked": "warning",
-    "alias-moved": "critical",
-    "model-damaged": "critical",
-    "chain-broken": "critical",
-    "task-failed": "critical",
-}
 """Info: nothing to do. Warning: look today. Critical: what serves may be wrong, or the loop stands still."""
 
-OF_ERROR: dict[str, tuple[type[RetrainError], ...]] = {
-    "batch-missing": (BatchMissing,),
-    "delivery-refused": (
-        *(RaggedRow, SchemaChanged, DtypeChanged, EmptyBatch, OutOfInterval, BatchTooLarge, IntervalConflict),
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of notice.
+
+    Attributes:
+        severity: how soon somebody should look.
+        did: what the system has done about it; empty where each notice says that for itself.
+        errors: the refusals that are told as this kind.
+    """
+
+    severity: Severity
+    did: str = ""
+    errors: tuple[type[RetrainError], ...] = ()
+
+
+KINDS: dict[str, Kind] = {
+    # what is delivered
+    "batch-missing": Kind(
+        "warning",
+        "The run has stopped; later intervals go on without this one.",
+        (errors.BatchMissing,),
     ),
-    "quarantined": (Quarantined,),
-    "rows-rejected": (RowsRejected,),
-    "suspect-labels": (ContradictoryLabels,),
-    "not-approved": (NotApproved,),
-    "smoke-test-failed": (SmokeTestFailed,),
-    "blocked": (ModelBlocked,),
-    "alias-moved": (OutOfBandChange, DanglingChampion),
-    "model-damaged": (ArtifactMissing, DigestMismatch, ModelFormatRefused),
-    "chain-broken": (ChainBroken,),
+    "delivery-refused": Kind(
+        "warning",
+        "Nothing of the delivery was taken in; later intervals go on without this one.",
+        (
+            *(errors.RaggedRow, errors.SchemaChanged, errors.DtypeChanged, errors.EmptyBatch),
+            *(errors.OutOfInterval, errors.BatchTooLarge, errors.IntervalConflict),
+        ),
+    ),
+    "quarantined": Kind(
+        "warning",
+        "The batch is set aside, nothing learns from it; later intervals go on without it.",
+        (errors.Quarantined,),
+    ),
+    "rows-rejected": Kind("warning", "Nothing of the interval was scored.", (errors.RowsRejected,)),
+    # what the monitor finds
+    "broken-data": Kind("critical"),
+    "suspect-labels": Kind(
+        "critical",
+        "No label of this delivery was taken; the rows stay unlabelled.",
+        (errors.ContradictoryLabels,),
+    ),
+    "drift": Kind("warning"),
+    "estimate-fell": Kind("warning"),
+    "estimate-unreliable": Kind("info"),
+    "performance-fell": Kind("critical"),
+    "retraining-started": Kind("info"),
+    # what becomes of a version
+    "promoted": Kind("info", "The champion alias was moved, on record; a rollback puts the predecessor back."),
+    "kept": Kind("info", "The champion was kept; the run is recorded in MLflow."),
+    "approval-wanted": Kind(
+        "warning",
+        "The champion serves on until somebody answers: in Airflow under Required Actions, over its REST API, or with"
+        " `python -m retrain approve`.",
+    ),
+    "not-approved": Kind("info", "The version is not promoted, the champion serves on.", (errors.NotApproved,)),
+    "challenger-shadow": Kind("info", "Both score from the next interval on; who wins serves."),
+    "rollout-advanced": Kind("info", "The challenger answers a larger share of the rows."),
+    "rollout-stopped": Kind("warning", "The challenger scores no more; the champion serves on."),
+    "rolled-back": Kind(
+        "critical",
+        "Model, preprocessing and drift reference are those of the earlier champion again; what served before is"
+        " blocked from coming back.",
+    ),
+    "smoke-test-failed": Kind(
+        "warning", "The version was not promoted; the champion serves on.", (errors.SmokeTestFailed,)
+    ),
+    "blocked": Kind("warning", "The version was not promoted; the champion serves on.", (errors.ModelBlocked,)),
+    # what is no longer as it was recorded
+    "alias-moved": Kind(
+        "critical",
+        "The alias was left where it is, and nothing was promoted.",
+        (errors.OutOfBandChange, errors.DanglingChampion),
+    ),
+    "model-damaged": Kind(
+        "critical",
+        "The model was not used.",
+        (errors.ArtifactMissing, errors.DigestMismatch, errors.ModelFormatRefused),
+    ),
+    "chain-broken": Kind("critical", "The task has stopped; who serves is not changed.", (errors.ChainBroken,)),
+    # everything else
+    "task-failed": Kind("critical", "The run has stopped here; what was on record before is as it was."),
 }
-OF_PROMOTE = {
+"""Every kind, in the order of the runbook."""
+
+KIND_OF_PROMOTE = {
     "promoted": "promoted",
     "waiting": "approval-wanted",
     "kept": "not-approved",
@@ -111,36 +135,17 @@ OF_PROMOTE = {
     "canary": "challenger-shadow",
     "rolled back": "rolled-back",
 }
-OF_ROLLOUT = {
+"""Verdict of the stage promote → kind; other verdicts are told to nobody."""
+
+KIND_OF_ROLLOUT = {
     "advanced": "rollout-advanced",
     "promoted": "promoted",
     "stopped": "rollout-stopped",
     "rolled back": "rolled-back",
     "drift": "drift",
 }
-"""From the verdict to the kind of notice; other verdicts are told to nobody."""
-DID = {
-    "batch-missing": "The run has stopped; later intervals go on without this one.",
-    "delivery-refused": "Nothing of the delivery was taken in; later intervals go on without this one.",
-    "quarantined": "The batch is set aside, nothing learns from it; later intervals go on without it.",
-    "rows-rejected": "Nothing of the interval was scored.",
-    "suspect-labels": "No label of this delivery was taken; the rows stay unlabelled.",
-    "promoted": "The champion alias was moved, on record; a rollback puts the predecessor back.",
-    "approval-wanted": "The champion serves on until somebody answers: in Airflow under Required Actions, over its"
-    " REST API, or with `python -m retrain approve`.",
-    "challenger-shadow": "Both score from the next interval on; who wins serves.",
-    "rollout-advanced": "The challenger answers a larger share of the rows.",
-    "rollout-stopped": "The challenger scores no more; the champion serves on.",
-    "rolled-back": "Model, preprocessing and drift reference are those of the earlier champion again; what served"
-    " before is blocked from coming back.",
-    "not-approved": "The version is not promoted, the champion serves on.",
-    "smoke-test-failed": "The version was not promoted; the champion serves on.",
-    "blocked": "The version was not promoted; the champion serves on.",
-    "alias-moved": "The alias was left where it is, and nothing was promoted.",
-    "model-damaged": "The model was not used.",
-    "chain-broken": "The task has stopped; who serves is not changed.",
-    "task-failed": "The run has stopped here; what was on record before is as it was.",
-}
+"""Verdict of the stage rollout → kind; other verdicts are told to nobody."""
+
 LONGEST = 1000
 """Characters of one part of a message."""
 
@@ -153,10 +158,14 @@ class Notice:
     """One thing to tell the owner.
 
     Attributes:
+        kind: one of `KINDS`.
+        severity: how soon somebody should look.
+        model: name of its spec.
         interval: its name; empty where the run had none.
+        owner: name and contact, as the spec has them.
         happened: what was found.
         did: what the system has done about it.
-        look: the address of the task in Airflow.
+        link: the address of the task in Airflow.
         about: tells two notices of one kind and interval apart: a stage, a version.
     """
 
@@ -172,19 +181,22 @@ class Notice:
 
     @property
     def runbook(self) -> str:
+        """Where the runbook says what to do."""
         return f"docs/runbook.md#{self.kind}"
 
     @property
     def key(self) -> str:
-        """The same thing again has the same key, and is not said twice."""
+        """What the notice is known by: the same thing again has the same key, and is not told twice."""
         return "/".join(filter(None, (self.kind, self.interval, self.about)))
 
     @property
     def subject(self) -> str:
+        """The first line, and the subject of a mail."""
         return f"[{self.severity}] {' '.join(filter(None, (self.model, self.interval)))}: {self.kind}"
 
     @property
     def text(self) -> str:
+        """The whole message."""
         return "\n".join(
             (
                 self.subject,
@@ -198,15 +210,21 @@ class Notice:
 
     @property
     def fields(self) -> dict[str, str]:
-        """For a machine at the other end."""
+        """The message in parts, for a machine at the other end."""
         return {**asdict(self), "runbook": self.runbook, "text": self.text}
 
 
-def of_error(
-    spec: Spec, interval: str, stage: str, error: BaseException | str | None, *, link: str, did: str = ""
-) -> Notice:
-    """A stage that failed for good."""
-    kind = next((kind for kind, errors in OF_ERROR.items() if isinstance(error, errors)), "task-failed")
+def notice_of_error(spec: Spec, interval: str, stage: str, error: BaseException | str | None, *, link: str) -> Notice:
+    """The notice of a stage that failed for good.
+
+    Args:
+        spec: of the model, which names the owner.
+        interval: its name; empty where the run had none.
+        stage: the one that failed.
+        error: what it raised; None where the task was ended from outside.
+        link: the address of the task in Airflow.
+    """
+    kind = next((name for name, kind in KINDS.items() if isinstance(error, kind.errors)), "task-failed")
     if isinstance(error, RetrainError):
         happened = f"{stage}: {error.found} → {error.do}"
     elif isinstance(error, BaseException):
@@ -214,82 +232,88 @@ def of_error(
     else:
         happened = f"{stage}: {error or 'the task was ended from outside'}"
     # Several stages of an interval may fail for reasons of their own.
-    return _notice(spec, kind, interval, happened, did or DID[kind], link, stage if kind == "task-failed" else "")
+    about = stage if kind == "task-failed" else ""
+    return _notice(spec, kind, interval, happened, link=link, about=about)
 
 
-def of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator[Notice]:
-    """What a person must know though nothing failed."""
+def notices_of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator[Notice]:
+    """The notices of a stage that went well; most stages have none. `link` is the address of the task."""
     name = report.interval.name
     if isinstance(report, DiagnoseReport) and report.decision.verdict in ("broken", "suspect"):
         kind = {"broken": "broken-data", "suspect": "suspect-labels"}[report.decision.verdict]
         held = ", ".join(interval.name for interval, _ in report.of)
         did = f"Nothing trains on {held} until a person has released it."
-        yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, link)
+        yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, link=link)
     if isinstance(report, GateReport) and report.decision.verdict != "promote":
         happened = f"{report.decision.verdict}: {'; '.join(report.decision.reasons)}"
-        yield _notice(spec, "kept", name, happened, "The champion was kept; the run is recorded in MLflow.", link)
-    if isinstance(report, PromoteReport) and (told := OF_PROMOTE.get(report.decision.verdict)):
-        if told == "not-approved" and report.version is None:
+        yield _notice(spec, "kept", name, happened, link=link)
+    if isinstance(report, PromoteReport) and report.decision.verdict in KIND_OF_PROMOTE:
+        kind = KIND_OF_PROMOTE[report.decision.verdict]
+        if kind == "not-approved" and report.version is None:
             return  # nothing was registered, so nobody was asked
         before = f", version {report.previous} before" if report.previous else ", the first"
-        happened = f"version {report.version} serves{before}: " if told == "promoted" else ""
+        happened = f"version {report.version} serves{before}: " if kind == "promoted" else ""
         # The same version may be put back twice.
-        about = f"v{report.version}/{report.sequence}" if told == "rolled-back" else f"v{report.version}"
-        yield _notice(spec, told, name, happened + "; ".join(report.decision.reasons), DID[told], link, about)
-    if isinstance(report, RolloutReport) and (told := OF_ROLLOUT.get(report.decision.verdict)):
-        did = "Nothing was put back: both fell together." if told == "drift" else DID[told]
-        yield _notice(spec, told, name, "; ".join(report.decision.reasons), did, link, f"v{report.version}")
+        about = f"v{report.version}/{report.sequence}" if kind == "rolled-back" else f"v{report.version}"
+        yield _notice(spec, kind, name, happened + "; ".join(report.decision.reasons), link=link, about=about)
+    if isinstance(report, RolloutReport) and report.decision.verdict in KIND_OF_ROLLOUT:
+        kind = KIND_OF_ROLLOUT[report.decision.verdict]
+        did = "Nothing was put back: both fell together." if kind == "drift" else ""
+        about = f"v{report.version}"
+        yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, link=link, about=about)
     if isinstance(report, ScoreReport) and report.alias_moved:
         did = "The alias was left where it is; the version on record has scored."
-        yield _notice(spec, "alias-moved", name, report.alias_moved, did, link)
+        yield _notice(spec, "alias-moved", name, report.alias_moved, did, link=link)
 
 
-def of_look(
+def notices_of_monitoring(
     spec: Spec,
     drift: DriftReport,
     estimate: EstimateReport,
     measure: MeasureReport,
-    decided: DecideReport,
+    decide: DecideReport,
     *,
     link: str,
 ) -> Iterator[Notice]:
-    """What the monitor has found, with what was decided about it."""
-    retrains = decided.decision.verdict == "retrain"
-    did = f"{'A retraining is started' if retrains else 'No retraining'}: {'; '.join(decided.decision.reasons)}"
-    found = {
+    """What the monitor has found about the champion, with what was decided about it."""
+    retrains = decide.decision.verdict == "retrain"
+    did = f"{'A retraining is started' if retrains else 'No retraining'}: {'; '.join(decide.decision.reasons)}"
+    findings = {
         "drift": drift.decision if drift.decision.verdict == "drift" else None,
         "estimate-fell": estimate.decision if estimate.decision.verdict == "alarm" else None,
         "performance-fell": measure.decision if measure.decision.verdict == "alarm" else None,
         "estimate-unreliable": estimate.decision if estimate.reliable is False else None,
     }
-    for kind, decision in found.items():
+    for kind, decision in findings.items():
         if decision:
-            yield _notice(spec, kind, decided.interval.name, "; ".join(decision.reasons), did, link)
+            yield _notice(spec, kind, decide.interval.name, "; ".join(decision.reasons), did, link=link)
 
 
-def started(spec: Spec, interval: str, reason: str, run: str, *, paused: bool, link: str) -> Notice:
-    """The monitor has started a retraining."""
+def notice_of_start(spec: Spec, interval: str, reason: str, run: str, *, paused: bool, link: str) -> Notice:
+    """The notice of a retraining that the monitor has started."""
     did = f"The run {run} of {spec.model}_retrain is queued"
     did += "; that DAG is paused: it begins when somebody unpauses it." if paused else "."
-    return _notice(spec, "retraining-started", interval, reason, did, link)
+    return _notice(spec, "retraining-started", interval, reason, did, link=link)
 
 
-def _notice(spec: Spec, kind: str, interval: str, happened: str, did: str, link: str, about: str = "") -> Notice:
+def _notice(
+    spec: Spec, kind: str, interval: str, happened: str, did: str = "", *, link: str, about: str = ""
+) -> Notice:
     return Notice(
         kind=kind,
-        severity=KINDS[kind],
+        severity=KINDS[kind].severity,
         model=spec.model,
         interval=interval,
         owner=f"{spec.owner.name} <{spec.owner.contact}>",
         happened=clean(happened),
-        did=clean(did),
+        did=clean(did or KINDS[kind].did),
         link=link,
         about=about,
     )
 
 
 def clean(text: str) -> str:
-    """Without passwords of addresses, tokens and the like, and not too long.
+    """`text` without passwords of addresses, tokens and the like, and not too long.
 
     >>> clean("postgresql://ada:pa55@db/x did not answer; https://x.org/a?token=abc&n=1")
     'postgresql://***@db/x did not answer; https://x.org/a?token=***&n=1'

@@ -21,7 +21,7 @@ from retrain.reporting.notices import Notice
 from retrain.state.run import Run
 from tests.conftest import Model, churn_spec
 
-NOTICES = Path(__file__).parents[2] / "dags" / "notices.py"
+NOTIFIER = Path(__file__).parents[2] / "dags" / "owner_notifier.py"
 SECRET = "T000-B000-XXXX"
 NOTICE = Notice(
     kind="drift",
@@ -37,12 +37,12 @@ Connect = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def notices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+def notifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
         patch.setenv("NO_PROXY", "127.0.0.1")
-        spec = importlib.util.spec_from_file_location("notices", NOTICES)
+        spec = importlib.util.spec_from_file_location("owner_notifier", NOTIFIER)
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -54,10 +54,10 @@ def notices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     """Makes an Airflow connection."""
 
-    def made(name: str, **fields: Any) -> None:
+    def set_connection(name: str, **fields: Any) -> None:
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
 
-    return made
+    return set_connection
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def run(churn: Model) -> Run:
 
 @pytest.fixture
 def hook() -> Iterator[Any]:
-    """A webhook: `took` is what came, `answer` what it says."""
+    """A webhook: `requests` is what came, `answer` the status that it gives."""
 
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.took.append((self.path, self.headers.get("Authorization"), body))
+            server.requests.append((self.path, self.headers.get("Authorization"), body))
             self.send_response(server.answer)
             self.end_headers()
 
@@ -81,73 +81,73 @@ def hook() -> Iterator[Any]:
             """Nobody reads it."""
 
     server: Any = HTTPServer(("127.0.0.1", 0), Hook)
-    server.took, server.answer = [], 200
+    server.requests, server.answer = [], 200
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def test_any_address_takes_the_fields(notices: ModuleType, connect: Connect, hook: Any, run: Run) -> None:
+def test_any_address_takes_the_fields(notifier: ModuleType, connect: Connect, hook: Any, run: Run) -> None:
     login = {"login": "ada", "password": SECRET, "extra": {"endpoint": "in/box"}}
     connect("oncall", conn_type="http", schema="http", host="127.0.0.1", port=hook.server_port, **login)
-    notices.tell(run.spec, NOTICE, run)
-    ((path, authorization, body),) = hook.took
+    notifier.notify_owner(run.spec, NOTICE, run)
+    ((path, authorization, body),) = hook.requests
     assert (path, authorization[:6]) == ("/in/box", "Basic ")
     assert body["severity"] == "warning"
     assert body["runbook"] == "docs/runbook.md#drift"
     assert body["text"] == NOTICE.text
 
 
-def test_slack_takes_the_text_alone(notices: ModuleType, connect: Connect, hook: Any, run: Run) -> None:
+def test_slack_takes_the_text_alone(notifier: ModuleType, connect: Connect, hook: Any, run: Run) -> None:
     host = f"http://127.0.0.1:{hook.server_port}/services"
     connect("oncall", conn_type="slackwebhook", host=host, password=SECRET)
-    notices.tell(run.spec, NOTICE, run)
-    assert hook.took == [(f"/services/{SECRET}", None, {"text": NOTICE.text})]
+    notifier.notify_owner(run.spec, NOTICE, run)
+    assert hook.requests == [(f"/services/{SECRET}", None, {"text": NOTICE.text})]
 
 
 def test_it_is_said_once(
-    notices: ModuleType, connect: Connect, hook: Any, run: Run, caplog: pytest.LogCaptureFixture
+    notifier: ModuleType, connect: Connect, hook: Any, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect("oncall", conn_type="http", host=f"http://127.0.0.1:{hook.server_port}")
     with caplog.at_level(logging.INFO, "retrain"):
         for _ in range(2):
-            notices.tell(run.spec, NOTICE, run)
-    assert len(hook.took) == 1
+            notifier.notify_owner(run.spec, NOTICE, run)
+    assert len(hook.requests) == 1
     assert caplog.text.count(NOTICE.subject) == 1
-    assert [one.key for one in run.ledger.records("churn", "notice")] == ["drift/2024-02-01"]
+    assert [record.key for record in run.ledger.records("churn", "notice")] == ["drift/2024-02-01"]
 
 
 def test_a_rehearsal_is_for_the_log_alone(
-    notices: ModuleType, connect: Connect, hook: Any, churn: Model, run: Run, caplog: pytest.LogCaptureFixture
+    notifier: ModuleType, connect: Connect, hook: Any, churn: Model, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect("oncall", conn_type="http", host=f"http://127.0.0.1:{hook.server_port}")
     rehearsal = churn.run("2024-02-01", dry_run=True)
-    notices.tell(rehearsal.spec, NOTICE, rehearsal)
+    notifier.notify_owner(rehearsal.spec, NOTICE, rehearsal)
     assert NOTICE.subject in caplog.text
-    assert (hook.took, run.ledger.records("churn", "notice")) == ([], [])
+    assert (hook.requests, run.ledger.records("churn", "notice")) == ([], [])
 
 
 @pytest.mark.parametrize("why", ["it answered 500", "ConnectError", "AirflowNotFoundException"])
 def test_what_does_not_arrive_fails_nothing_and_gives_nothing_away(
-    notices: ModuleType, connect: Connect, hook: Any, run: Run, caplog: pytest.LogCaptureFixture, why: str
+    notifier: ModuleType, connect: Connect, hook: Any, run: Run, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
     hook.answer, port = 500, 1 if why == "ConnectError" else hook.server_port
     if why != "AirflowNotFoundException":
         connect("oncall", conn_type="slackwebhook", host=f"http://127.0.0.1:{port}", password=SECRET)
-    notices.tell(run.spec, NOTICE, run)
+    notifier.notify_owner(run.spec, NOTICE, run)
     assert f"the owner could not be told over oncall: {why}" in caplog.text
     assert SECRET not in caplog.text
 
 
 def test_a_ledger_that_does_not_answer_silences_nobody(
-    notices: ModuleType, connect: Connect, hook: Any, run: Run, tmp_path: Path
+    notifier: ModuleType, connect: Connect, hook: Any, run: Run, tmp_path: Path
 ) -> None:
     connect("oncall", conn_type="http", host=f"http://127.0.0.1:{hook.server_port}")
     (tmp_path / "folder").mkdir()
     lost = replace(run, home=replace(run.home, ledger=f"sqlite:///{tmp_path / 'folder'}"))
-    notices.tell(run.spec, NOTICE, lost)
-    assert len(hook.took) == 1
+    notifier.notify_owner(run.spec, NOTICE, lost)
+    assert len(hook.requests) == 1
 
 
 class Mail(socketserver.StreamRequestHandler):
@@ -160,7 +160,7 @@ class Mail(socketserver.StreamRequestHandler):
             if verb == "DATA":
                 self.say("354 go on")
                 lines = iter(lambda: self.rfile.readline().decode(), ".\r\n")
-                self.server.took.append("".join(lines))  # type: ignore[attr-defined]
+                self.server.requests.append("".join(lines))  # type: ignore[attr-defined]
             self.say("221 bye" if verb == "QUIT" else "250 ok")
             if verb == "QUIT":
                 return
@@ -172,18 +172,18 @@ class Mail(socketserver.StreamRequestHandler):
 @pytest.fixture
 def mail() -> Iterator[Any]:
     server: Any = socketserver.TCPServer(("127.0.0.1", 0), Mail)
-    server.took = []
+    server.requests = []
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def test_the_owner_is_mailed(notices: ModuleType, connect: Connect, mail: Any, run: Run) -> None:
+def test_the_owner_is_mailed(notifier: ModuleType, connect: Connect, mail: Any, run: Run) -> None:
     extra = {"from_email": "retrain@example.org", "disable_tls": True, "disable_ssl": True}
     connect("oncall", conn_type="smtp", host="127.0.0.1", port=mail.server_address[1], extra=extra)
-    notices.tell(run.spec, NOTICE, run)
-    (text,) = mail.took
+    notifier.notify_owner(run.spec, NOTICE, run)
+    (text,) = mail.requests
     sent = message_from_string(text, policy=policy.default)
     assert (sent["To"], sent["From"]) == ("ada@example.org", "retrain@example.org")
     assert sent["Subject"] == "[warning] churn 2024-02-01: drift"
@@ -193,9 +193,9 @@ def test_the_owner_is_mailed(notices: ModuleType, connect: Connect, mail: Any, r
 
 
 def test_a_contact_that_is_no_address_is_named(
-    notices: ModuleType, connect: Connect, churn: Model, run: Run, caplog: pytest.LogCaptureFixture
+    notifier: ModuleType, connect: Connect, churn: Model, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect("oncall", conn_type="smtp", host="127.0.0.1", port=1)
     churn.write_spec({**churn_spec(), "owner": {"name": "Ada", "contact": "#team", "notify": ["oncall"]}})
-    notices.tell(churn.run("2024-02-01").spec, NOTICE, run)
+    notifier.notify_owner(churn.run("2024-02-01").spec, NOTICE, run)
     assert "owner.contact '#team' is no mail address" in caplog.text

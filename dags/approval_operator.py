@@ -1,4 +1,4 @@
-"""Asks a person about a version that waits, and puts the answer on record.
+"""The operator that asks a person about a version that waits, and puts the answer on record.
 
 The word goes from Airflow's own record of the answer into the ledger within the task that asked: an XCom on the way
 could be rewritten by whoever may trigger the DAG. The promote stage reads the ledger, and nothing else.
@@ -18,7 +18,7 @@ from airflow.sdk.configuration import conf
 from refusals import final_refusals
 
 from retrain import pipeline
-from retrain.rendering.text import markdown as plain
+from retrain.rendering.text import markdown as escape
 from retrain.results import GateReport, RegisterReport
 from retrain.spec import Spec
 from retrain.state.ledger import Record
@@ -27,7 +27,7 @@ from retrain.state.settings import Home
 
 log = logging.getLogger("retrain")
 
-WORDS: dict[str, Literal["approve", "reject"]] = {"Approve": "approve", "Reject": "reject"}
+VERDICTS: dict[str, Literal["approve", "reject"]] = {"Approve": "approve", "Reject": "reject"}
 
 
 class AskApproval(HITLOperator):
@@ -42,7 +42,7 @@ class AskApproval(HITLOperator):
 
     def execute(self, context: Any) -> None:
         with final_refusals():
-            run, proposal = self.asked(context)
+            run, proposal = proposed(self.spec, context["params"])
             expires = proposal.recorded_at + self.spec.promotion.approval.expires
             # Set here, after Airflow has rendered its templates: what comes from data is no template.
             self.subject = f"May version {proposal.body['version']} of {run.model} serve?"
@@ -54,33 +54,30 @@ class AskApproval(HITLOperator):
         super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        said = super().execute_complete(context, event)
-        user, (option,) = said["responded_by_user"], said["chosen_options"]
+        answer = super().execute_complete(context, event)
+        user, (option,) = answer["responded_by_user"], answer["chosen_options"]
         if not user:
             # The default of an expired form, or an answer without a name: the ledger knows by itself what follows.
             log.info("nobody has answered")
-            return said
+            return answer
         with final_refusals():
-            run, proposal = self.asked(context)
-            from retrain.registry.approval import answer
+            run, proposal = proposed(self.spec, context["params"])
+            from retrain.registry import approval
 
+            reason = answer["params_input"].get("reason", "")
             with pipeline.refusals(self.spec, "approve"):
-                answer(run, proposal, WORDS[option], user["name"], said["params_input"].get("reason", ""))
-        return said
-
-    def asked(self, context: Any) -> tuple[Run, Record]:
-        """The run and the proposal of the version that the DAG run is about."""
-        return proposed(self.spec, context["params"])
+                approval.answer(run, proposal, VERDICTS[option], user["name"], reason)
+        return answer
 
 
 def approve_task(spec: Spec) -> AskApproval:
-    """The task that asks."""
+    """The task that asks about the version in the parameters of its DAG run."""
     rules = spec.promotion.approval
     return AskApproval(
         task_id="approve",
         spec=spec,
         subject=f"Which version of {spec.model} may serve?",
-        options=list(WORDS),
+        options=list(VERDICTS),
         defaults=rules.otherwise.capitalize(),
         response_timeout=rules.expires,
         # Airflow 3.3 fails a task whose answer comes within the same turn of its scheduler: then it asks again.
@@ -95,24 +92,31 @@ def proposed(spec: Spec, params: Any) -> tuple[Run, Record]:
     """The run and the proposal of a version, by the parameters of the DAG.
 
     Raises:
-        UnknownVersion, NotApproved: it was not proposed, or with other files.
+        UnknownVersion: it was not proposed.
+        NotApproved: it was proposed with other files.
     """
     return pipeline.proposed(Home.from_environment(), spec, params["version"], params["digest"])
 
 
 def form(run: Run, proposal: Record, expires: datetime) -> str:
-    """What the person reads, as Markdown; names from data cannot become markup."""
+    """What the person reads, as Markdown; names from data cannot become markup.
+
+    Args:
+        run: the one that proposed the version.
+        proposal: its record.
+        expires: when the form closes.
+    """
     from retrain.gate.table import markdown  # imports pandas
 
     gate, registered = run.read(GateReport, "gate"), run.read(RegisterReport, "register")
     rules, trigger = run.spec.promotion.approval, run.trigger
-    asked = " ".join(filter(None, (trigger.kind, trigger.by and f"by {trigger.by}", trigger.reason)))
+    triggered = " ".join(filter(None, (trigger.kind, trigger.by and f"by {trigger.by}", trigger.reason)))
     scores = {"challenger": gate.challenger_score, "champion": gate.champion_score}
     facts = {
         "Version": f"{proposal.body['version']} ({gate.kind})",
         "Files": f"sha256 {proposal.body['digest']}",
         "Interval": run.interval.name,
-        "Triggered": asked,
+        "Triggered": triggered,
         gate.metric: ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None),
         "Without an answer": f"{rules.otherwise} at {expires:%Y-%m-%d %H:%M} UTC",
         "Who may answer": f"anybody but {trigger.by}" if rules.two_people and trigger.by else "",
@@ -120,5 +124,5 @@ def form(run: Run, proposal: Record, expires: datetime) -> str:
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     page = f"{base}/retrain/dags/{run.model}_retrain/runs/{run.key}"
     links = [f"[The run]({page})", *([f"[in MLflow]({page}/mlflow)"] if registered.url else [])]
-    lines = [f"- **{plain(name)}**: {plain(said)}" for name, said in facts.items() if said]
+    lines = [f"- **{escape(name)}**: {escape(value)}" for name, value in facts.items() if value]
     return "\n".join([*lines, "", " · ".join(links), "", markdown(gate)])

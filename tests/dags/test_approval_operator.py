@@ -26,18 +26,18 @@ DIGEST = "d" * 64
 
 
 @pytest.fixture(scope="module")
-def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The file with the operator, read in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
         patch.setenv("AIRFLOW__API__BASE_URL", "http://127.0.0.1:8080")
         patch.syspath_prepend(str(DAGS))
-        spec = importlib.util.spec_from_file_location("asking", DAGS / "asking.py")
+        spec = importlib.util.spec_from_file_location("approval_operator", DAGS / "approval_operator.py")
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "asking", module)
+        patch.setitem(sys.modules, "approval_operator", module)
         spec.loader.exec_module(module)
         yield module
 
@@ -87,13 +87,13 @@ def event(option: str, user: str | None, reason: str = "looked") -> dict[str, An
 
 
 @pytest.fixture
-def task(asking: ModuleType, churn: Model, proposal: Record) -> Any:
-    return asking.approve_task(churn.run().spec)
+def task(operator: ModuleType, churn: Model, proposal: Record) -> Any:
+    return operator.approve_task(churn.run().spec)
 
 
-def test_the_form_shows_what_there_is_to_decide_on(asking: ModuleType, churn: Model, proposal: Record) -> None:
+def test_the_form_shows_what_there_is_to_decide_on(operator: ModuleType, churn: Model, proposal: Record) -> None:
     run = replace(churn.run("2024-02-01", kind="manual", by="ada", reason="sales"), key=proposal.run)
-    shown = asking.form(run, proposal, datetime(2024, 3, 8, 9, tzinfo=UTC))
+    shown = operator.form(run, proposal, datetime(2024, 3, 8, 9, tzinfo=UTC))
     assert shown.splitlines()[:9] == [
         "- **Version**: 3 (new)",
         f"- **Files**: sha256 {DIGEST}",
@@ -116,16 +116,16 @@ def test_the_form_shows_what_there_is_to_decide_on(asking: ModuleType, churn: Mo
 def test_the_task_asks_until_the_proposal_expires(task: Any, proposal: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.providers.standard.operators.hitl import HITLOperator
 
-    asked: list[Any] = []
-    monkeypatch.setattr(HITLOperator, "execute", lambda self, _: asked.append((self.subject, self.response_timeout)))
+    forms: list[Any] = []
+    monkeypatch.setattr(HITLOperator, "execute", lambda self, _: forms.append((self.subject, self.response_timeout)))
     task.execute(context(digest=DIGEST))
-    ((subject, left),) = asked
+    ((subject, left),) = forms
     assert subject == "May version 3 of churn serve?"
     assert timedelta(days=1, hours=23) < left < timedelta(days=2)
     assert "{{ 7 \\* 7 }}" in task.body, "set after Airflow has rendered its templates"
     monkeypatch.setattr(task, "spec", task.spec.model_copy(update={"promotion": expired(task.spec)}))
     task.execute(context())
-    assert len(asked) == 1, "nobody is asked about what has expired; the promote stage knows the answer"
+    assert len(forms) == 1, "nobody is asked about what has expired; the promote stage knows the answer"
 
 
 def expired(spec: Any) -> Any:
@@ -133,10 +133,10 @@ def expired(spec: Any) -> Any:
     return spec.promotion.model_copy(update={"approval": rules})
 
 
-def test_the_default_is_the_one_that_the_spec_names(asking: ModuleType, churn: Model) -> None:
+def test_the_default_is_the_one_that_the_spec_names(operator: ModuleType, churn: Model) -> None:
     for otherwise in ("approve", "reject"):
         churn.write_spec({**churn_spec(), "promotion": {"mode": "approve", "approval": {"otherwise": otherwise}}})
-        task = asking.approve_task(churn.run().spec)
+        task = operator.approve_task(churn.run().spec)
         assert task.defaults == [otherwise.capitalize()]
         assert task.response_timeout == timedelta(days=7)
 
@@ -146,9 +146,9 @@ def test_an_answer_stands_on_record_with_its_name(
     task: Any, churn: Model, proposal: Record, option: str, by: str
 ) -> None:
     task.execute_complete(context(digest=DIGEST), event(option, by))
-    (found,) = churn.run().ledger.records("churn", "approval")
-    assert (found.by, found.run) == (by, proposal.run)
-    assert found.body == {"version": 3, "digest": DIGEST, "verdict": option.lower(), "reason": "looked"}
+    (record,) = churn.run().ledger.records("churn", "approval")
+    assert (record.by, record.run) == (by, proposal.run)
+    assert record.body == {"version": 3, "digest": DIGEST, "verdict": option.lower(), "reason": "looked"}
 
 
 def test_an_answer_without_a_name_is_none(task: Any, churn: Model) -> None:

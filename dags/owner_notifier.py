@@ -1,6 +1,6 @@
 """Tells the owner: always in the log, and over the Airflow connections that the spec names under `owner.notify`.
 
-What is said is made in `retrain.reporting.notices`; here it is said, once. A connection of type smtp mails the
+The notices are made in `retrain.reporting.notices`; here each is sent, once. A connection of type smtp mails the
 owner's contact; any other is an address that takes a JSON POST: Slack's incoming webhooks, or whatever else speaks
 HTTP. Whether it arrives or not, the task ends as it would have ended.
 """
@@ -28,11 +28,12 @@ SECONDS = 10
 """How long an address may take to answer."""
 
 
-class TellOwner(BaseNotifier):
-    """For callbacks of tasks: says what `notice` makes of the task's context.
+class OwnerNotifier(BaseNotifier):
+    """For callbacks of tasks: tells the owner what `notice` makes of the task's context.
 
     Args:
-        notice: from the context to what is to be said, and the run that it is about, if there is one.
+        spec: of the model, which names the owner.
+        notice: from the context to the notice, and the run that it is about, if there is one.
     """
 
     def __init__(self, spec: Spec, notice: Callable[[Any], tuple[Notice, Run | None]]) -> None:
@@ -40,16 +41,17 @@ class TellOwner(BaseNotifier):
         self.spec, self.notice = spec, notice
 
     def notify(self, context: Any) -> None:
-        tell(self.spec, *self.notice(context))
+        """Tell the owner."""
+        notify_owner(self.spec, *self.notice(context))
 
 
-def tell(spec: Spec, notice: Notice, run: Run | None) -> None:
-    """Say it once; never an error.
+def notify_owner(spec: Spec, notice: Notice, run: Run | None) -> None:
+    """Tell the owner once; whatever goes wrong is logged and never raised.
 
-    A rehearsal is said in the log alone, and leaves no record that would silence the real thing.
+    A rehearsal stands in the log alone, and leaves no record that would silence the real thing.
     """
     rehearsal = run is not None and run.trigger.dry_run
-    if run is not None and not rehearsal and not _first(notice, run):
+    if run is not None and not rehearsal and not _is_new(notice, run):
         log.info("said before: %s", notice.key)
         return
     log.log(LEVEL[notice.severity], "%s", notice.text)
@@ -62,20 +64,25 @@ def tell(spec: Spec, notice: Notice, run: Run | None) -> None:
             log.error("the owner could not be told over %s: %s", connection, _reason(error))
 
 
-def _first(notice: Notice, run: Run) -> bool:
-    """Whether nobody has said it before; where that cannot be asked, twice is better than never."""
-    mine = uuid.uuid4().hex
-    body = {**asdict(notice), "by": mine}
+def _is_new(notice: Notice, run: Run) -> bool:
+    """Whether the owner was not told before; where the ledger does not answer, twice is better than never."""
+    sender = uuid.uuid4().hex
+    body = {**asdict(notice), "by": sender}
     try:
         record = run.ledger.append(run.model, "notice", notice.key, body, effective_at=run.as_of, run=run.key)
     except Exception:
         log.warning("the notice could not be put on record", exc_info=True)
         return True
-    return bool(record.body["by"] == mine)
+    return bool(record.body["by"] == sender)
 
 
 def send(notice: Notice, connection: str, contact: str) -> None:
-    """Over one connection.
+    """Send a notice over one connection.
+
+    Args:
+        notice: what to send.
+        connection: id of the Airflow connection.
+        contact: of the owner; where a mail goes.
 
     Raises:
         Exception: whatever went wrong; the caller says so without details.
@@ -83,12 +90,12 @@ def send(notice: Notice, connection: str, contact: str) -> None:
     from airflow.sdk import Connection
     from airflow.sdk.log import redact
 
-    said = {name: str(redact(value)) for name, value in notice.fields.items()}
-    found = Connection.get(connection)
-    if found.conn_type == "smtp":
-        _mail(said["text"], connection, contact)
+    fields = {name: str(redact(value)) for name, value in notice.fields.items()}
+    address = Connection.get(connection)
+    if address.conn_type == "smtp":
+        _mail(fields["text"], connection, contact)
     else:
-        _post(said, found)
+        _post(fields, address)
 
 
 def _mail(text: str, connection: str, contact: str) -> None:
@@ -101,7 +108,7 @@ def _mail(text: str, connection: str, contact: str) -> None:
         hook.send_email_smtp(to=contact, subject=subject, html_content=f"<pre>{html.escape(text)}</pre>")
 
 
-def _post(said: dict[str, str], connection: Any) -> None:
+def _post(fields: dict[str, str], connection: Any) -> None:
     import httpx
 
     slack = connection.conn_type == "slackwebhook"
@@ -114,7 +121,7 @@ def _post(said: dict[str, str], connection: Any) -> None:
     login = None if slack or not connection.login else (connection.login, connection.password or "")
     httpx.post(
         f"{base}{port}/{path.lstrip('/')}" if path else f"{base}{port}",
-        json={"text": said["text"]} if slack else said,
+        json={"text": fields["text"]} if slack else fields,
         headers=extra.get("headers"),
         auth=login,
         timeout=SECONDS,
