@@ -38,7 +38,8 @@ from rich.progress import track
 from benchmarks import measure
 from benchmarks.measure import Figures
 from retrain.data.dataset import arrow_schema
-from retrain.rerun.replay import FIXED, choose, replay
+from retrain.policy.presets import FIXED, policies_of
+from retrain.rerun.replay import replay
 from retrain.results import Accepted, Batch, ReplayOutcome
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Ledger
@@ -149,7 +150,7 @@ def walk(
             ledger=f"sqlite:///{root / 'ledger.db'}",
         )
         history(home, model, frames())
-        return replay(home, model, choose(model, policies))
+        return replay(home, model, policies_of(model, policies))
 
 
 def one(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[ReplayOutcome, ...]:

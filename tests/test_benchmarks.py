@@ -15,7 +15,7 @@ import yaml
 from benchmarks import alarms, cycle, gates, measure, parse, rollback, rows, timelines
 from retrain import pipeline
 from retrain.modeling import metrics
-from retrain.rerun.replay import FIXED
+from retrain.policy.presets import FIXED
 from retrain.results import ReplayOutcome, Trigger
 from retrain.state.run import Run
 from retrain.state.settings import Home

@@ -47,13 +47,14 @@ def replay(
     out: Annotated[str, typer.Option("--out", help="folder of the plot and the table")] = "",
 ) -> None:
     """Show what other policies would have done with this model's history."""
+    from retrain.policy.presets import policies_of
     from retrain.rendering import plots
     from retrain.rerun import replay
 
     home = Home.from_environment()
     spec = home.spec(model)
     with Console(stderr=True).status("") as progress:
-        outcomes = replay.replay(home, spec, replay.choose(spec, policy or []), progress.update)
+        outcomes = replay.replay(home, spec, policies_of(spec, policy or []), progress.update)
     typer.echo(replay.table(outcomes).to_string(index=False, float_format="{:.4f}".format))
     folder = Path(out or home.state / "replay" / model)
     folder.mkdir(parents=True, exist_ok=True)
