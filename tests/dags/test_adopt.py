@@ -69,7 +69,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     data = place.home / "data"
     data.mkdir()
     for month in MONTHS:
-        churn_rows(month, 400).to_csv(data / f"churn-{month[:7]}.csv", index=False)
+        churn_rows(month, 600).to_csv(data / f"churn-{month[:7]}.csv", index=False)
     spec = churn_spec() | {"interval": {"every": "month", "start": MONTHS[0], "end": "2024-03-01"}}
     (place.home / "include" / "models" / "churn.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     return place
@@ -84,8 +84,6 @@ def test_the_dags_import(installation: Installation) -> None:
 
 @pytest.mark.airflow
 def test_one_run_goes_through(installation: Installation) -> None:
-    installation.shell("retrain ingest churn --interval 2024-01-01")
-    installation.shell("python -m retrain validate churn --interval 2024-01-01")
-    installation.shell("python -m retrain snapshot churn --interval 2024-01-01")
-    installation.shell('airflow dags test churn_retrain --conf \'{"interval": "2024-02-01"}\'')
+    installation.shell("python -m retrain run churn --interval 2024-01-01")
+    installation.shell('airflow dags test churn_retrain 2024-02-01 --conf \'{"interval": "2024-02-01"}\'')
     assert "version 1" in installation.shell("python -m retrain served churn --at 2024-03-01")
