@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.measure import Figures
 from retrain.modeling.metrics import score
 from retrain.monitoring import estimation
-from retrain.monitoring.estimation import Past
+from retrain.monitoring.estimation import PastEstimate
 
 METRICS = {"binary": ("log_loss", "roc_auc"), "multiclass": ("log_loss", "f1_macro"), "regression": ("rmse", "mae")}
 CHAMPIONS = {"trees": "gradient-boosted trees", "linear": "a linear model, blind to half of the signal"}
@@ -160,7 +160,7 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
         expected_score = score(task, metric, known.y, said)
         judged = metric == METRICS[task][0]
         for setting in settings:
-            past: list[Past] = []
+            past: list[PastEstimate] = []
             for _ in range(INTERVALS):
                 new = make(task, rows, setting, rng)
                 prediction = predict(new.frame)
@@ -168,10 +168,10 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
                 realised = score(task, metric, new.y, prediction)
                 if one.value is None or one.low is None or one.high is None:
                     raise RuntimeError(f"{task}, {setting.name}: {one.reason}")
-                past.append(Past(one.value, one.low, one.high, realised))
+                past.append(PastEstimate(one.value, one.low, one.high, realised))
                 verdict, surprised = "", False
                 if judged:
-                    surprise = learnt.surprise(new.y, prediction, new.frame, new.day, level=LEVEL)
+                    surprise = learnt.excess_loss(new.y, prediction, new.frame, new.day, level=LEVEL)
                     surprised = surprise is not None and (surprise.worse or surprise.better)
                     verdict = estimation.backtest(past, surprise, level=LEVEL).verdict
                 found.append(

@@ -33,7 +33,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit
 
 from benchmarks.measure import Figures
-from retrain.monitoring.confidence_sequence import look
+from retrain.monitoring.confidence_sequence import bounds
 from retrain.spec import Watch
 from tests.chaos import killed
 
@@ -94,7 +94,7 @@ def months(values: np.ndarray, block: np.ndarray, per: int) -> Iterator[tuple[bo
         so_far, days = values[: month * per], block[: month * per]
         means = np.bincount(days, so_far) / np.bincount(days)
         t_test = bool(stats.ttest_1samp(means, 0, alternative="greater").pvalue < LEVEL)
-        yield look(so_far, days, LEVEL).low > 0, t_test
+        yield bounds(so_far, days, LEVEL).low > 0, t_test
 
 
 def first(told: list[bool]) -> int:

@@ -1,4 +1,4 @@
-"""The bounds of a confidence sequence: what they say of blocks, and how often they fail at any look."""
+"""The bounds of a confidence sequence: what they say of blocks, and how often they fail at any interim analysis."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WORLDS: dict[str, Draw] = {
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_level_holds_at_all_looks_together(world: str) -> None:
-    """Three looks at thirty blocks each; one that takes a t-test at each of them is beyond the level."""
+def test_the_level_holds_at_all_analyses_together(world: str) -> None:
+    """Three interim analyses of thirty blocks each; a t-test at each of them is beyond the level."""
     level, streams = 0.05, 400
     drawn = WORLDS[world](np.random.default_rng(3), (streams, 90))
     fails = {"ours": 0, "t-test": 0}
     for values in drawn:
-        earlier_analyses = [bounds(values[:count], np.arange(count), level) for count in (30, 60, 90)]
-        fails["ours"] += any(one.low > 0 or one.high < 0 for one in earlier_analyses)
+        analyses = [bounds(values[:count], np.arange(count), level) for count in (30, 60, 90)]
+        fails["ours"] += any(analysis.low > 0 or analysis.high < 0 for analysis in analyses)
         fails["t-test"] += any(stats.ttest_1samp(values[:count], 0).pvalue < level for count in (30, 60, 90))
     assert fails["ours"] <= level * streams
     assert fails["t-test"] > level * streams
@@ -42,34 +42,35 @@ def test_what_hangs_together_within_a_block_is_one_observation() -> None:
     for _ in range(100):
         values = np.repeat(rng.normal(size=30), 20) + rng.normal(size=600)
         for name, block in {"blocks": np.repeat(np.arange(30), 20), "rows": np.arange(600)}.items():
-            said = bounds(values, block, 0.05)
-            wrong[name] += said.low > 0 or said.high < 0
+            result = bounds(values, block, 0.05)
+            wrong[name] += result.low > 0 or result.high < 0
     assert wrong["blocks"] <= 5 < wrong["rows"]
 
 
 def test_a_true_difference_is_found_and_the_more_the_sooner() -> None:
     rng = np.random.default_rng(5)
-    found = {}
+    needed = {}
     for effect in (0.3, 1.0):
         values = rng.normal(effect, 1, size=(50, 300))
-        found[effect] = [
-            next((n for n in range(10, 301, 10) if bounds(one[:n], np.arange(n), 0.01).low > 0), inf) for one in values
+        needed[effect] = [
+            next((n for n in range(10, 301, 10) if bounds(stream[:n], np.arange(n), 0.01).low > 0), inf)
+            for stream in values
         ]
-    assert np.median(found[1.0]) < np.median(found[0.3]) < inf
+    assert np.median(needed[1.0]) < np.median(needed[0.3]) < inf
 
 
 def test_the_mean_is_over_rows_whatever_the_size_of_blocks() -> None:
     rng = np.random.default_rng(6)
     block = np.repeat(np.arange(20), rng.integers(1, 50, 20))
     values = rng.normal(size=len(block))
-    said = bounds(values, block, 0.05)
-    assert said.mean == pytest.approx(values.mean())
-    assert (said.blocks, said.low < said.mean < said.high) == (20, True)
+    plain = bounds(values, block, 0.05)
+    assert plain.mean == pytest.approx(values.mean())
+    assert (plain.blocks, plain.low < plain.mean < plain.high) == (20, True)
     shuffled = rng.permutation(len(block))
     again = bounds(values[shuffled], block[shuffled], 0.05)
-    assert (again.low, again.high) == pytest.approx((said.low, said.high)), "the order of rows says nothing"
+    assert (again.low, again.high) == pytest.approx((plain.low, plain.high)), "the order of rows says nothing"
     scaled = bounds(7 * values + 3, block, 0.05)
-    assert (scaled.low, scaled.high) == pytest.approx((7 * said.low + 3, 7 * said.high + 3))
+    assert (scaled.low, scaled.high) == pytest.approx((7 * plain.low + 3, 7 * plain.high + 3))
 
 
 def test_skewness_moves_the_bound_that_it_endangers_and_no_other() -> None:

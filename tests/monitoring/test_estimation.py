@@ -1,4 +1,4 @@
-"""Performance without labels against the realised one; what is blind is shown to be, and the backtest to say so."""
+"""Performance estimated without labels against the realised one; drift of the concept shows only with labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from benchmarks import estimation as benchmark
 from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling.metrics import score
 from retrain.monitoring import estimation
-from retrain.monitoring.estimation import Past, Surprise, backtest, learn
+from retrain.monitoring.estimation import ExcessLoss, PastEstimate, backtest, importance_weighting, learn
+from retrain.monitoring.estimation.losses import metric_of_draws
 from retrain.spec import METRICS
 
 DAYS = 30
@@ -49,8 +50,8 @@ def rows(task: str, size: int = 3_000, *, seed: int = 0, shift: float = 0, drift
     else:
         odds = np.column_stack([means, x[:, 1] * (1 - 0.5 * shift), np.zeros(size)])
         y = (odds + rng.gumbel(size=odds.shape)).argmax(axis=1).astype(float)
-        said = np.exp(1.7 * np.column_stack([1.5 * x[:, 0], x[:, 1] * (1 - 0.5 * shift), np.zeros(size)]))
-        prediction = said / said.sum(axis=1, keepdims=True)
+        scores = np.exp(1.7 * np.column_stack([1.5 * x[:, 0], x[:, 1] * (1 - 0.5 * shift), np.zeros(size)]))
+        prediction = scores / scores.sum(axis=1, keepdims=True)
     x[rng.random(x.shape) < 0.05] = np.nan
     frame = pd.DataFrame(x, columns=list("abcd"))
     frame["word"] = pd.Categorical(np.array(["calm", "fair", "rough"], dtype=object)[word])
@@ -59,7 +60,7 @@ def rows(task: str, size: int = 3_000, *, seed: int = 0, shift: float = 0, drift
     return Rows(frame, prediction, y, rng.integers(0, DAYS, size))
 
 
-def learnt(task: str, metric: str, known: Rows, seed: int = 0) -> estimation.Estimator:
+def learnt(task: str, metric: str, known: Rows, seed: int = 0) -> estimation.PerformanceEstimator:
     return learn(task, metric, known.y, known.prediction, known.frame, known.day, seed=seed)
 
 
@@ -67,28 +68,28 @@ def learnt(task: str, metric: str, known: Rows, seed: int = 0) -> estimation.Est
 
 
 @pytest.mark.parametrize(("task", "metric"), EVERY)
-def test_the_estimate_follows_the_rows_where_the_promise_does_not(task: str, metric: str) -> None:
+def test_the_estimate_follows_the_rows_where_the_expected_score_does_not(task: str, metric: str) -> None:
     known, new = rows(task, seed=1), rows(task, seed=2, shift=1)
-    found = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=200)
+    estimate = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=200)
     expected_score = score(task, metric, known.y, known.prediction)
     realised = score(task, metric, new.y, new.prediction)
-    assert found.value is not None
-    assert found.low is not None
-    assert found.high is not None
+    assert estimate.value is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
     assert abs(expected_score - realised) > 0.04
-    assert abs(found.value - realised) < 0.35 * abs(expected_score - realised)
-    assert found.low <= realised <= found.high
-    assert not found.low <= expected_score <= found.high
-    assert found.rows == len(new.y)
+    assert abs(estimate.value - realised) < 0.35 * abs(expected_score - realised)
+    assert estimate.low <= realised <= estimate.high
+    assert not estimate.low <= expected_score <= estimate.high
+    assert estimate.rows == len(new.y)
 
 
 @pytest.mark.parametrize(("task", "metric"), EVERY)
 def test_drawn_labels_are_scored_as_scikit_learn_scores_them(task: str, metric: str) -> None:
-    made = rows(task, 300)
-    p = made.prediction.round(1) if task == "binary" else made.prediction  # with ties
-    drawn = np.column_stack([made.y, rows(task, 300, seed=5).y])
-    found = estimation._statistic(task, metric, p)(drawn)
-    assert found == pytest.approx([score(task, metric, y, p) for y in drawn.T])
+    sample = rows(task, 300)
+    p = sample.prediction.round(1) if task == "binary" else sample.prediction  # with ties
+    drawn = np.column_stack([sample.y, rows(task, 300, seed=5).y])
+    metrics = metric_of_draws(task, metric, p)(drawn)
+    assert metrics == pytest.approx([score(task, metric, y, p) for y in drawn.T])
 
 
 @pytest.mark.parametrize(("task", "metric"), [("binary", "log_loss"), ("regression", "rmse")])
@@ -96,10 +97,10 @@ def test_the_interval_holds_as_often_as_it_says(task: str, metric: str) -> None:
     held = []
     for seed in range(20):
         known, new = rows(task, 1_000, seed=2 * seed), rows(task, 400, seed=2 * seed + 1)
-        found = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=100, level=0.1)
-        assert found.low is not None
-        assert found.high is not None
-        held.append(found.low <= score(task, metric, new.y, new.prediction) <= found.high)
+        estimate = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=100, level=0.1)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        held.append(estimate.low <= score(task, metric, new.y, new.prediction) <= estimate.high)
     assert 12 <= sum(held) <= 19  # 80 % of 20; both ends are below one in a hundred
 
 
@@ -109,11 +110,11 @@ def test_days_that_have_a_level_of_their_own_widen_the_interval() -> None:
     shocked = known._replace(y=known.y + level[known.day])
     by_row = shocked._replace(day=np.arange(len(known.y)))
     widths = []
-    for one, day in ((shocked, new.day), (by_row, np.arange(len(new.y)))):
-        found = learnt("regression", "rmse", one).estimate(new.prediction, new.frame, day, resamples=200)
-        assert found.low is not None
-        assert found.high is not None
-        widths.append(found.high - found.low)
+    for known, day in ((shocked, new.day), (by_row, np.arange(len(new.y)))):
+        estimate = learnt("regression", "rmse", known).estimate(new.prediction, new.frame, day, resamples=200)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        widths.append(estimate.high - estimate.low)
     assert widths[0] > 1.5 * widths[1]
 
 
@@ -121,29 +122,29 @@ def test_noise_is_laid_on_by_whole_blocks() -> None:
     model = learnt("binary", "brier", rows("binary", seed=1))
     model._noise = model._block.astype(float)
     day = np.arange(600) % 20
-    (laid,) = model._laid(day, 30, 0)
+    (laid,) = model._block_noise(day, 30, 0)
     assert laid.shape == (600, 30)
     by_day = pd.DataFrame(laid).groupby(day).nunique()
     assert (by_day == 1).all(axis=None)
     assert len(np.unique(laid[:, 0])) > 5
     # A block larger than those with labels is filled from several of them.
-    (laid,) = model._laid(np.zeros(600, dtype=int), 30, 0)
+    (laid,) = model._block_noise(np.zeros(600, dtype=int), 30, 0)
     assert pd.DataFrame(laid).nunique().min() > 1
 
 
 def test_calibration_looks_at_rows_like_the_new_ones() -> None:
     """A model that is right over all rows and wrong for each group: the group that becomes frequent must count."""
 
-    def made(size: int, share: float, seed: int) -> Rows:
+    def mix(size: int, share: float, seed: int) -> Rows:
         rng = np.random.default_rng(seed)
         group, p = rng.random(size) < share, rng.uniform(0.05, 0.95, size)
         y = (rng.random(size) < np.where(group, 0.5, p)).astype(float)
         return Rows(pd.DataFrame({"group": group.astype(float)}), p, y, rng.integers(0, DAYS, size))
 
-    known, new = made(6_000, 0.3, 1), made(3_000, 0.9, 2)
-    found = learnt("binary", "log_loss", known).estimate(new.prediction, new.frame, new.day, resamples=100)
+    known, new = mix(6_000, 0.3, 1), mix(3_000, 0.9, 2)
+    estimate = learnt("binary", "log_loss", known).estimate(new.prediction, new.frame, new.day, resamples=100)
     realised = score("binary", "log_loss", new.y, new.prediction)
-    assert found.value == pytest.approx(realised, rel=0.07)
+    assert estimate.value == pytest.approx(realised, rel=0.07)
     assert score("binary", "log_loss", known.y, known.prediction) < 0.85 * realised
 
 
@@ -164,35 +165,35 @@ def test_small_calibrations_are_logistic_and_a_rare_class_is_left_as_it_is() -> 
     known, new = rows("multiclass", seed=1), rows("multiclass", seed=2)
     kept = np.flatnonzero((known.y != 2) | (np.cumsum(known.y == 2) <= 3))
     few = Rows(known.frame.iloc[kept], known.prediction[kept], known.y[kept], known.day[kept])
-    found = learnt("multiclass", "log_loss", few).estimate(new.prediction, new.frame, new.day, resamples=50)
-    assert found.value is not None
+    estimate = learnt("multiclass", "log_loss", few).estimate(new.prediction, new.frame, new.day, resamples=50)
+    assert estimate.value is not None
 
 
 def test_more_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimation, "ROWS", 800)
+    monkeypatch.setattr(importance_weighting, "MAX_ROWS", 800)
     known, new = rows("binary", 2_000, seed=1), rows("binary", 2_000, seed=2)
     model = learnt("binary", "log_loss", known)
-    found = model.estimate(new.prediction, new.frame, new.day, resamples=50)
-    assert found.rows == 800
-    assert found.value == pytest.approx(score("binary", "log_loss", new.y, new.prediction), rel=0.2)
+    estimate = model.estimate(new.prediction, new.frame, new.day, resamples=50)
+    assert estimate.rows == 800
+    assert estimate.value == pytest.approx(score("binary", "log_loss", new.y, new.prediction), rel=0.2)
     assert len(model.expected(new.prediction, new.frame)) == 2_000
-    surprise = model.surprise(new.y, new.prediction, new.frame, new.day)
-    assert surprise is not None
-    assert surprise.rows == 800
+    excess_loss = model.excess_loss(new.y, new.prediction, new.frame, new.day)
+    assert excess_loss is not None
+    assert excess_loss.rows == 800
 
 
 @pytest.mark.parametrize("task", METRICS)
 def test_the_same_seed_gives_the_same_answer(task: str) -> None:
     known, new = rows(task, 800, seed=1), rows(task, 500, seed=2)
     metric = next(iter(METRICS[task]))
-    made = [
+    estimates = [
         learnt(task, metric, known, seed).estimate(new.prediction, new.frame, new.day, resamples=50, seed=seed)
         for seed in (0, 0, 1)
     ]
-    assert made[0] == made[1] != made[2]
+    assert estimates[0] == estimates[1] != estimates[2]
 
 
-# --- the surprise
+# --- the excess_loss
 
 
 @pytest.mark.parametrize("task", METRICS)
@@ -200,63 +201,63 @@ def test_drift_of_the_concept_is_not_seen_without_labels_and_is_with_them(task: 
     metric = next(iter(METRICS[task]))
     model = learnt(task, metric, rows(task, seed=1))
     new = rows(task, seed=2, drift=1)
-    found = model.estimate(new.prediction, new.frame, new.day, resamples=100)
+    estimate = model.estimate(new.prediction, new.frame, new.day, resamples=100)
     realised = score(task, metric, new.y, new.prediction)
-    assert found.high is not None
-    assert found.high < realised
-    surprise = model.surprise(new.y, new.prediction, new.frame, new.day)
-    assert surprise is not None
-    assert surprise.worse
-    assert surprise.relative > 0.1
-    judged = backtest([], surprise)
+    assert estimate.high is not None
+    assert estimate.high < realised
+    excess_loss = model.excess_loss(new.y, new.prediction, new.frame, new.day)
+    assert excess_loss is not None
+    assert excess_loss.worse
+    assert excess_loss.relative > 0.1
+    judged = backtest([], excess_loss)
     assert judged.verdict == "unreliable"
     assert "the newest labels cost +" in judged.reason
 
 
 @pytest.mark.parametrize("task", METRICS)
-def test_harder_rows_are_no_surprise(task: str) -> None:
+def test_harder_rows_have_no_excess_loss(task: str) -> None:
     metric = next(iter(METRICS[task]))
     known, new = rows(task, seed=1), rows(task, seed=2, shift=1)
     loss = estimation.loss_of(task, metric)
     assert loss(new.y, new.prediction).mean() > 1.05 * loss(known.y, known.prediction).mean()
-    surprise = learnt(task, metric, known).surprise(new.y, new.prediction, new.frame, new.day)
-    assert surprise is not None
-    assert surprise.low is not None
-    assert surprise.high is not None
-    assert surprise.low < 0 < surprise.high
-    assert abs(surprise.relative) < 0.1
-    assert surprise.excess == pytest.approx(surprise.realised - surprise.expected)
+    excess_loss = learnt(task, metric, known).excess_loss(new.y, new.prediction, new.frame, new.day)
+    assert excess_loss is not None
+    assert excess_loss.low is not None
+    assert excess_loss.high is not None
+    assert excess_loss.low < 0 < excess_loss.high
+    assert abs(excess_loss.relative) < 0.1
+    assert excess_loss.excess == pytest.approx(excess_loss.realised - excess_loss.expected)
 
 
 def test_rows_that_became_easier_are_said_to_be_better() -> None:
     known, new = rows("regression", seed=1), rows("regression", seed=2)
     better = new.prediction + 0.5 * (new.y - new.prediction)
-    surprise = learnt("regression", "rmse", known).surprise(better, new.prediction, new.frame, new.day)
-    assert surprise is not None
-    assert surprise.better
-    assert not surprise.worse
-    assert backtest([], surprise).verdict == "unreliable"
+    excess_loss = learnt("regression", "rmse", known).excess_loss(better, new.prediction, new.frame, new.day)
+    assert excess_loss is not None
+    assert excess_loss.better
+    assert not excess_loss.worse
+    assert backtest([], excess_loss).verdict == "unreliable"
 
 
 def test_labels_of_some_rows_are_enough() -> None:
     model, new = learnt("binary", "roc_auc", rows("binary", seed=1)), rows("binary", seed=2)
     part = np.where(new.day < 10, new.y, np.nan)
-    some = model.surprise(part, new.prediction, new.frame, new.day)
+    some = model.excess_loss(part, new.prediction, new.frame, new.day)
     here = new.day < 10
-    same = model.surprise(new.y[here], new.prediction[here], new.frame[here], new.day[here])
+    same = model.excess_loss(new.y[here], new.prediction[here], new.frame[here], new.day[here])
     assert some == same
     assert some is not None
     assert (some.loss, some.rows, some.blocks) == ("log_loss", int(here.sum()), 10)
-    assert model.surprise(np.full(len(new.y), np.nan), new.prediction, new.frame, new.day) is None
-    one = model.surprise(np.where(new.day == 0, new.y, np.nan), new.prediction, new.frame, new.day)
-    assert one is not None
-    assert one.low is None
-    assert not one.worse
+    assert model.excess_loss(np.full(len(new.y), np.nan), new.prediction, new.frame, new.day) is None
+    single_block = model.excess_loss(np.where(new.day == 0, new.y, np.nan), new.prediction, new.frame, new.day)
+    assert single_block is not None
+    assert single_block.low is None
+    assert not single_block.worse
 
 
 # --- the backtest
 
-HIT, MISS = Past(0.5, 0.4, 0.6, 0.55), Past(0.5, 0.4, 0.6, 0.7)
+HIT, MISS = PastEstimate(0.5, 0.4, 0.6, 0.55), PastEstimate(0.5, 0.4, 0.6, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -270,16 +271,16 @@ HIT, MISS = Past(0.5, 0.4, 0.6, 0.55), Past(0.5, 0.4, 0.6, 0.7)
         ([HIT] * 9 + [MISS], "reliable"),
         ([HIT] * 7 + [MISS] * 3, "reliable"),
         ([HIT] * 6 + [MISS] * 4, "unreliable"),
-        ([HIT] * 6 + [Past(0.5, 0.4, 0.6, 0.3)] * 4, "unreliable"),
+        ([HIT] * 6 + [PastEstimate(0.5, 0.4, 0.6, 0.3)] * 4, "unreliable"),
     ],
     ids=["none", "one miss", "two misses", "four", "five", "one of ten", "three of ten", "four of ten", "too low"],
 )
-def test_intervals_that_miss_too_often_are_not_relied_on(past: list[Past], verdict: str) -> None:
-    found = backtest(past)
-    assert found.verdict == verdict
-    assert found.reliable == (verdict != "unreliable")
-    assert found.of == len(past)
-    assert found.reason
+def test_intervals_that_miss_too_often_are_not_relied_on(past: list[PastEstimate], verdict: str) -> None:
+    judged = backtest(past)
+    assert judged.verdict == verdict
+    assert judged.reliable == (verdict != "unreliable")
+    assert judged.of == len(past)
+    assert judged.reason
 
 
 @pytest.mark.parametrize(
@@ -287,9 +288,11 @@ def test_intervals_that_miss_too_often_are_not_relied_on(past: list[Past], verdi
     [(0.01, 0.2, "unreliable"), (-0.01, 0.2, "reliable"), (0.01, 0.05, "reliable"), (None, 0.2, "reliable")],
     ids=["certain and large", "by chance", "small", "one block"],
 )
-def test_the_newest_surprise_counts_if_it_is_certain_and_large(low: float | None, excess: float, verdict: str) -> None:
-    surprise = Surprise("log_loss", 1 + excess, 1.0, excess, low, low and 0.3, rows=100, blocks=10)
-    assert backtest([HIT] * 8, surprise).verdict == verdict
+def test_the_newest_excess_loss_counts_if_it_is_certain_and_large(
+    low: float | None, excess: float, verdict: str
+) -> None:
+    excess_loss = ExcessLoss("log_loss", 1 + excess, 1.0, excess, low, low and 0.3, rows=100, blocks=10)
+    assert backtest([HIT] * 8, excess_loss).verdict == verdict
 
 
 def test_the_stated_level_decides_what_is_too_often() -> None:
@@ -301,20 +304,20 @@ def test_the_stated_level_decides_what_is_too_often() -> None:
 
 
 def test_nothing_is_learnt_from_too_little() -> None:
-    made = rows("binary", 150)
+    known = rows("binary", 150)
     with pytest.raises(DegenerateTraining, match="150 labelled rows in 30 block"):
-        learnt("binary", "log_loss", made)
-    made = rows("binary", 400)
+        learnt("binary", "log_loss", known)
+    known = rows("binary", 400)
     with pytest.raises(DegenerateTraining, match="400 labelled rows in 1 block"):
-        learnt("binary", "log_loss", made._replace(day=np.zeros(400, dtype=int)))
+        learnt("binary", "log_loss", known._replace(day=np.zeros(400, dtype=int)))
     with pytest.raises(DegenerateTraining, match="400 labelled rows have 0 outcomes besides"):
-        learnt("binary", "log_loss", made._replace(y=np.zeros(400)))
+        learnt("binary", "log_loss", known._replace(y=np.zeros(400)))
     with pytest.raises(DegenerateTraining, match="have 1 outcomes besides"):
         learnt("multiclass", "log_loss", rows("multiclass", 400)._replace(y=np.eye(400)[0]))
     with pytest.raises(DegenerateTraining, match="no error in 400"):
-        learnt("regression", "mae", made._replace(y=made.prediction))
+        learnt("regression", "mae", known._replace(y=known.prediction))
     with pytest.raises(NonFiniteMetric, match="1 of 400 outcomes"):
-        learnt("binary", "log_loss", made._replace(y=np.where(np.arange(400) == 3, np.nan, made.y)))
+        learnt("binary", "log_loss", known._replace(y=np.where(np.arange(400) == 3, np.nan, known.y)))
 
 
 def test_new_rows_that_cannot_be_read_are_refused() -> None:
@@ -330,9 +333,9 @@ def test_new_rows_that_cannot_be_read_are_refused() -> None:
 def test_a_metric_without_an_answer_says_why() -> None:
     model = learnt("binary", "roc_auc", rows("binary", seed=1))
     new = rows("binary", 2, seed=2)
-    found = model.estimate(new.prediction, new.frame, new.day)
-    assert astuple(found)[:3] == (None, None, None)
-    assert "roc_auc is undefined in" in found.reason
+    estimate = model.estimate(new.prediction, new.frame, new.day)
+    assert astuple(estimate)[:3] == (None, None, None)
+    assert "roc_auc is undefined in" in estimate.reason
 
 
 @pytest.mark.parametrize("task", METRICS)
@@ -348,14 +351,14 @@ def test_odd_rows_give_numbers_and_no_warning(task: str) -> None:
         warnings.simplefilter("error")
         model = learnt(task, metric, known)
         blank = learnt(task, metric, known._replace(frame=known.frame[[]]))
-        found = [
+        estimates = [
             model.estimate(new.prediction, odd, new.day, resamples=50),
             model.estimate(flat, new.frame, new.day, resamples=50),
             model.estimate(certain, new.frame, new.day, resamples=50),
             blank.estimate(new.prediction, bare, new.day, resamples=50),
         ]
-    for one in found:
-        assert all(value is not None and np.isfinite(value) for value in (one.value, one.low, one.high))
+    for estimate in estimates:
+        assert all(value is not None and np.isfinite(value) for value in (estimate.value, estimate.low, estimate.high))
 
 
 # --- the benchmark
@@ -363,11 +366,11 @@ def test_odd_rows_give_numbers_and_no_warning(task: str) -> None:
 
 def test_the_benchmark_tells_no_change_from_drift_of_the_concept() -> None:
     settings = (benchmark.SETTINGS[0], benchmark.SETTINGS[-1])
-    found = benchmark.follow("binary", "linear", 0, 500, settings)
-    table = benchmark.table(found, "binary", settings, 500)
+    intervals = benchmark.follow("binary", "linear", 0, 500, settings)
+    table = benchmark.table(intervals, "binary", settings, 500)
     assert [row[0] for row in table.rows] == [
         f"{metric}, {one.name}" for metric in benchmark.METRICS["binary"] for one in settings
     ]
     assert {len(row) for row in table.rows} == {len(table.columns)}
-    last = [one.verdict for one in found if one.verdict][benchmark.INTERVALS - 1 :: benchmark.INTERVALS]
+    last = [one.verdict for one in intervals if one.verdict][benchmark.INTERVALS - 1 :: benchmark.INTERVALS]
     assert last == ["reliable", "unreliable"]

@@ -121,7 +121,7 @@ def canary_rows(model: str, keys: pa.Table, share: float) -> Array:
         keys: (n) the spec's key columns.
 
     >>> keys = pa.table({"id": [str(n) for n in range(1000)]})
-    >>> few, many = exposed("churn", keys, 0.05), exposed("churn", keys, 0.25)
+    >>> few, many = canary_rows("churn", keys, 0.05), canary_rows("churn", keys, 0.25)
     >>> int(few.sum()), int(many.sum()), bool(many[few].all())
     (56, 256, True)
     """

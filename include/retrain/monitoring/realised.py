@@ -2,63 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-
-from retrain.errors import DegenerateTraining, MissingInput
-from retrain.modeling import resampling
-from retrain.monitoring import estimation, prediction_log
-from retrain.monitoring.estimation import Estimator
+from retrain.monitoring import prediction_log
 from retrain.results import Champion, Context, Interval
 from retrain.spec import Spec
 from retrain.state.run import Run
-
-HOLDOUT, FORMER = "holdout.parquet", "sealed.parquet"
-"""Beside the champion's reference: holdout rows with their target and the gated candidate's answers; and what the file
-was called before."""
-
-
-def estimator(run: Run, champion: Champion) -> Estimator:
-    """What the champion's answers are worth, learnt from the rows that it was gated on and had not seen.
-
-    Raises:
-        DegenerateTraining: too few holdout rows, or the champion is from before they were kept.
-    """
-    key = f"{champion.reference}/{HOLDOUT}"
-    if not run.store.exists(key):
-        key = f"{champion.reference}/{FORMER}"
-    known = (run.store.url(key), run.spec.digest)
-    if known not in _LEARNT:
-        if len(_LEARNT) > 1:
-            _LEARNT.clear()
-        _LEARNT[known] = _learn(run, key)
-    return _LEARNT[known]
-
-
-_LEARNT: dict[tuple[str, str], Estimator] = {}
-"""Of this process: an estimate and a measurement in a row learn once."""
-
-
-def _learn(run: Run, key: str) -> Estimator:
-    spec = run.spec
-    try:
-        with run.store.local(key) as path:
-            frame = pd.read_parquet(path)
-    except MissingInput:
-        raise DegenerateTraining(
-            "the champion's holdout rows were not kept", do="nothing: the next champion keeps them"
-        ) from None
-    answers = [name for name in frame if str(name).startswith("prediction")]
-    given = frame[answers].to_numpy(dtype=np.float64)
-    return estimation.learn(
-        spec.task,
-        spec.gate.metric,
-        frame["target"].to_numpy(dtype=np.float64),
-        given[:, 0] if given.shape[1] == 1 else given,
-        frame[list(spec.features)],
-        resampling.blocks(spec, frame),
-        seed=spec.training.seed,
-    )
 
 
 def scored(run: Run, champion: Champion, interval: Interval) -> prediction_log.Joined | None:

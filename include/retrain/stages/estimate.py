@@ -11,6 +11,7 @@ import pandas as pd
 from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling import resampling
 from retrain.monitoring import estimation, realised
+from retrain.monitoring.estimation.holdout import holdout_estimator
 from retrain.rendering import html, plots
 from retrain.results import Champion, Context, Decision, EstimateReport
 from retrain.state.run import Run
@@ -29,7 +30,7 @@ def estimate(run: Run) -> EstimateReport:
         reason = f"{len(joined.frame):,} scored rows, at least {run.spec.monitor.min_rows:,} are needed"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
     try:
-        learnt = realised.estimator(run, champion)
+        learnt = holdout_estimator(run, champion)
         block = resampling.blocks(run.spec, joined.frame)
         features = joined.frame[list(run.spec.features)]
         told = learnt.estimate(
@@ -79,7 +80,7 @@ def _judge(run: Run, champion: Champion, told: estimation.Estimate, back: estima
     return Decision(verdict="alarm" if fell else "calm", reasons=(said, back.reason))
 
 
-def _past(run: Run, champion: Champion) -> list[tuple[str, estimation.Past]]:
+def _past(run: Run, champion: Champion) -> list[tuple[str, estimation.PastEstimate]]:
     """Earlier estimates of this champion whose labels have landed since."""
     estimates: dict[str, dict[str, float]] = {}
     realised: dict[str, float] = {}
@@ -92,7 +93,7 @@ def _past(run: Run, champion: Champion) -> list[tuple[str, estimation.Past]]:
         if record.body["stage"] == "measure":
             realised |= {name: value for name, value in facts["realised"].items() if value is not None}
     return [
-        (name, estimation.Past(one["estimated"], one["low"], one["high"], realised[name]))
+        (name, estimation.PastEstimate(one["estimated"], one["low"], one["high"], realised[name]))
         for name, one in sorted(estimates.items())
         if name in realised and one["estimated"] is not None
     ]

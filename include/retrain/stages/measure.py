@@ -18,7 +18,8 @@ from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, S
 from retrain.modeling import metrics, resampling
 from retrain.modeling.estimators import Array
 from retrain.monitoring import estimation, realised
-from retrain.monitoring.estimation import Estimator
+from retrain.monitoring.estimation import PerformanceEstimator
+from retrain.monitoring.estimation.holdout import holdout_estimator
 from retrain.monitoring.prediction_log import Joined
 from retrain.rendering import html, plots
 from retrain.results import Champion, Context, Decision, Interval, Measured, MeasureReport, Realised, SliceFall
@@ -94,7 +95,7 @@ def _measure(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Ite
         return
     surprise, slow, expected, learnt = None, None, None, None
     try:
-        learnt = realised.estimator(run, champion)
+        learnt = holdout_estimator(run, champion)
         surprise = _surprise(run, learnt, known)
         if earlier := [one for before in intervals[:-1] for one in _known(run, champion, before)]:
             slow = _surprise(run, learnt, *earlier, known)
@@ -135,10 +136,10 @@ def _known(run: Run, champion: Champion, interval: Interval) -> Iterator[Joined]
         yield known
 
 
-def _surprise(run: Run, learnt: Estimator, *parts: Joined) -> estimation.Surprise | None:
+def _surprise(run: Run, learnt: PerformanceEstimator, *parts: Joined) -> estimation.ExcessLoss | None:
     """Realised against expected loss, of one interval or several as one; half the level for each of the two looks."""
     frame = pd.concat([one.frame for one in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
-    return learnt.surprise(
+    return learnt.excess_loss(
         np.concatenate([one.outcome for one in parts]),
         np.concatenate([one.prediction for one in parts]),
         frame[list(run.spec.features)],
@@ -169,8 +170,8 @@ def _judge(
     champion: Champion,
     interval: Interval,
     measured: Measured,
-    surprise: estimation.Surprise | None,
-    slow: estimation.Surprise | None,
+    surprise: estimation.ExcessLoss | None,
+    slow: estimation.ExcessLoss | None,
     expected: float | None,
 ) -> tuple[str, str]:
     """Fallen: a loss beyond what such rows should cost; without an expectation, beyond the expected level."""
@@ -197,7 +198,7 @@ def _judge(
     return ("alarm" if realised.below_expected_score(spec, worst, expected_score) else "calm"), shown
 
 
-def _relative(run: Run, surprise: estimation.Surprise) -> float:
+def _relative(run: Run, surprise: estimation.ExcessLoss) -> float:
     """The excess as a share of what was expected, in the metric's own unit."""
     if run.spec.gate.metric != "rmse":
         return surprise.relative
@@ -228,7 +229,7 @@ def _suspect(run: Run, known: Joined, block: Array) -> str:
     return "outcomes go against the champion's answers: flipped labels, or a world turned round; a person has to tell"
 
 
-def _slices(run: Run, known: Joined, learnt: Estimator | None) -> Iterator[SliceFall]:
+def _slices(run: Run, known: Joined, learnt: PerformanceEstimator | None) -> Iterator[SliceFall]:
     """The mean loss of each slice, realised and expected."""
     spec = run.spec
     if learnt is None or not spec.evaluation.slices:
