@@ -23,7 +23,8 @@ from retrain.registry.mlflow import Registry, save_model
 from retrain.reporting import verify
 from retrain.reporting.verify import Answer
 from retrain.results import Champion, Configuration
-from retrain.state.ledger import Ledger, hash_of
+from retrain.state.ledger import Ledger
+from retrain.state.ledger_tables import hash_of
 from retrain.state.settings import Home
 from retrain.state.store import Store, sha256_of
 

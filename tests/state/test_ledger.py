@@ -15,7 +15,9 @@ import sqlalchemy as sa
 
 from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, LedgerNewer, PromotionConflict
 from retrain.state import ledger as module
-from retrain.state.ledger import REVISIONS, Ledger, hash_of
+from retrain.state import ledger_tables
+from retrain.state.ledger import Ledger
+from retrain.state.ledger_tables import REVISIONS, hash_of
 from retrain.state.migrations import upgrade
 
 WHEN = datetime(2024, 2, 1, tzinfo=UTC)
@@ -149,7 +151,7 @@ def test_a_locked_database_is_named_and_nothing_is_lost(tmp_path: Path, monkeypa
 def test_a_writer_that_hangs_holds_up_its_model_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, hanging = Ledger(url), Ledger(url)
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
-    with hanging._alone("churn"):
+    with hanging._exclusive("churn"):
         with pytest.raises(LedgerBusy):
             ledger.append("churn", "batch", "a", {}, effective_at=WHEN)
         ledger.append("other", "batch", "a", {}, effective_at=WHEN)
@@ -366,7 +368,7 @@ def test_an_upgrade_that_fails_leaves_the_older_database_as_it_was(url: str, mon
         raise RuntimeError("killed here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "hash_of", broken)
+        patch.setattr(ledger_tables, "hash_of", broken)
         with pytest.raises(RuntimeError):
             Ledger(url)
     assert sa.inspect(engine).get_table_names() == ["retrain_records"]

@@ -34,62 +34,18 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, LedgerNewer, PromotionConflict
+from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, PromotionConflict
 from retrain.state.former import KINDS, current_body, kinds_of
+from retrain.state.ledger_tables import RECORDS, are_current, bring_up_to_date, hash_of
 
 BUSY_SECONDS = 30
-
-REVISIONS = ("1", "2", "3")
-"""Of the tables, oldest first; `retrain.state.migrations` leads from each to the next."""
-
-_metadata = sa.MetaData()
-_records = sa.Table(
-    "retrain_records",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("model", sa.String(64), nullable=False),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("key", sa.String(500), nullable=False),
-    sa.Column("sequence", sa.Integer),
-    sa.Column("run", sa.String(300), nullable=False),
-    sa.Column("effective_at", sa.String(40), nullable=False),
-    sa.Column("recorded_at", sa.String(40), nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("by", sa.String(300), nullable=False),
-    sa.Column("place", sa.Integer, nullable=False),
-    sa.Column("previous", sa.String(64), nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False),
-    sa.UniqueConstraint("model", "kind", "key"),
-    sa.UniqueConstraint("model", "kind", "sequence"),
-    sa.UniqueConstraint("model", "place", name="retrain_records_chain"),
-)
-_version = sa.Table(  # as alembic makes it
-    "retrain_version",
-    _metadata,
-    sa.Column("version_num", sa.String(32), nullable=False),
-    sa.PrimaryKeyConstraint("version_num", name="retrain_version_pkc"),
-)
-GUARDS = {
-    "sqlite": tuple(
-        f"CREATE TRIGGER retrain_records_no_{verb.lower()} BEFORE {verb} ON retrain_records "
-        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        for verb in ("UPDATE", "DELETE")
-    ),
-    "postgresql": (
-        "CREATE FUNCTION retrain_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$",
-        "CREATE TRIGGER retrain_records_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON retrain_records "
-        "EXECUTE FUNCTION retrain_append_only()",
-    ),
-}
-"""The statements that make the database refuse to change a record."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row of the ledger.
+    """One entry of the ledger.
 
     Attributes:
         run: the key of the run that wrote it.
@@ -112,14 +68,6 @@ class Record:
     place: int = 0
     previous: str = ""
     hash: str = ""
-
-
-_HASHED = ("previous", "place", "model", "kind", "key", "sequence", "run", "by", "effective_at", "recorded_at", "body")
-
-
-def hash_of(row: Mapping[Any, Any]) -> str:
-    """SHA-256, in hexadecimal, over a JSON list of what a row says, as it is stored: the body and the times as text."""
-    return hashlib.sha256(json.dumps([row[name] for name in _HASHED], separators=(",", ":")).encode()).hexdigest()
 
 
 class Ledger:
@@ -146,8 +94,10 @@ class Ledger:
         else:
             raise InvalidSpec(f"the ledger cannot live in {backend}", do="set RETRAIN_LEDGER to SQLite or PostgreSQL")
         self.engine = sa.create_engine(address, **options)
-        with self._guard():
-            self._open()
+        with self._refuse_when_busy():
+            if not are_current(self.engine):
+                with self._exclusive("") as connection:
+                    bring_up_to_date(connection)
 
     def append(
         self,
@@ -163,6 +113,16 @@ class Ledger:
     ) -> Record:
         """Write a record, or find the one that was written under this key before.
 
+        Args:
+            model: whose history it belongs to.
+            kind: of the record, like `batch` or `promotion`.
+            key: one a kind; a second writing finds the first.
+            body: what is on record, JSON without NaN.
+            effective_at: the data's clock.
+            run: the key of the run that writes it.
+            sequence: a number that only one record of the kind may have.
+            by: who or what asked for it.
+
         Raises:
             PromotionConflict: another key took `sequence` first.
             LedgerBusy: the database stayed locked; nothing was written.
@@ -177,49 +137,56 @@ class Ledger:
             "effective_at": effective_at.isoformat(),
             "body": json.dumps(body, sort_keys=True, allow_nan=False),
         }
-        with self._guard():
+        with self._refuse_when_busy():
             try:
-                with self._alone(model) as connection:
-                    if former := self._former(connection, model, kind, key):
-                        return former
+                with self._exclusive(model) as connection:
+                    if earlier := self._under_former_kind(connection, model, kind, key):
+                        return earlier
                     place, previous = self._head(connection, model)
                     row |= {"place": place + 1, "previous": previous, "recorded_at": datetime.now(UTC).isoformat()}
                     row["hash"] = hash_of(row)
-                    (row["id"],) = connection.execute(_records.insert(), row).inserted_primary_key or (0,)
+                    (row["id"],) = connection.execute(RECORDS.insert(), row).inserted_primary_key or (0,)
                 return _record(row)
             except IntegrityError:
-                found = self.find(model, kind, key)
-        if found is None:
+                earlier = self.find(model, kind, key)
+        if earlier is None:
             raise PromotionConflict(
                 f"somebody else wrote {kind} {sequence} of {model} first",
                 do="run the stage again: it reads the newer state",
             )
-        return found
+        return earlier
 
     def find(self, model: str, kind: str, key: str) -> Record | None:
-        found = self.records(model, kind, key=key)
-        return found[-1] if found else None
+        """The record of a key; None where there is none."""
+        records = self.records(model, kind, key=key)
+        return records[-1] if records else None
 
     def models(self) -> list[str]:
         """Every model with a record."""
-        with self._guard(), self.engine.connect() as connection:
-            return list(connection.scalars(sa.select(_records.c.model).distinct().order_by(_records.c.model)))
+        with self._refuse_when_busy(), self.engine.connect() as connection:
+            return list(connection.scalars(sa.select(RECORDS.c.model).distinct().order_by(RECORDS.c.model)))
 
     def records(
         self, model: str, kind: str | None = None, *, key: str | None = None, run: str | None = None
     ) -> list[Record]:
         """The records of a model in the order they were written.
 
+        Args:
+            model: whose.
+            kind: only these, whatever they were called when they were written.
+            key: only those of this key.
+            run: only those that this run wrote.
+
         Raises:
             ChainBroken: one of them is no longer what `append` writes.
         """
         query = _chain(model)
         if kind is not None:
-            query = query.where(_records.c.kind.in_(kinds_of(kind)))
-        for column, value in ((_records.c.key, key), (_records.c.run, run)):
+            query = query.where(RECORDS.c.kind.in_(kinds_of(kind)))
+        for column, value in ((RECORDS.c.key, key), (RECORDS.c.run, run)):
             if value is not None:
                 query = query.where(column == value)
-        with self._guard(), self.engine.connect() as connection:
+        with self._refuse_when_busy(), self.engine.connect() as connection:
             return [_record(row) for row in connection.execute(query).mappings()]
 
     def verify(self, model: str) -> tuple[str, ...]:
@@ -230,7 +197,7 @@ class Ledger:
         """
         chain: list[str] = []
         last = 0
-        with self._guard(), self.engine.connect() as connection:
+        with self._refuse_when_busy(), self.engine.connect() as connection:
             for row in connection.execute(_chain(model), execution_options={"yield_per": 1000}).mappings():
                 place = len(chain) + 1
                 if row["place"] != place:
@@ -247,55 +214,23 @@ class Ledger:
                 chain.append(row["hash"])
         return tuple(chain)
 
-    def _former(self, connection: sa.Connection, model: str, kind: str, key: str) -> Record | None:
+    def _under_former_kind(self, connection: sa.Connection, model: str, kind: str, key: str) -> Record | None:
         """The record of this key that was written when the kind had another name."""
-        former = kinds_of(kind)[1:]
-        if not former:
+        former_kinds = kinds_of(kind)[1:]
+        if not former_kinds:
             return None
-        query = _chain(model).where(_records.c.kind.in_(former), _records.c.key == key)
+        query = _chain(model).where(RECORDS.c.kind.in_(former_kinds), RECORDS.c.key == key)
         row = connection.execute(query).mappings().first()
         return _record(row) if row else None
 
     def _head(self, connection: sa.Connection, model: str) -> tuple[int, str]:
-        """Place and hash of the newest record."""
-        query = sa.select(_records.c.place, _records.c.hash).where(_records.c.model == model)
-        found = connection.execute(query.order_by(_records.c.place.desc()).limit(1)).first()
-        return (found.place, found.hash) if found else (0, "")
-
-    def _open(self) -> None:
-        """Make the tables where there are none, and bring older ones to today's; one query where all is well."""
-        try:
-            with self.engine.connect() as connection:
-                found = connection.scalar(sa.select(_version.c.version_num))
-        except (OperationalError, ProgrammingError) as error:
-            if _version.name not in str(error.orig):
-                raise
-            found = None
-        if found == REVISIONS[-1]:
-            return
-        with self._alone("") as connection:
-            tables = sa.inspect(connection)
-            if tables.has_table(_version.name):
-                found = connection.scalar(sa.select(_version.c.version_num))
-            elif tables.has_table(_records.name):  # revision 1 was made before there were revisions
-                found = REVISIONS[0]
-            if found is None:
-                _metadata.create_all(connection, checkfirst=False)
-                for statement in GUARDS[connection.dialect.name]:
-                    connection.exec_driver_sql(statement)
-                connection.execute(_version.insert(), {"version_num": REVISIONS[-1]})
-            elif found not in REVISIONS:
-                raise LedgerNewer(
-                    f"the ledger's tables are of revision {found}, this Retrain knows {REVISIONS[-1]}",
-                    do="use the version of Retrain that the rest of the installation runs",
-                )
-            elif found != REVISIONS[-1]:
-                from retrain.state.migrations import upgrade
-
-                upgrade(connection, found)
+        """Place and hash of the newest record; 0 and nothing before the first."""
+        query = sa.select(RECORDS.c.place, RECORDS.c.hash).where(RECORDS.c.model == model)
+        newest = connection.execute(query.order_by(RECORDS.c.place.desc()).limit(1)).first()
+        return (newest.place, newest.hash) if newest else (0, "")
 
     @contextmanager
-    def _alone(self, model: str) -> Iterator[sa.Connection]:
+    def _exclusive(self, model: str) -> Iterator[sa.Connection]:
         """A transaction that shares its model with no other writer; an empty model stands for the tables."""
         with self.engine.begin() as connection:
             if connection.dialect.name == "sqlite":
@@ -307,7 +242,8 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _refuse_when_busy(self) -> Iterator[None]:
+        """Turn a lock or an outage of the database into our own refusal."""
         try:
             yield
         except OperationalError as error:
@@ -320,7 +256,7 @@ class Ledger:
 
 
 def _chain(model: str) -> sa.Select[Any]:
-    return _records.select().where(_records.c.model == model).order_by(_records.c.place)
+    return RECORDS.select().where(RECORDS.c.model == model).order_by(RECORDS.c.place)
 
 
 def _record(row: Mapping[Any, Any]) -> Record:
@@ -336,8 +272,8 @@ def _named(row: Mapping[Any, Any]) -> str:
     return f"record {row['place']} ({row['kind']} {row['key']}, written {row['recorded_at']})"
 
 
-def _broken(model: str, found: str) -> ChainBroken:
+def _broken(model: str, what: str) -> ChainBroken:
     return ChainBroken(
-        f"the ledger of {model}: {found}",
+        f"the ledger of {model}: {what}",
         do="find out who wrote to its database, and restore it from a backup that verifies",
     )

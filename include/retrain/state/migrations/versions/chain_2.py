@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from retrain.state.ledger import GUARDS, hash_of
+from retrain.state.ledger_tables import GUARDS, hash_of
 
 revision = "2"
 down_revision = "1"
@@ -19,6 +19,7 @@ COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
 
 
 def upgrade() -> None:
+    """Add the columns, link every record to the one before, then forbid changes."""
     for name, kind in COLUMNS.items():
         op.add_column("retrain_records", sa.Column(name, kind))
     _link(op.get_bind())
@@ -36,12 +37,12 @@ def _link(connection: sa.Connection) -> None:
         table.update().where(table.c.id == sa.bindparam("at")).values({n: sa.bindparam(f"new_{n}") for n in COLUMNS})
     )
     heads: dict[str, tuple[int, str]] = {}
-    made = []
+    links = []
     for row in connection.execute(table.select().order_by(table.c.id)).mappings():
         place, previous = heads.get(row["model"], (0, ""))
         link = {"by": "", "place": place + 1, "previous": previous}
         link["hash"] = hash_of({**row, **link})
         heads[row["model"]] = (place + 1, str(link["hash"]))
-        made.append({"at": row["id"], **{f"new_{name}": value for name, value in link.items()}})
-    if made:
-        connection.execute(write, made)
+        links.append({"at": row["id"], **{f"new_{name}": value for name, value in link.items()}})
+    if links:
+        connection.execute(write, links)

@@ -8,6 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    """Make the table of the first revision."""
     op.create_table(
         "retrain_records",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
