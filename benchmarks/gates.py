@@ -3,9 +3,9 @@
     python benchmarks/gates.py [--quick]
 
 Made-up answers of made-up models whose true scores are known, through the code that judges real ones: blocks are
-resampled and paired by `stages.evaluate`, the level is spent by `retrain.gate.alpha_spending`, and `retrain.gate.judge`
-decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion. One holdout interval,
-`LEVEL`, `MARGIN`, 50 rows a day.
+resampled and paired by `retrain.gate.evidence`, the level is spent by `retrain.gate.alpha_spending`, and
+`retrain.gate.judge` decides. No model is fitted, and the baselines count as beaten: they could only stop a promotion.
+One holdout interval, `LEVEL`, `MARGIN`, 50 rows a day.
 
 A new configuration is as good as the champion, a refresh worse by exactly the margin; promoting either is wrong. Errors
 of all models share a part; rows are independent, or a part of each model's error is that of the day, or the days' parts
@@ -43,7 +43,7 @@ from scipy.stats import binom, norm
 
 from benchmarks.alarms import wilson
 from benchmarks.measure import Figures
-from retrain.gate import alpha_spending
+from retrain.gate import alpha_spending, evidence
 from retrain.gate.judge import judge
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array
@@ -63,7 +63,6 @@ from retrain.results import (
     Trigger,
 )
 from retrain.spec import EXAMPLE, METRICS, Spec, parse
-from retrain.stages import evaluate
 from retrain.state.ledger import Record
 
 TASKS = {"log_loss": "binary", "roc_auc": "binary", "rmse": "regression", "mae": "regression"}
@@ -236,16 +235,15 @@ def earlier_analyses(count: int) -> list[alpha_spending.InterimAnalysis]:
     """What `count` looks at one interval may spend."""
     now = datetime(2024, 1, 1, tzinfo=UTC)
     body = {"batches": ["a"], "level": LEVEL, "expected": 1}
-    records = [Record(n, "churn", "look", f"{n}", None, "", now, now, body) for n in range(count)]
+    records = [Record(n, "churn", "interim_analysis", f"{n}", None, "", now, now, body) for n in range(count)]
     return [look for _, look in alpha_spending.levels_spent(records)]
 
 
 def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, asked: tuple[str, ...]) -> GateReport:
     """The gate's verdict on these draws; `level` is the run's, shared by those that are asked."""
     spec, context, train = frame(metric, asked, "reference_champion" in draws)
-    each = level / evaluate._asked(context, train)
-    problem, pairs = evaluate._compare(spec, train, dict(draws), each)
-    assert not problem
+    each = level / evidence.count_judged(context, train)
+    pairs = evidence.paired_gains(spec, train, dict(draws), each)
     beaten = [
         Paired.model_construct(
             **{**pairs[0].model_dump(), "model": name, "against": base}

@@ -196,8 +196,8 @@ class Bench:
         self.champion = self.register(model, "champion", until)
         return self
 
-    def reference_champion(self, model: Pipeline, until: int = 3) -> Bench:
-        """The same for the champion of before that nothing may creep away from."""
+    def serve_before(self, model: Pipeline, until: int = 3) -> Bench:
+        """The same for the reference champion, which nothing may creep away from."""
         self.reference_champion = self.register(model, "reference_champion", until)
         return self
 
@@ -425,11 +425,11 @@ def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
 
 def lasting(bench: Bench) -> Bench:
     """Old and new champion of before, and a candidate that is better than both."""
-    bench.reference_champion(bench.pipeline(DecisionTreeClassifier(max_depth=1, random_state=0)), until=2)
+    bench.serve_before(bench.pipeline(DecisionTreeClassifier(max_depth=1, random_state=0)), until=2)
     return bench.serve(bench.pipeline(DecisionTreeClassifier(max_depth=2, random_state=0)))
 
 
-def test_every_candidate_is_paired_with_the_pinned_champion(place: Home) -> None:
+def test_every_candidate_is_paired_with_the_reference_champion(place: Home) -> None:
     report = lasting(Bench(place, "binary").fit_all()).evaluate()
     over = {pair.against: pair for pair in report.paired if pair.model == "new"}
     assert set(over) == {"champion", "reference_champion", "naive", "simple"}
@@ -438,25 +438,24 @@ def test_every_candidate_is_paired_with_the_pinned_champion(place: Home) -> None
     assert report.lost == ""
 
 
-def test_the_champion_as_its_own_pin_is_asked_once(place: Home) -> None:
+def test_a_champion_that_is_its_own_reference_is_scored_once(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
     assert "reference_champion" not in report.metrics
     assert report.lost == ""
 
 
-def test_rows_that_the_pinned_champion_has_seen_do_not_judge(place: Home) -> None:
+def test_rows_that_the_reference_champion_has_seen_do_not_judge(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
-    bench.reference_champion(bench.pipeline(DummyClassifier()), until=4)
+    bench.serve_before(bench.pipeline(DummyClassifier()), until=4)
     report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
     assert report.decision.verdict == "inconclusive"
-    assert (
-        f"champion v{bench.reference_champion and bench.reference_champion.version} was fitted on rows until"
-        in report.decision.reasons[0]
-    )
+    assert bench.reference_champion
+    fitted_until = f"champion v{bench.reference_champion.version} was fitted on rows until"
+    assert fitted_until in report.decision.reasons[0]
 
 
-def test_a_pinned_champion_that_is_gone_stops_nothing(place: Home) -> None:
+def test_a_reference_champion_that_is_gone_stops_nothing(place: Home) -> None:
     bench = lasting(Bench(place, "binary").fit_all())
     assert bench.reference_champion
     bench.reference_champion = bench.reference_champion.model_copy(update={"version": 999, "digest": "0" * 64})
@@ -468,17 +467,19 @@ def test_a_pinned_champion_that_is_gone_stops_nothing(place: Home) -> None:
     assert {pair.against for pair in report.paired} == {"champion", "naive", "simple"}
 
 
-def test_a_pinned_champion_of_other_classes_stops_nothing(place: Home) -> None:
+def test_a_reference_champion_of_other_classes_stops_nothing(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     model = bench.pipeline(DummyClassifier())
     model[0].outcomes = ("no", "yes")
-    report = bench.reference_champion(model).serve(bench.pipeline(DummyClassifier())).evaluate()
+    report = bench.serve_before(model).serve(bench.pipeline(DummyClassifier())).evaluate()
     assert report.decision.verdict == "measured"
     assert report.lost.startswith("reference champion knows the classes")
     assert "reference_champion" not in report.metrics
 
 
-def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_is_down_is_asked_again_for_the_reference_champion(
+    place: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would be a pity to lose the reference champion to an hour without network."""
     bench = lasting(Bench(place, "binary").fit_all())
     real = evaluate_module.load_champion
@@ -493,32 +494,34 @@ def test_a_registry_that_is_down_is_asked_again_for_the_pin(place: Home, monkeyp
         bench.evaluate()
 
 
-# --- what a look costs
+# --- what an interim analysis costs
 
 
-def earlier_analyses(bench: Bench) -> list[Record]:
+def interim_analyses(bench: Bench) -> list[Record]:
     return bench.run.ledger.records("trips", "interim_analysis")
 
 
-def test_a_look_is_on_record_before_the_rows_are_scored(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interim_analysis_is_on_record_before_the_rows_are_scored(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(home, "binary").fit_all()
-    seen = []
+    records: list[Record] = []
 
     def predict(*_: Any) -> Any:
-        seen.extend(earlier_analyses(bench))
+        records.extend(interim_analyses(bench))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(estimators, "predict", predict)
     with pytest.raises(KeyboardInterrupt):
         bench.evaluate()
-    assert [one.body["batches"] for one in seen] == [[bench.accepted[3].batch.sha256]]
+    assert [record.body["batches"] for record in records] == [[bench.accepted[3].batch.sha256]]
 
 
 def test_rows_that_nobody_can_judge_by_cost_nothing(home: Home) -> None:
     Bench(home, "binary", month(4).assign(late=pd.array([None] * 400, dtype="boolean"))).fit_all().evaluate()
     bench = Bench(home, "binary").fit_all()
     bench.evaluate(holdout=dataset.intervals(bench.accepted[2:3]))
-    assert not earlier_analyses(bench)
+    assert not interim_analyses(bench)
 
 
 def test_candidates_of_one_run_share_the_level(place: Home) -> None:
@@ -534,14 +537,14 @@ def test_candidates_of_one_run_share_the_level(place: Home) -> None:
     assert any("for each of 2 candidates" in reason for reason in report.decision.reasons)
 
 
-def test_the_same_question_again_is_the_same_look(home: Home) -> None:
+def test_the_same_question_again_is_the_same_analysis(home: Home) -> None:
     bench = Bench(home, "binary").fit_all()
     first = bench.evaluate()
     for key in ("test", "another"):
         bench.run = dataclasses.replace(bench.run, key=key, trigger=Trigger(kind="laptop", dry_run=True))
         again = bench.evaluate()
         assert (again.level, again.earlier_analyses, again.paired) == (first.level, 0, first.paired)
-    assert len(earlier_analyses(bench)) == 1
+    assert len(interim_analyses(bench)) == 1
 
 
 def test_another_question_to_the_same_rows_is_counted_and_paid_for(home: Home) -> None:

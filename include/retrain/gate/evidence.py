@@ -1,0 +1,188 @@
+"""What the gate judges by: which holdout rows are fresh, and the scores, gains and slices of all models on them.
+
+Holdout rows are fresh when they are newer than anything that a compared model was fitted on, the champion included: of
+the holdout intervals only those count that begin after its newest training row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+
+from retrain.errors import NonFiniteMetric
+from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
+from retrain.modeling import metrics, resampling
+from retrain.modeling.metrics import Array
+from retrain.results import Accepted, Champion, Context, Measured, Paired, Slice, TrainReport
+from retrain.spec import METRICS, Spec
+
+SECONDARY_RESAMPLES = 200
+"""Metrics that the gate does not read need no sharper intervals."""
+
+PrimaryDraws = dict[str, resampling.Draws]
+"""Model → the primary metric on resampled blocks, where it is defined."""
+
+
+# --- which rows, which candidates
+
+
+def fresh_holdout(context: Context, train: TrainReport, holdout: Sequence[Accepted]) -> tuple[Accepted, ...]:
+    """The holdout batches that begin after every training row of every model."""
+    until = [interval.end for fitted in train.fitted for interval in fitted.intervals]
+    until += [champion.trained_until for champion in _champions(context)]
+    return tuple(accepted for accepted in holdout if all(_begin(train, accepted) >= end for end in until))
+
+
+def why_not_fresh(context: Context, holdout: Sequence[Accepted]) -> str:
+    """Why no holdout batch is fresh, for people."""
+    if not holdout:
+        return "there is no holdout interval"
+    if champions := _champions(context):
+        newest = max(champions, key=lambda champion: champion.trained_until)
+        return f"champion v{newest.version} was fitted on rows until {newest.trained_until:%Y-%m-%d}"
+    return f"the candidates were fitted on rows of {span(holdout)}"
+
+
+def span(accepted: Sequence[Accepted]) -> str:
+    """The names of the first and the last interval, for people."""
+    first, last = accepted[0].batch.interval.name, accepted[-1].batch.interval.name
+    return first if first == last else f"{first} to {last}"
+
+
+def count_judged(context: Context, train: TrainReport) -> int:
+    """How many candidates share the level; without a champion the gate judges only one."""
+    candidates = sum(fitted.kind != "baseline" for fitted in train.fitted)
+    return candidates if context.champion else min(candidates, 1)
+
+
+def _champions(context: Context) -> list[Champion]:
+    return [champion for champion in (context.champion, context.reference_champion) if champion]
+
+
+def _begin(train: TrainReport, accepted: Accepted) -> datetime:
+    """Where the rows of a holdout batch that judge begin."""
+    interval = accepted.batch.interval
+    cut = train.judged_from if interval in train.holdout[-1:] else None
+    return max(interval.start, cut) if cut else interval.start
+
+
+# --- what is measured
+
+
+def measure_models(
+    spec: Spec, y: Array, predictions: Mapping[str, Array], block: Array
+) -> tuple[dict[str, dict[str, Measured]], PrimaryDraws]:
+    """Measure every metric of every model, with intervals from resampled blocks.
+
+    Args:
+        spec: the primary metric, `gate.level` and how often blocks are resampled.
+        y: (n,) outcomes.
+        predictions: model → (n,) or (n, k) predictions.
+        block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
+
+    Returns:
+        model → metric → value with interval; and the draws of the primary metric for `paired_gains`.
+    """
+    measured: dict[str, dict[str, Measured]] = {}
+    primary: PrimaryDraws = {}
+    for name, prediction in predictions.items():
+        measured[name] = {}
+        for metric, value in metrics.measure(spec.task, y, prediction).items():
+            measured[name][metric] = Measured(value=value)
+            if value is None or metric not in METRICS[spec.task]:
+                continue
+            count = spec.evaluation.resamples
+            draws = resampling.draw(
+                spec.task,
+                metric,
+                y,
+                prediction,
+                block,
+                resamples=count if metric == spec.gate.metric else min(count, SECONDARY_RESAMPLES),
+                seed=spec.training.seed,
+                leave_out=metric == spec.gate.metric,
+            )
+            measured[name][metric] = resampling.interval(draws, spec.gate.level)
+            if metric == spec.gate.metric:
+                primary[name] = draws
+    return measured, primary
+
+
+def paired_gains(spec: Spec, train: TrainReport, draws: PrimaryDraws, level: float) -> tuple[Paired, ...]:
+    """Compare each candidate with champions, refresh and baselines on the same draws of the primary metric.
+
+    Args:
+        spec: the primary metric and the margin.
+        train: the candidates and baselines.
+        draws: of `measure_models`.
+        level: chance of a wrong promotion that each comparison may have.
+
+    Raises:
+        NonFiniteMetric: there is nothing to compare: the metric is undefined on these rows, or on too many draws.
+    """
+    if not draws:
+        raise NonFiniteMetric(
+            f"{spec.gate.metric} is undefined on the holdout rows: their outcomes do not differ",
+            do="judge on more intervals (evaluation.holdout), or by a metric that is always defined",
+        )
+    pairs = []
+    for candidate in train.fitted:
+        if candidate.kind == "baseline" or candidate.name not in draws:
+            continue
+        fitted = [other.name for other in train.fitted if other.name != candidate.name and other.kind != "new"]
+        for other in (CHAMPION, REFERENCE_CHAMPION, *fitted):
+            if other in draws:
+                pair = resampling.paired(
+                    spec.task,
+                    (candidate.name, draws[candidate.name]),
+                    (other, draws[other]),
+                    level,
+                    margin=spec.gate.margin,
+                    seed=spec.training.seed,
+                )
+                pairs.append(pair)
+    return tuple(pairs)
+
+
+def measure_slices(spec: Spec, frame: pd.DataFrame, y: Array, predictions: Mapping[str, Array]) -> Iterator[Slice]:
+    """Score every model on each value, or band of numbers, of the columns of `evaluation.slices`.
+
+    Args:
+        spec: the columns, and the primary metric.
+        frame: (n) rows with those columns.
+        y: (n,) outcomes.
+        predictions: model → (n,) or (n, k) predictions.
+    """
+    for column in spec.evaluation.slices:
+        values = metrics.bands(frame[column], spec.columns[column].type)
+        for value, place in sorted(values.groupby(values, sort=True).indices.items()):
+            scores = {
+                name: metrics.measure(spec.task, y[place], prediction[place], only=spec.gate.metric)[spec.gate.metric]
+                for name, prediction in predictions.items()
+            }
+            yield Slice(column=column, value=str(value), rows=len(place), scores=scores)
+
+
+def unknown_categories(frame: pd.DataFrame, models: Mapping[str, Pipeline]) -> dict[str, int]:
+    """Count per column the rows with a category that no fitted encoder has seen; columns without are left out."""
+    known: dict[str, set[Any]] = {}
+    for model in models.values():
+        for step in model.named_steps.values():
+            if not isinstance(step, ColumnTransformer):
+                continue
+            for _, transformer, columns in step.transformers_:
+                # `Codes` leaves rare categories out; the simple baseline's one-hot encoder has them all.
+                fitted = dict(zip(columns, getattr(transformer, "categories_", ()), strict=False))
+                for column, categories in {**fitted, **getattr(transformer, "known_", {})}.items():
+                    known.setdefault(column, set()).update(categories)
+    counts = {
+        column: int((frame[column].notna() & ~frame[column].astype(object).isin(categories)).sum())
+        for column, categories in known.items()
+        if column in frame
+    }
+    return {column: count for column, count in sorted(counts.items()) if count}
