@@ -11,10 +11,10 @@ from retrain.rendering.html import page
 from retrain.results import Decision
 
 EVIL = '<script>alert("x")</script>'
-SAID = Decision(verdict="scored", reasons=("12 rows scored by version 3", "2 rows set aside"))
+DECISION = Decision(verdict="scored", reasons=("12 rows scored by version 3", "2 rows set aside"))
 
 
-class Seen(HTMLParser):
+class ParsedPage(HTMLParser):
     """Tags with their attributes, and the text."""
 
     def __init__(self, text: bytes) -> None:
@@ -32,37 +32,37 @@ class Seen(HTMLParser):
 
 def test_a_page_shows_verdict_tables_and_figures() -> None:
     table = pd.DataFrame({"key": ["a"], "difference": [0.123456]})
-    seen = Seen(page("churn · 2024-01-01", SAID, {"Rows": table}, {"Scores": b"\x89PNG..."}))
-    assert {"churn · 2024-01-01", "scored", *SAID.reasons, "Rows", "Scores", "difference", "a", "0.1235"} <= set(
-        seen.text
+    parsed = ParsedPage(page("churn · 2024-01-01", DECISION, {"Rows": table}, {"Scores": b"\x89PNG..."}))
+    assert {"churn · 2024-01-01", "scored", *DECISION.reasons, "Rows", "Scores", "difference", "a", "0.1235"} <= set(
+        parsed.text
     )
-    image = next(attributes for tag, attributes in seen.tags if tag == "img")
+    image = next(attributes for tag, attributes in parsed.tags if tag == "img")
     assert base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) == b"\x89PNG..."
 
 
 def test_nothing_shown_becomes_markup() -> None:
-    said = Decision(verdict=EVIL, reasons=(EVIL,))
-    shown = page(EVIL, said, {EVIL: pd.DataFrame({EVIL: [EVIL]})}, {f'{EVIL}" onload="x': b"png"})
-    seen = Seen(shown)
-    assert "script" not in {tag for tag, _ in seen.tags}
-    assert all("onload" not in attributes for _, attributes in seen.tags)
-    assert seen.text.count(EVIL) == 7, "title, heading, verdict, reason, table's heading, column, cell"
+    decision = Decision(verdict=EVIL, reasons=(EVIL,))
+    html = page(EVIL, decision, {EVIL: pd.DataFrame({EVIL: [EVIL]})}, {f'{EVIL}" onload="x': b"png"})
+    parsed = ParsedPage(html)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+    assert all("onload" not in attributes for _, attributes in parsed.tags)
+    assert parsed.text.count(EVIL) == 7, "title, heading, verdict, reason, table's heading, column, cell"
 
 
 def test_nothing_is_fetched() -> None:
-    shown = page("t", SAID, {"x": pd.DataFrame({"a": [1]})}, {"f": b"png"})
-    assert b"default-src 'none'" in shown
-    assert b"http://" not in shown
-    assert b"https://" not in shown
+    html = page("t", DECISION, {"x": pd.DataFrame({"a": [1]})}, {"f": b"png"})
+    assert b"default-src 'none'" in html
+    assert b"http://" not in html
+    assert b"https://" not in html
 
 
 def test_long_texts_and_missing_values() -> None:
-    shown = page("t", SAID, {"x": pd.DataFrame({"a": ["w" * 300, None]}), "empty": pd.DataFrame({"a": []})}).decode()
-    assert "w" * 300 in shown
-    assert "None" not in shown
-    assert "empty" not in shown
+    html = page("t", DECISION, {"x": pd.DataFrame({"a": ["w" * 300, None]}), "empty": pd.DataFrame({"a": []})}).decode()
+    assert "w" * 300 in html
+    assert "None" not in html
+    assert "empty" not in html
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
     table = pd.DataFrame({"a": [1.5, 2.5]})
-    assert page("t", SAID, {"x": table}, {"f": b"p"}) == page("t", SAID, {"x": table}, {"f": b"p"})
+    assert page("t", DECISION, {"x": table}, {"f": b"p"}) == page("t", DECISION, {"x": table}, {"f": b"p"})

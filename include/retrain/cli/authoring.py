@@ -48,7 +48,7 @@ def replay(
 ) -> None:
     """Show what other policies would have done with this model's history."""
     from retrain.policy.presets import policies_of
-    from retrain.rendering import plots
+    from retrain.rendering import monitoring_plots
     from retrain.rerun import replay
 
     home = Home.from_environment()
@@ -58,6 +58,6 @@ def replay(
     typer.echo(replay.table(outcomes).to_string(index=False, float_format="{:.4f}".format))
     folder = Path(out or home.state / "replay" / model)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "replay.png").write_bytes(plots.replayed(outcomes))
+    (folder / "replay.png").write_bytes(monitoring_plots.replay_scores(outcomes))
     (folder / "replay.json").write_text("[" + ",".join(outcome.to_json() for outcome in outcomes) + "]")
     typer.echo(f"{folder / 'replay.png'}, and every decision with its reason in {folder / 'replay.json'}")

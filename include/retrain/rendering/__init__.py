@@ -1,1 +1,1 @@
-"""What people look at: figures, pages, safe text."""
+"""Figures, HTML pages and safe text for people."""

@@ -16,22 +16,24 @@ th{text-align:left;font-weight:600}td{font-variant-numeric:tabular-nums}img{max-
 
 
 def page(
-    title: str, said: Decision, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes] | None = None
+    title: str, decision: Decision, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, bytes] | None = None
 ) -> bytes:
     """An HTML page: the verdict with its reasons, then figures, then tables, each under its heading.
 
     The same input gives the same bytes.
 
     Args:
+        title: of the page, and its first heading.
+        decision: the verdict and its reasons.
         tables: heading → table; the index is not shown, an empty table is left out.
         figures: heading → PNG.
 
-    >>> shown = page("a<b", Decision(verdict="scored", reasons=("5 < 6",)), {"x": pd.DataFrame({"n": ["<i>"]})})
-    >>> b"<h1>a&lt;b</h1>" in shown, b"5 &lt; 6" in shown, b"&lt;i&gt;" in shown
+    >>> html = page("a<b", Decision(verdict="scored", reasons=("5 < 6",)), {"x": pd.DataFrame({"n": ["<i>"]})})
+    >>> b"<h1>a&lt;b</h1>" in html, b"5 &lt; 6" in html, b"&lt;i&gt;" in html
     (True, True, True)
     """
-    parts = [f"<h1>{escape(title)}</h1>", f"<p><b>{escape(said.verdict)}</b></p>"]
-    parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in said.reasons) + "</ul>")
+    parts = [f"<h1>{escape(title)}</h1>", f"<p><b>{escape(decision.verdict)}</b></p>"]
+    parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in decision.reasons) + "</ul>")
     for name, png in (figures or {}).items():
         data = base64.b64encode(png).decode("ascii")
         parts.append(f'<h2>{escape(name)}</h2><img alt="{escape(name)}" src="data:image/png;base64,{data}">')
@@ -47,6 +49,6 @@ def page(
 
 def _table(table: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):
-        shown = table.astype(object).where(table.notna(), "")
-        text: str = shown.to_html(index=False, border=0, float_format="{:.4g}".format)
+        filled = table.astype(object).where(table.notna(), "")
+        text: str = filled.to_html(index=False, border=0, float_format="{:.4g}".format)
     return text

@@ -1,4 +1,4 @@
-"""What comes from data, specs and people, made safe for where it is shown."""
+"""Text from data, specs and people, made safe for where it is shown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def stamp(moment: datetime) -> str:
 
 
 def number(value: object) -> str:
-    """
+    """A number for people: four digits, thousands apart; a dash for none, other values as they are.
+
     >>> number(0.123456), number(1200), number(-0.0), number(None)
     ('0.1235', '1,200', '0', '–')
     """
@@ -55,24 +56,24 @@ def number(value: object) -> str:
 def run_key_of(reference: str) -> str:
     """The key of the run that a champion's reference folder belongs to.
 
-    >>> key_of("churn/runs/test-2024-02-01/refit")
+    >>> run_key_of("churn/runs/test-2024-02-01/refit")
     'test-2024-02-01'
     """
     return reference.removesuffix("/refit").rpartition("/")[2]
 
 
 def differences(old: Configuration, new: Configuration) -> list[str]:
-    """What tells two configurations apart, for people; empty where nothing does."""
-    found = []
+    """How two configurations differ, a line each, for people; empty where they do not."""
+    lines = []
     if old.estimator != new.estimator:
-        found.append(f"estimator {old.estimator} → {new.estimator}")
-    windows = [one.label.partition(", ")[2] for one in (old, new)]
+        lines.append(f"estimator {old.estimator} → {new.estimator}")
+    windows = [configuration.label.partition(", ")[2] for configuration in (old, new)]
     if windows[0] != windows[1]:
-        found.append(f"rows {windows[0]} → {windows[1]}")
+        lines.append(f"rows {windows[0]} → {windows[1]}")
     for name in sorted({*old.parameters, *new.parameters}):
-        before, after = (one.parameters.get(name, NONE) for one in (old, new))
+        before, after = (configuration.parameters.get(name, NONE) for configuration in (old, new))
         if before != after:
-            found.append(f"{name} {before} → {after}")
+            lines.append(f"{name} {before} → {after}")
     if old.pipeline != new.pipeline:
-        found.append("the pipeline: columns, encoders, feature code or library versions")
-    return found
+        lines.append("the pipeline: columns, encoders, feature code or library versions")
+    return lines

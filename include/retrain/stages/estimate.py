@@ -12,7 +12,7 @@ from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling import resampling
 from retrain.monitoring import estimation, realised
 from retrain.monitoring.estimation.holdout import holdout_estimator
-from retrain.rendering import html, plots
+from retrain.rendering import html, monitoring_plots
 from retrain.results import Champion, Context, Decision, EstimateReport
 from retrain.state.run import Run
 
@@ -58,7 +58,7 @@ def estimate(run: Run) -> EstimateReport:
     newest = (run.interval.name, told.value, told.low, told.high, None)
     shown = [*((name, one.value, one.low, one.high, one.realised) for name, one in past), newest]
     table = pd.DataFrame(shown, columns=["interval", "estimated", "low", "high", "realised"])
-    figure = plots.over_time(run.spec.gate.metric, table, champion.expected_score)
+    figure = monitoring_plots.metric_over_time(run.spec.gate.metric, table, champion.expected_score)
     title = f"{run.model}: estimated {run.spec.gate.metric}, {run.interval.name}"
     run.store.write(key, html.page(title, report.decision, {"Intervals": table}, {"Over time": figure}))
     return report.model_copy(update={"html": key})

@@ -209,7 +209,7 @@ def _publish(
         for metric, measured in of_model.items()
         if measured.value is not None
     }
-    files = plots.draw(report, run.spec, y, predictions) if run.pages else {}
+    files = plots.evaluation_files(report, run.spec, y, predictions) if run.pages else {}
     files["metrics.json"] = (json.dumps(flat, indent=2) + "\n").encode()
     for name, data in files.items():
         run.store.write(run.path("evaluate", name), data)

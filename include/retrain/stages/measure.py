@@ -21,7 +21,7 @@ from retrain.monitoring import estimation, realised
 from retrain.monitoring.estimation import PerformanceEstimator
 from retrain.monitoring.estimation.holdout import holdout_estimator
 from retrain.monitoring.prediction_log import Joined
-from retrain.rendering import html, plots
+from retrain.rendering import html, monitoring_plots
 from retrain.results import Champion, Context, Decision, Interval, Measured, MeasureReport, Realised, SliceFall
 from retrain.state.run import Run
 
@@ -266,7 +266,9 @@ def _page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:
         columns=["interval", "realised", "low", "high", "expected", "rows", "coverage", "said"],
     )
     slices = pd.DataFrame([one.model_dump() for one in report.realised[-1].slices])
-    figure = plots.over_time(run.spec.gate.metric, shown, champion.expected_score, ("realised", "expected"))
+    figure = monitoring_plots.metric_over_time(
+        run.spec.gate.metric, shown, champion.expected_score, ("realised", "expected")
+    )
     key = run.path("measure", "measure.html")
     title = f"{run.model}: realised {run.spec.gate.metric} of version {champion.version}"
     tables = {"Intervals": shown, "Slices": slices}

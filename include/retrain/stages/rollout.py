@@ -41,7 +41,7 @@ from retrain.monitoring.confidence_sequence import Bounds
 from retrain.registry import promotion, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import Change
-from retrain.rendering import html, plots
+from retrain.rendering import html, monitoring_plots
 from retrain.results import (
     HELD,
     Accepted,
@@ -398,7 +398,9 @@ def _page(run: Run, report: RolloutReport, going: Rollout, evidence: Evidence) -
     )
     shown.insert(4, "difference", shown["newer"] - shown["older"])
     loss = estimation.LOSS[run.spec.gate.metric]
-    figures = {"Loss of the newer above the older": plots.watched(shown, loss)} if len(shown) else {}
+    figures = (
+        {"Loss of the newer above the older": monitoring_plots.paired_differences(shown, loss)} if len(shown) else {}
+    )
     title = f"{run.model}: version {going.shadow.version} beside version {going.champion} ({going.purpose})"
     key = run.path("rollout", PAGE)
     run.store.write(key, html.page(title, report.decision, {f"Mean {loss}": shown}, figures))

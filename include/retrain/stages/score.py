@@ -45,7 +45,7 @@ from retrain.monitoring import prediction_log
 from retrain.monitoring.prediction_log import Answers
 from retrain.registry.champion import load_champion
 from retrain.registry.mlflow import Registry
-from retrain.rendering import html, plots
+from retrain.rendering import html, monitoring_plots
 from retrain.results import (
     Accepted,
     Batch,
@@ -431,7 +431,7 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
     shown = {"champion": prediction_log.one_number(answers.values, answers.values)}
     if other:
         shown["shadow"] = prediction_log.one_number(answers.values, other.values)
-    figures = {"Scores": plots.scores(shown, labels[spec.task])}
+    figures = {"Scores": monitoring_plots.score_distributions(shown, labels[spec.task])}
     summary = pd.DataFrame({name: pd.Series(values).describe() for name, values in shown.items()})
     tables = {
         "Scores": summary.rename_axis("of the scores").reset_index(),
@@ -439,7 +439,9 @@ def _page(run: Run, report: ScoreReport, answers: Answers, other: Answers | None
         "Categories that training had not": _pairs(report.unknown_categories, "column", "rows"),
     }
     if apart := report.shadow:
-        figures["The two versions"] = plots.agreement(shown["champion"], shown["shadow"], labels[spec.task])
+        figures["The two versions"] = monitoring_plots.score_agreement(
+            shown["champion"], shown["shadow"], labels[spec.task]
+        )
         facts = {
             "mean of the champion": apart.mean_champion,
             "mean of the version beside": apart.mean_shadow,
