@@ -134,7 +134,7 @@ def is_ready(run: Run) -> bool:
         return True
     answer = readiness.readiness_of(
         run,
-        readiness.read(run),
+        readiness.readiness_records(run),
         now=datetime.now(UTC),
         since=context["dag_run"].start_date or datetime.now(UTC),
         paused=context["ti"].get_dag(f"{run.model}_retrain").is_paused,

@@ -1,7 +1,9 @@
-"""The named refusals of the house.
+"""The named refusals: why Retrain does not do what it was asked, and what to do next.
 
-An error is part of the interface: it says which model, which stage, what was found and what to do
-next. Stages raise with what they know; `pipeline` adds the model and the stage.
+A refusal is part of the interface. It says which model, which stage, what was found and the next step. Stages raise
+with what they know; `pipeline` adds the model and the stage. A docstring here says what happened, and who acts: the
+spec's author, the data's producer, the operator of the installation, or nobody, where the call is simply tried again.
+Former names of a refusal are read by `retrain.state.former`.
 
     >>> print(RaggedRow("line 7 has 5 fields, the header has 4", do="repair the file").at("churn", "ingest"))
     churn · ingest · RaggedRow: line 7 has 5 fields, the header has 4
@@ -16,7 +18,11 @@ from typing import Self
 
 
 def near(word: object, known: Iterable[object]) -> str:
-    """`; did you mean 'x'?` or nothing."""
+    """The end of a message that names the nearest known word, or nothing.
+
+    >>> near("nevr", ["never", "always"])
+    "; did you mean 'never'?"
+    """
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -63,104 +69,104 @@ def _revive(kind: type[RetrainError], found: str, do: str, model: str | None, st
 
 
 class InvalidSpec(RetrainError):
-    """The YAML file of a model breaks the schema, or contradicts itself."""
+    """The YAML file of a model breaks the schema, or contradicts itself. Its author corrects it."""
 
 
 class InvalidName(RetrainError):
-    """A name that could leave its folder: `..`, absolute paths, NUL, symlinks."""
+    """A name could leave its folder: `..`, an absolute path, NUL, a symlink. Whoever chose it takes another."""
 
 
 class InvalidInterval(RetrainError):
-    """Not an interval of this model."""
+    """The moment is no start of an interval of this model. Whoever typed it takes one that is."""
 
 
 class ConfigChanged(RetrainError):
-    """The spec was edited while a run was under way."""
+    """The spec was edited while a run was under way. Its author starts a new run, or puts the spec back."""
 
 
 class MissingInput(RetrainError):
-    """A stage was called before the one it depends on."""
+    """A stage was called before the one that it depends on. Whoever called it runs that one first."""
 
 
 # --- data
 
 
 class BatchMissing(RetrainError):
-    """The batch of an interval has not been delivered yet."""
+    """The batch of an interval has not been delivered yet. It is looked for again; then its producer delivers it."""
 
     retryable = True
 
 
 class SourceRefused(RetrainError):
-    """The source cannot be read, or its address is not allowed."""
+    """The source cannot be read, or its address is not allowed. The spec's author corrects it."""
 
 
 class SourceUnavailable(RetrainError):
-    """The source did not answer, or changed while it was read; nothing was taken from it."""
+    """The source did not answer, or changed while it was read. Nothing was taken; it is tried again."""
 
     retryable = True
 
 
 class RaggedRow(RetrainError):
-    """A row with more or fewer fields than the header."""
+    """A row has more or fewer fields than the header. The data's producer repairs the file."""
 
 
 class SchemaChanged(RetrainError):
-    """Columns are missing, duplicated or new."""
+    """Columns are missing, duplicated or new. The producer delivers the old ones, or the author changes the spec."""
 
 
 class DtypeChanged(RetrainError):
-    """A value that is not of its column's declared type."""
+    """A value is not of its column's declared type. The producer repairs it, or the author changes the spec."""
 
 
 class EmptyBatch(RetrainError):
-    """A batch without rows."""
+    """A batch has no rows. Its producer delivers it again."""
 
 
 class OutOfInterval(RetrainError):
-    """Rows whose time lies outside the batch's interval."""
+    """Rows have a time outside the batch's interval. Their producer delivers them with theirs."""
 
 
 class BatchTooLarge(RetrainError):
-    """More rows or bytes than the spec allows."""
+    """A batch has more rows or bytes than the spec allows. The author raises the limit, if it is right."""
 
 
 class IntervalConflict(RetrainError):
-    """Other bytes for an interval that has been accepted."""
+    """Other bytes were delivered for an accepted interval. The operator takes them as a revision, or refuses them."""
 
 
 class ContradictoryLabels(RetrainError):
-    """Too many keys of a delivery come with different labels."""
+    """Too many keys of a delivery come with different labels. The labels' producer corrects them."""
 
 
 class Quarantined(RetrainError):
-    """The batch broke its contract; nothing downstream runs."""
+    """The batch broke its contract; nothing downstream runs. Its producer repairs it, or the operator releases it."""
 
 
 class EmptySuite(RetrainError):
-    """No expectation was evaluated, so nothing is known about the batch."""
+    """No expectation was evaluated, so nothing is known about the batch. The spec's author declares some."""
 
 
 class AmbiguousKeys(RetrainError):
-    """A key that stands for more than one row where one is needed."""
+    """A key stands for more than one row where one is needed. The spec's author names the columns that identify one."""
 
 
 class SnapshotCorrupt(RetrainError):
-    """Stored bytes do not have the digest they were stored under."""
+    """Stored bytes do not have the digest they were stored under. The operator restores them from a backup."""
 
 
 class PushIncomplete(RetrainError):
-    """The DVC remote does not hold what was pushed."""
+    """The DVC remote does not hold what was pushed. The operator looks at the remote."""
 
 
 class RegistryBusy(RetrainError):
-    """The data registry is being written by somebody else."""
+    """Somebody else is writing the data registry. It is tried again."""
 
     retryable = True
 
 
 class RegistryUnavailable(RetrainError):
-    """The data registry, or its DVC remote, cannot be reached, read or written."""
+    """The data registry, or its DVC remote, cannot be reached, read or written. It is tried again."""
 
     retryable = True
 
@@ -169,99 +175,99 @@ class RegistryUnavailable(RetrainError):
 
 
 class DegenerateTraining(RetrainError):
-    """Nothing to learn: one class, no labels, or no usable column."""
+    """There is nothing to learn: one class, no labels, or no usable column. The author looks at data and spec."""
 
 
 class NonFiniteMetric(RetrainError):
-    """A metric that is NaN or infinite."""
+    """A metric is NaN or infinite. The author looks at the rows and the metric."""
 
 
 class ScoringFailed(RetrainError):
-    """A model that cannot score the rows it is given."""
+    """A model cannot score the rows that it is given. The author looks at the model and the rows."""
 
 
 class RowsRejected(RetrainError):
-    """Rows that break their columns' contract, where the spec says stop, or all of them; nothing is scored."""
+    """Rows break their columns' contract and the spec says stop, or all do. Nothing is scored; their producer acts."""
 
 
 class FeatureCodeRefused(RetrainError):
-    """The model's feature function cannot be loaded, or changes the rows."""
+    """The model's feature function cannot be loaded, or changes the rows. Its author corrects it."""
 
 
 class EstimatorRefused(RetrainError):
-    """An estimator outside the allow-list."""
+    """An estimator is outside the allow-list. The spec's author takes one of the list."""
 
 
 class ModelFormatRefused(RetrainError):
-    """A model folder of another make, which could run code when it is loaded."""
+    """A model folder is of another make and could run code when it is loaded. The operator finds out whose it is."""
 
 
 class RegistryDown(RetrainError):
-    """The model registry does not answer, or its database stayed locked."""
+    """The model registry does not answer, or its database stayed locked. It is tried again."""
 
     retryable = True
 
 
 class DigestMismatch(RetrainError):
-    """A model's files are not the ones that were registered."""
+    """A model's files are not the ones that were registered. The operator finds out who changed them."""
 
 
 class ArtifactMissing(RetrainError):
-    """A registered version whose files are gone."""
+    """The files of a registered version are gone. The operator restores them, or trains again."""
 
 
 class DanglingChampion(RetrainError):
-    """The champion alias points at nothing."""
+    """The champion alias points at nothing. The operator reconciles it."""
 
 
 # --- promotion
 
 
 class StaleRun(RetrainError):
-    """An older run may not replace a newer champion."""
+    """An older run may not replace a newer champion. Nobody needs to act."""
 
 
 class SameModel(RetrainError):
-    """What would be promoted is the champion itself."""
+    """What would be promoted is the champion itself. Nobody needs to act."""
 
 
 class PromotionConflict(RetrainError):
-    """Somebody else promoted in between."""
+    """Somebody else promoted in between. Whoever called runs the stage again."""
 
 
 class OutOfBandChange(RetrainError):
-    """The champion alias was moved by hand."""
+    """The champion alias was moved by hand. The operator reconciles it with the ledger."""
 
 
 class ModelBlocked(RetrainError):
-    """A model that was put back, or refused, and must not come again."""
+    """A model on the blocklist was to come again. Nobody needs to act, unless the block was wrong."""
 
 
 class NotApproved(RetrainError):
-    """A promotion without the approval that the spec asks for."""
+    """A promotion lacks the approval that the spec asks for. Somebody who may approve answers it."""
 
 
 class SmokeTestFailed(RetrainError):
-    """A version that does not load, answer or fit its budget in a fresh process."""
+    """A version does not load, answer or keep its budgets in a fresh process. The author looks at the report."""
 
 
 class ChainBroken(RetrainError):
-    """A record of the ledger was altered, or is gone."""
+    """A record of the ledger was altered, or is gone. The operator restores a backup that verifies."""
 
 
 class UnknownVersion(RetrainError):
-    """A version that no run of this installation has registered."""
+    """No run of this installation has registered the version. Whoever typed it takes one that is on record."""
 
 
 class NothingToRollBack(RetrainError):
-    """No earlier champion is on record."""
+    """No earlier champion is on record. The operator names a version, or retrains."""
 
 
 class LedgerBusy(RetrainError):
-    """The ledger's database stayed locked."""
+    """The ledger's database stayed locked. It is tried again."""
 
     retryable = True
 
 
 class LedgerNewer(RetrainError):
-    """The ledger's tables were made by a newer Retrain."""
+    """A newer Retrain made the ledger's tables. The operator runs the version that the others run."""

@@ -1,4 +1,4 @@
-"""Who waits for whom in a replay, told from ledger records alone."""
+"""Who waits for whom in a backfill, by ledger records alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retrain.errors import InvalidName
-from retrain.state.readiness import IDLE, Readiness, loop_run_key, read, readiness_of
+from retrain.state.readiness import IDLE, Readiness, loop_run_key, readiness_of, readiness_records
 from retrain.state.run import Run
 from tests.conftest import Model, churn_spec
 
@@ -31,9 +31,9 @@ class History:
         self.run.ledger.append("churn", kind, f"{stage}/{self.n}", body, effective_at=at, run=f"run-{at:%Y%m%d}")
 
     def readiness_of(self, loop: str = "score", *, later: timedelta = AGO, paused: bool = False) -> Readiness:
-        """What is said `later` than the last record, by a run that has waited as long."""
-        records = read(self.run)
-        now = max((one.recorded_at for one in records), default=datetime.now(UTC)) + later
+        """The readiness `later` than the last record, of a run that has waited as long."""
+        records = readiness_records(self.run)
+        now = max((record.recorded_at for record in records), default=datetime.now(UTC)) + later
         run = replace(self.run, loop=loop)  # type: ignore[arg-type]
         return readiness_of(run, records, now=now, since=now - later, paused=paused)
 
@@ -50,8 +50,8 @@ def test_a_score_waits_until_the_retraining_before_it_has_ended(history: History
     history.note("ingest", "done")
     assert not history.readiness_of().ready
     history.note("decide", "retrain")
-    said = history.readiness_of()
-    assert (said.ready, said.why) == (False, "waits: the retraining as of 2024-03-01 00:00 has not ended")
+    answer = history.readiness_of()
+    assert (answer.ready, answer.why) == (False, "waits: the retraining as of 2024-03-01 00:00 has not ended")
     history.note("register", "registered")
     assert not history.readiness_of().ready, "the champion's alias has not moved yet"
     history.note("promote", "promoted")
@@ -90,33 +90,31 @@ def test_a_missing_batch_is_an_end_once_it_is_waited_for_no_more(churn: Model) -
     churn.write_spec({**churn_spec(), "source": {**churn_spec()["source"], "wait": "2d"}})
     history = History(churn.run("2024-03-01"))
     history.note("ingest", "BatchMissing")
-    records = read(history.run)
+    records = readiness_records(history.run)
     for waited, ready in ((timedelta(days=1), False), (timedelta(days=2), True)):
         now = MOMENT + waited
-        fresh = [replace(one, recorded_at=now - AGO) for one in records]
-        assert (
-            readiness_of(replace(history.run, loop="score"), fresh, now=now, since=now - AGO, paused=False).ready
-            is ready
-        )
+        fresh = [replace(record, recorded_at=now - AGO) for record in records]
+        answer = readiness_of(replace(history.run, loop="score"), fresh, now=now, since=now - AGO, paused=False)
+        assert answer.ready is ready
 
 
 def test_the_first_interval_waits_for_nobody(history: History, churn: Model) -> None:
     history.run = churn.run("2024-01-01")
     history.note("ingest", "done", at=datetime(2024, 2, 1, tzinfo=UTC) - timedelta(days=31))
-    said = history.readiness_of()
-    assert said.ready
-    assert "first interval" in said.why
+    answer = history.readiness_of()
+    assert answer.ready
+    assert "first interval" in answer.why
 
 
-# --- a look
+# --- monitoring
 
 
-def test_a_look_waits_for_the_decision_and_the_scores(history: History) -> None:
+def test_monitoring_waits_for_the_decision_and_the_scores(history: History) -> None:
     end = datetime(2024, 4, 1, tzinfo=UTC)
     history.note("ingest", "done", at=end)
-    said = history.readiness_of("monitor")
-    assert not said.ready
-    assert said.why.endswith("has not decided and 2024-03-01 has not been scored")
+    answer = history.readiness_of("monitor")
+    assert not answer.ready
+    assert answer.why.endswith("has not decided and 2024-03-01 has not been scored")
     history.note("decide", "retrain", at=end)
     assert history.readiness_of("monitor").why == "waits: 2024-03-01 has not been scored"
     history.run.ledger.append("churn", "score", "2024-03-01/abc", {"version": 1}, effective_at=end, run="score-x")
@@ -145,16 +143,16 @@ def replace_interval(history: History) -> History:
 def test_a_loop_that_stands_still_keeps_nobody_waiting(history: History) -> None:
     history.note("decide", "retrain")
     assert not history.readiness_of(later=IDLE - timedelta(seconds=1)).ready
-    said = history.readiness_of(later=IDLE)
-    assert said.ready
-    assert "nobody is at it" in said.why
+    answer = history.readiness_of(later=IDLE)
+    assert answer.ready
+    assert "nobody is at it" in answer.why
 
 
 def test_a_paused_loop_keeps_nobody_waiting(history: History) -> None:
     history.note("decide", "retrain")
-    said = history.readiness_of(paused=True)
-    assert said.ready
-    assert "paused" in said.why
+    answer = history.readiness_of(paused=True)
+    assert answer.ready
+    assert "paused" in answer.why
 
 
 def test_loops_started_together_give_each_other_a_moment(history: History) -> None:

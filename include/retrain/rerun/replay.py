@@ -62,6 +62,7 @@ def replay(
 
     Args:
         home: whose ledger and store hold the history; nothing is written there.
+        spec: the model's own.
         policies: name → what it changes in `spec.policy`; for a name of `FIXED` no monitor runs.
         say: called with a line for people after each interval.
 

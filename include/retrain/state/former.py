@@ -41,6 +41,7 @@ def current_body(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         kind: of the record, as it is called today.
+        body: as it was written.
 
     >>> current_body("rollout", {"rollout": {"beside": 1}, "bars": 2})
     {'rollout': {'shadow': 1}, 'blocked': 2}

@@ -1,4 +1,4 @@
-"""What stands by the ledger's records: champion, reference champion, blocklist, and what scores beside the champion.
+"""Projections of the ledger: champion, reference champion, blocklist, rollout and known versions by its records.
 
 Pure functions of records in the order they were written. A moment is one of the data's clock.
 """
@@ -19,56 +19,60 @@ def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | No
     An interval that begins at `moment` is scored by it: it was promoted by then, so it was fitted on no row of the
     interval, however late the scores are made.
     """
-    made = [record for record in promotions if record.effective_at <= moment]
-    return Champion.model_validate(made[-1].body["champion"]) if made else None
+    by_then = [record for record in promotions if record.effective_at <= moment]
+    return Champion.model_validate(by_then[-1].body["champion"]) if by_then else None
 
 
 def reference_champion(promotions: Sequence[Record]) -> Champion | None:
     """The newest champion that was shown to be better than the reference before it; None before the first."""
-    told = promotions[-1].body.get("reference_champion") or promotions[-1].body["champion"] if promotions else None
-    return Champion.model_validate(told) if told else None
+    if not promotions:
+        return None
+    newest = promotions[-1].body
+    return Champion.model_validate(newest.get("reference_champion") or newest["champion"])
 
 
 def blocklist(records: Iterable[Record]) -> tuple[BlockedModel, ...]:
-    """The models that must not come back; a person who rolls back to one of them takes it off the blocklist."""
-    found: dict[str, BlockedModel] = {}
+    """The models that may not come back, oldest first; a person who rolls back to one takes it off the blocklist."""
+    by_digest: dict[str, BlockedModel] = {}
     for record in records:
         if "blocked" in record.body:
             blocked = BlockedModel.model_validate(record.body["blocked"])
-            found[blocked.digest] = blocked
-        found.pop(record.body.get("unblocks", ""), None)
-    return tuple(found.values())
+            by_digest[blocked.digest] = blocked
+        by_digest.pop(record.body.get("unblocks", ""), None)
+    return tuple(by_digest.values())
 
 
 def rollout_at(promotions: Sequence[Record], rollouts: Iterable[Record], moment: datetime) -> Rollout | None:
-    """What scores beside the champion as of a moment; None where nothing does, or another champion has come since.
+    """The rollout under way as of a moment; None where there is none, or another champion has come since.
 
     A promotion begins the watch over the new champion, and says so itself.
     """
-    both = (record for record in (*promotions, *rollouts) if "rollout" in record.body)
-    told = sorted((record for record in both if record.effective_at <= moment), key=lambda record: record.id)
+    by_then = [
+        record for record in (*promotions, *rollouts) if "rollout" in record.body and record.effective_at <= moment
+    ]
+    newest = max(by_then, key=lambda record: record.id, default=None)
     champion = champion_at(promotions, moment)
-    if champion is None or not told or told[-1].body["rollout"] is None:
+    if champion is None or newest is None or newest.body["rollout"] is None:
         return None
-    found = Rollout.model_validate(told[-1].body["rollout"])
-    return found if found.champion == champion.version else None
+    rollout = Rollout.model_validate(newest.body["rollout"])
+    return rollout if rollout.champion == champion.version else None
 
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """A version that the ledger knows as a champion or a challenger, by the record that first named it."""
+    """A version that the ledger knows as a champion or a challenger, and the record that first named it."""
 
     champion: Champion
     record: Record
 
 
 def known_versions(records: Sequence[Record]) -> dict[int, KnownVersion]:
-    """Every version that was to serve, in the order in which the ledger came to know them."""
-    found: dict[int, KnownVersion] = {}
+    """Every version that served or was to serve, by its number, in the order in which the ledger came to know them."""
+    known: dict[int, KnownVersion] = {}
     for record in records:
         rollout = record.body.get("rollout") if record.kind == "rollout" else None
         facts = rollout["shadow"] if rollout else record.body.get("champion")
         if record.kind in ("promotion", "proposal", "rollout") and facts:
             champion = Champion.model_validate(facts)
-            found.setdefault(champion.version, KnownVersion(champion, record))
-    return found
+            known.setdefault(champion.version, KnownVersion(champion, record))
+    return known

@@ -1,16 +1,16 @@
-"""The three loops of a model, side by side: what their runs are called, and who waits for whom.
+"""Readiness: whether a run of one loop may go, or waits for a run of another loop of the same model.
 
-Live, an interval's score and the look at it come when their time comes. A replay of history is another matter: a
-year of intervals stands in line at once, each loop would run through at its own pace, and scores would be made by
-whoever serves at that moment of the wall's clock. So a run waits until the ledger says that its turn has come on the
-data's clock, but only while the others move: a paused or failed retraining keeps nothing waiting.
+Live, an interval is scored and monitored when its time comes. A backfill is another matter: a year of intervals stands
+in line at once, each loop would run through at its own pace, and scores would be made by whoever serves at that moment
+of the wall's clock. So a run waits until the ledger shows that its turn has come on the data's clock, but only while
+the others move: a paused or failed retraining keeps nothing waiting.
 
 Airflow is not imported here: the rule is a function of ledger records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ from retrain.errors import InvalidName, RetrainError
 from retrain.state.ledger import Record
 from retrain.state.run import Run, run_key
 
-PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
+RUN_PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
 """How the keys of a loop's runs begin: Airflow gives the runs of several DAGs the same id."""
 
 KINDS = ("stage", "score stage", "score")
@@ -29,17 +29,17 @@ ENDS = {
     *{("decide", "skip"), ("register", "recorded"), ("promote", "promoted"), ("promote", "kept")},
     *{("promote", "waiting"), ("promote", "shadow"), ("promote", "canary")},
 }
-"""The last words of a retraining that went well, as stage and verdict."""
+"""Stage and verdict with which a retraining ends that went well."""
 
 IDLE = timedelta(minutes=15)
-"""A loop that has written nothing for so long does not move; a late batch is looked for every ten minutes."""
+"""A loop that has written nothing for so long is at a standstill; a late batch is looked for every ten minutes."""
 
-BEGIN = timedelta(minutes=1)
-"""So long a loop that was started together with this one may take to its first record."""
+START_GRACE = timedelta(minutes=1)
+"""Time that a loop which was started together with this one has for its first record."""
 
 
 def loop_run_key(loop: str, run_id: str) -> str:
-    """The key of the run that an Airflow run is.
+    """The key of a run in the store, by its loop and the id of its Airflow run.
 
     Raises:
         InvalidName: the run id would take the folder of another loop's run.
@@ -50,29 +50,34 @@ def loop_run_key(loop: str, run_id: str) -> str:
     'alert-42'
     """
     key = run_key(run_id)
-    if loop == "retrain" and key.startswith(tuple(filter(None, PREFIX.values()))):
+    if loop == "retrain" and key.startswith(tuple(filter(None, RUN_PREFIX.values()))):
         raise InvalidName(
             f"the run id {run_id!r} is one of another loop's run",
             do="begin it otherwise, like alert-… for the run that an alert asks for",
         )
-    return PREFIX[loop] + key
+    return RUN_PREFIX[loop] + key
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a run's turn has come; `why` is for the log, and empty where there is nothing to say."""
+    """Whether a run may go.
+
+    Attributes:
+        why: for the log; empty where there is nothing to explain.
+    """
 
     ready: bool
     why: str = ""
 
 
 def readiness_of(run: Run, records: Sequence[Record], *, now: datetime, since: datetime, paused: bool) -> Readiness:
-    """Whether a score or a look may begin.
+    """Whether a run of the score or the monitor loop may begin.
 
-    An interval is scored once the retraining as of its start has ended, so that its champion is there; the monitor
-    looks once the interval is scored and the retraining as of its end has decided.
+    An interval is scored once the retraining as of its start has ended, so that its champion is there. It is monitored
+    once it is scored and the retraining as of its end has decided.
 
     Args:
+        run: of the loop `score` or `monitor`.
         records: the model's records of `KINDS`, oldest first.
         now: the wall's clock.
         since: when this run was started.
@@ -81,30 +86,31 @@ def readiness_of(run: Run, records: Sequence[Record], *, now: datetime, since: d
     missing = list(_missing(run, records, now))
     if not missing:
         return Readiness(True)
-    said = " and ".join(missing)
+    awaited = " and ".join(missing)
     if run.loop == "score" and run.interval.start == run.spec.interval.start:
         return Readiness(True, "the first interval has nothing before it that could serve")
     if paused:
-        return Readiness(True, f"goes on although {said}: the retraining DAG is paused")
-    last = max((one.recorded_at for one in records), default=None)
-    if now - since < BEGIN or (last and now - last < IDLE):
-        return Readiness(False, f"waits: {said}")
+        return Readiness(True, f"goes on although {awaited}: the retraining DAG is paused")
+    last = max((record.recorded_at for record in records), default=None)
+    if now - since < START_GRACE or (last and now - last < IDLE):
+        return Readiness(False, f"waits: {awaited}")
     written = f"the last record is of {last:%Y-%m-%d %H:%M} UTC" if last else "nothing is on record"
-    return Readiness(True, f"goes on although {said}: nobody is at it, {written}")
+    return Readiness(True, f"goes on although {awaited}: nobody is at it, {written}")
 
 
 def _missing(run: Run, records: Sequence[Record], now: datetime) -> Iterator[str]:
+    """What the run would have to wait for, as clauses for people."""
     wait, name = run.spec.source.wait, run.interval.name
     moment = run.interval.start if run.loop == "score" else run.interval.end
-    stages = [one for one in records if one.kind == "stage" and not one.body["trigger"]["dry_run"]]
+    stages = [record for record in records if record.kind == "stage" and not record.body["trigger"]["dry_run"]]
+    suffices = _ends if run.loop == "score" else _decides
     # One run at a time: a later one has begun, so the earlier ones have ended.
-    if not any(one.effective_at > moment for one in stages):
-        mine = [one for one in stages if one.effective_at == moment]
-        ended = [one for one in mine if (_ends if run.loop == "score" else _decides)(one) or _failed(one, wait, now)]
-        if not ended:
+    if not any(record.effective_at > moment for record in stages):
+        as_of = [record for record in stages if record.effective_at == moment]
+        if not any(suffices(record) or _failed(record, wait, now) for record in as_of):
             yet = "ended" if run.loop == "score" else "decided"
             yield f"the retraining as of {moment:%Y-%m-%d %H:%M} has not {yet}"
-    if run.loop == "monitor" and not any(_scores(one, name, wait, now) for one in records):
+    if run.loop == "monitor" and not any(_scores(record, name, wait, now) for record in records):
         yield f"{name} has not been scored"
 
 
@@ -132,7 +138,7 @@ def _failed(record: Record, wait: timedelta, now: datetime) -> bool:
     return now >= record.effective_at + wait if kind is errors.BatchMissing else not kind.retryable
 
 
-def read(run: Run) -> list[Record]:
-    """The records that `turn` wants."""
-    found: Iterable[Record] = (one for kind in KINDS for one in run.ledger.records(run.model, kind))
-    return sorted(found, key=lambda one: one.id)
+def readiness_records(run: Run) -> list[Record]:
+    """The records that `readiness_of` reads, oldest first."""
+    records = (record for kind in KINDS for record in run.ledger.records(run.model, kind))
+    return sorted(records, key=lambda record: record.id)

@@ -1,4 +1,4 @@
-"""One run of the loop: what every stage is given, and how stages hand on.
+"""One run of a loop: what every stage is given, and how stages hand on.
 
 Stages hand on by files in the run's folder of the store: `<model>/runs/<run>/<stage>.json` and
 `<model>/runs/<run>/<stage>/…`.
@@ -24,13 +24,13 @@ R = TypeVar("R", bound=Result)
 
 @dataclass(frozen=True)
 class Run:
-    """A model, an interval and a key.
+    """One run of a model's loop on an interval.
 
     Attributes:
         key: the run's folder; made of the Airflow run id, or given with `--run`.
         trigger: why it runs, and the parameters of a manual start.
-        loop: what the run is for: a turn of the retraining loop, the scores of an interval, or a look at the champion.
-        known_at: as of when, where that is later than the interval's end: a monitor that looks in between.
+        loop: what the run is for: to retrain, to score the interval, or to monitor the champion.
+        known_at: the as-of time where it is not the interval's end: of a monitor run in between.
         pages: whether figures and pages are drawn; a replay of hundreds of runs has no reader for them.
     """
 
@@ -45,14 +45,17 @@ class Run:
 
     @cached_property
     def store(self) -> Store:
+        """The installation's store."""
         return Store(self.home.store)
 
     @cached_property
     def ledger(self) -> Ledger:
+        """The installation's ledger."""
         return Ledger(self.home.ledger)
 
     @property
     def model(self) -> str:
+        """The model's name."""
         return self.spec.model
 
     @property
@@ -62,10 +65,11 @@ class Run:
 
     @property
     def folder(self) -> str:
+        """The run's folder, as a key of the store."""
         return f"{self.model}/runs/{inside(self.key)}"
 
     def path(self, stage: str, name: str = "") -> str:
-        """The key of a file of a stage."""
+        """The store's key of a file that a stage wrote."""
         return inside(f"{self.folder}/{stage}/{name}".rstrip("/"))
 
     def read(self, kind: type[R], stage: str) -> R:
@@ -82,11 +86,12 @@ class Run:
         return kind.from_json(self.store.read(key))
 
     def write(self, report: Result, stage: str) -> None:
+        """Write a stage's report into the run's folder."""
         self.store.write(f"{self.folder}/{stage}.json", report.to_json().encode())
 
 
 def run_key(text: str) -> str:
-    """An Airflow run id as a folder name.
+    """The folder name that an Airflow run id becomes.
 
     >>> run_key("scheduled__2013-02-01T00:00:00+00:00")
     'scheduled__2013-02-01T00-00-00-00-00'

@@ -25,7 +25,18 @@ from retrain.spec import CASES, Spec, load
 
 @dataclass(frozen=True)
 class Home:
-    """What lives where."""
+    """The installation's settings: what lives where.
+
+    Attributes:
+        root: where relative paths of the specs begin.
+        models: the folder of specs.
+        state: what this installation has written.
+        store: batches, runs and reports; a path or an fsspec URL.
+        ledger: SQLAlchemy URL.
+        registry: git address of the data registry.
+        remote: the DVC remote of the data registry.
+        mlflow: MLflow's tracking URI.
+    """
 
     root: Path
     models: Path
@@ -38,6 +49,8 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
+        """The settings by the environment variables of this module's table, with their defaults."""
+
         def path(name: str, default: Path) -> Path:
             return Path(os.environ.get(name) or default).absolute()
 
@@ -60,6 +73,7 @@ class Home:
 
     @property
     def specs(self) -> tuple[Path, ...]:
+        """The files of all specs, sorted."""
         return tuple(sorted(file for file in self.models.glob("*.yaml") if not file.name.endswith(CASES)))
 
     def spec(self, model: str) -> Spec:

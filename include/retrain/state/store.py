@@ -24,7 +24,13 @@ from retrain.results import inside
 
 
 class Store:
-    """A folder by URL, with atomic writes and content digests."""
+    """A folder by URL, with atomic writes and content digests.
+
+    >>> store = Store("memory://example")
+    >>> store.write("churn/a.json", b"{}")
+    >>> store.read("churn/a.json"), store.keys("churn")
+    (b'{}', ['churn/a.json'])
+    """
 
     def __init__(self, url: str) -> None:
         self.fs, self.path = fsspec.core.url_to_fs(url)
@@ -35,6 +41,7 @@ class Store:
         return f"{self.path}/{inside(key)}" if self.is_local else self.fs.unstrip_protocol(f"{self.path}/{inside(key)}")
 
     def exists(self, key: str) -> bool:
+        """Whether something lies under a key."""
         return bool(self.fs.exists(f"{self.path}/{inside(key)}"))
 
     def read(self, key: str) -> bytes:
@@ -49,8 +56,9 @@ class Store:
             raise MissingInput(f"{key} is not in the store", do="run the stage that writes it first") from None
 
     def write(self, key: str, data: bytes) -> None:
+        """Publish bytes under a key, at once or not at all."""
         if self.is_local:
-            with self._beside(key) as temporary:
+            with self._replacing(key) as temporary:
                 temporary.write_bytes(data)
         else:
             self.fs.pipe_file(f"{self.path}/{inside(key)}", data)
@@ -58,26 +66,31 @@ class Store:
     def put(self, key: str, file: Path) -> None:
         """Publish a local file under `key`; the file itself stays."""
         if self.is_local:
-            with self._beside(key) as temporary:
+            with self._replacing(key) as temporary:
                 shutil.copyfile(file, temporary)
         else:
             self.fs.put_file(str(file), f"{self.path}/{inside(key)}")
 
     def put_folder(self, key: str, folder: Path) -> None:
+        """Publish every file of a local folder below `key`."""
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 self.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix, sorted; what a killed writer left half done is not one."""
-        found = [str(name) for name in self.fs.find(f"{self.path}/{inside(prefix)}")]
+        paths = [str(path) for path in self.fs.find(f"{self.path}/{inside(prefix)}")]
         return sorted(
-            name[len(self.path) :].lstrip("/") for name in found if not name.rsplit("/", 1)[-1].startswith(".")
+            path[len(self.path) :].lstrip("/") for path in paths if not path.rsplit("/", 1)[-1].startswith(".")
         )
 
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
-        """A key (a file, or a folder) as a local path, which must only be read."""
+        """A key (a file, or a folder) as a local path, which must only be read.
+
+        Raises:
+            MissingInput: nothing lies there.
+        """
         if self.is_local:
             path = Path(self.path) / inside(key)
             if not path.exists():
@@ -97,10 +110,11 @@ class Store:
 
     @contextmanager
     def verified(self, key: str, sha256: str) -> Iterator[Path]:
-        """`local`, once the bytes have shown the digest they were stored under.
+        """A key as a local path, once its bytes have shown the digest they were stored under.
 
         Raises:
-            SnapshotCorrupt: they have another one.
+            MissingInput: nothing lies there.
+            SnapshotCorrupt: they have another digest.
         """
         with self.local(key) as path:
             if sha256_of(path) != sha256:
@@ -111,7 +125,7 @@ class Store:
             yield path
 
     @contextmanager
-    def _beside(self, key: str) -> Iterator[Path]:
+    def _replacing(self, key: str) -> Iterator[Path]:
         """A temporary path that becomes the key's file at the end, unless the body fails."""
         target = Path(self.path) / inside(key)
         target.parent.mkdir(parents=True, exist_ok=True)
