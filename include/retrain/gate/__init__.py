@@ -1,1 +1,1 @@
-"""May a candidate serve? The judge, its checks, what a look at the holdout costs, and the table."""
+"""May a candidate serve? Its evidence, the level it may spend, the checks, the judge and the table."""

@@ -194,8 +194,10 @@ class Comparison:
         return GateCheck(name="another", model=candidate.name, passed=not same, reason=reason)
 
     def _other_candidates(self, candidate: Fitted) -> Iterator[GateCheck]:
-        """A new configuration must also be at least as good as the old one on the same newer rows; one on the rows
-        since a change also as good as the new one on all of them."""
+        """A new configuration must also be at least as good as the old one on the same newer rows.
+
+        One on the rows since a change must also be as good as the new one on all rows.
+        """
         sign = 1.0 if self.spec.greater_is_better else -1.0
         score = self.score(candidate.name)
         labels = {"refresh": "the refreshed champion", "new": "the same on all rows"}
@@ -246,7 +248,7 @@ def _gain(pair: Paired) -> str:
 
 
 def _rows_to_settle(distance: float, low: float, high: float, rows: int) -> str:
-    """Roughly how many rows would do, asked at the same level: intervals narrow with the square root of the blocks."""
+    """Roughly how many rows would do at the same level: intervals narrow with the square root of the blocks."""
     width = distance - low if distance > 0 else high - distance
     times = (width / distance) ** 2 if distance else math.inf
     if times > UNREACHABLE:

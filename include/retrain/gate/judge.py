@@ -65,8 +65,10 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
 
 
 def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted]:
-    """In the order in which they are asked, the rows since a change first; without a champion only the best by its
-    inner score."""
+    """The candidates in the order in which they are judged, the one on the rows since a change first.
+
+    Without a champion only the best by its inner score.
+    """
     sign = -1.0 if spec.greater_is_better else 1.0
 
     def rank(candidate: Fitted) -> float:
@@ -88,8 +90,8 @@ def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tup
     for candidate in candidates:
         if not against[candidate.name]:
             by_name = {check.name: f"{candidate.name} {check.reason}" for check in checks[candidate.name]}
-            shown = (CHAMPION, REFERENCE_CHAMPION, "naive", "simple")
-            reasons = tuple(by_name[name] for name in shown if name in by_name)
+            names = (CHAMPION, REFERENCE_CHAMPION, "naive", "simple")
+            reasons = tuple(by_name[name] for name in names if name in by_name)
             return candidate, Decision(verdict="promote", reasons=reasons)
 
     undetermined = [

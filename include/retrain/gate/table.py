@@ -14,7 +14,10 @@ STYLES = {"passed": "green", "failed": "red", "open": "yellow", "warned": "yello
 
 
 def verdict(check: GateCheck) -> str:
-    """passed, failed, open (cannot be told), warned (failed, but does not hold back) or reported.
+    """Name what came of a check.
+
+    Returns:
+        passed, failed, open (cannot be told), warned (failed, but does not hold back) or reported.
 
     >>> verdict(GateCheck(name="overfit", model="new", passed=None, binding=False, reason="scores 0.1"))
     'reported'
@@ -30,28 +33,30 @@ def table(report: GateReport) -> pd.DataFrame:
 
 
 def _rows(report: GateReport) -> list[tuple[str, str, str, float | None, float | None, str]]:
-    return [(c.name, c.model, verdict(c), c.value, c.bound, c.reason) for c in report.checks]
+    return [
+        (check.name, check.model, verdict(check), check.value, check.bound, check.reason) for check in report.checks
+    ]
 
 
 def terminal(report: GateReport) -> Table:
     """The table for a terminal; what failed stands out by its word, not by colour alone."""
-    shown = Table(title=Text(f"{report.model} {report.interval.name}: {_said(report)}"), title_justify="left")
+    rows = Table(title=Text(f"{report.model} {report.interval.name}: {_title(report)}"), title_justify="left")
     for name in COLUMNS:
         number = name in ("value", "bound")
-        shown.add_column(name, justify="right" if number else "left", no_wrap=number or name == "verdict")
-    for name, model, said, value, bound, why in _rows(report):
-        cells = [Text(name), Text(model), Text(said, style=STYLES[said])]
-        shown.add_row(*cells, _number(value), _number(bound), Text(why))
-    return shown
+        rows.add_column(name, justify="right" if number else "left", no_wrap=number or name == "verdict")
+    for name, model, word, value, bound, why in _rows(report):
+        cells = [Text(name), Text(model), Text(word, style=STYLES[word])]
+        rows.add_row(*cells, _number(value), _number(bound), Text(why))
+    return rows
 
 
 def markdown(report: GateReport) -> str:
     """The table for MLflow and a model card; names from data cannot become markup."""
-    lines = [f"# {text.markdown(report.model)} {report.interval.name}: {text.markdown(_said(report))}", ""]
+    lines = [f"# {text.markdown(report.model)} {report.interval.name}: {text.markdown(_title(report))}", ""]
     lines += [f"- {text.markdown(reason)}" for reason in report.decision.reasons]
     lines += ["", f"| {' | '.join(COLUMNS)} |", "|---|---|---|--:|--:|---|"]
-    for name, model, said, value, bound, why in _rows(report):
-        cells = [name, model, said, _number(value), _number(bound), why]
+    for name, model, word, value, bound, why in _rows(report):
+        cells = [name, model, word, _number(value), _number(bound), why]
         lines.append(f"| {' | '.join(map(text.markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -61,7 +66,7 @@ def page(report: GateReport) -> bytes:
     return html.page(f"{report.model} {report.interval.name}: gate", report.decision, {"Checks": table(report)})
 
 
-def _said(report: GateReport) -> str:
+def _title(report: GateReport) -> str:
     return f"{report.decision.verdict} {report.chosen}" if report.chosen else report.decision.verdict
 
 

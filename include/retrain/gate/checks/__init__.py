@@ -1,9 +1,12 @@
-"""What is asked of a candidate beside its metrics: calibration, fairness, edge cases, overfitting, leaks, size.
+"""The checks of a candidate's behaviour: calibration, overfitting, leaks, fairness, edge cases, size.
 
-One file a question. Each has `findings`, which measures the candidates and the champion, and `checks`, which
-judges a candidate by what was found and reads no data. Only an explicit comparison of finite numbers passes.
-What the spec asks for by name (an overfit bound, a fairness bound, a case) and cannot be told is undetermined
-and holds the candidate back; a default that cannot be told is only reported.
+One file a check. Each has `findings`, which measures the candidates and the champion and is called by evaluate, and
+`checks`, which judges a candidate by these findings, reads no data and is called by the gate. Only an explicit
+comparison of finite numbers passes. What the spec asks for by name (an overfit bound, a fairness bound, a case) and
+cannot be told is undetermined and holds the candidate back; a default that cannot be told is only reported.
+
+To add a check: a file here with `findings` and `checks`, its module in `CHECKS`, its name in `Finding.check`, and where
+it has a bound, a key in the spec's `gate` section.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from retrain.results import EvaluateReport, Finding, Fitted, GateCheck, TrainRep
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-QUESTIONS = (calibration, overfit, leak, fairness, edge_cases, size)
+CHECKS = (calibration, overfit, leak, fairness, edge_cases, size)
 
 
 def examine(
@@ -35,20 +38,22 @@ def examine(
     """Measure every candidate and the champion on the n labelled holdout rows.
 
     Args:
+        run: whose store has the training rows and the models' files.
+        train: the candidates.
         models: name → fitted pipeline; candidates, baselines, and `champion` where there is one.
         frame: (n) rows that judge, with inputs, slices and protected columns.
         y: (n,) outcomes.
-        predictions: name → (n,) or (n, k) answers.
+        predictions: name → (n,) or (n, k) predictions.
         block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
 
     Raises:
         SnapshotCorrupt, MissingInput: training rows of a candidate are others, or gone.
     """
     holdout = Holdout(run, train, models, frame, y, predictions, block)
-    return tuple(one for question in QUESTIONS for one in question.findings(holdout))
+    return tuple(finding for check in CHECKS for finding in check.findings(holdout))
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
     """The gate's checks of a candidate that follow from the findings; no data is read."""
-    for question in QUESTIONS:
-        yield from question.checks(spec, evaluate, one)
+    for check in CHECKS:
+        yield from check.checks(spec, evaluate, candidate)

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say?
+"""Calibration: whether probabilities mean what they say.
 
 The expected calibration error of ten bins of equal mass (Naeini, Cooper and Hauskrecht 2015); of several classes
 that of the predicted one (Guo et al. 2017); of numbers the mean error, in standard deviations of the outcome.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array, equal_mass
 from retrain.modeling.resampling import Draws
@@ -26,6 +26,7 @@ RESAMPLES = 500
 
 
 def findings(holdout: Holdout) -> Iterator[Finding]:
+    """The expected calibration error of each candidate and the champion, and its interval without noise."""
     spec = holdout.spec
     for name in holdout.judged:
         errors, bins = _errors(spec.task, holdout.y, holdout.predictions[name])
@@ -33,12 +34,12 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
             text = "the outcome does not vary"
             yield Finding(check="calibration", model=name, value=None, rows=len(errors), text=text)
             continue
-        plain, held = expected_error(errors, bins, holdout.block, seed=spec.training.seed)
-        interval = resampling.interval(held, spec.gate.level)
+        plain, denoised = expected_error(errors, bins, holdout.block, seed=spec.training.seed)
+        interval = resampling.interval(denoised, spec.gate.level)
         text = f"mean error {plain:.4g} standard deviations of the outcome"
         if spec.task != "regression":
             text = f"expected calibration error {plain:.4g} in {len(np.unique(bins))} bins"
-            text += f", {max(held.value, 0.0):.4g} without noise"
+            text += f", {max(denoised.value, 0.0):.4g} without noise"
         yield Finding(
             check="calibration",
             model=name,
@@ -50,14 +51,14 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
         )
 
 
-def _errors(task: str, y: Array, said: Array) -> tuple[Array, Array]:
+def _errors(task: str, y: Array, prediction: Array) -> tuple[Array, Array]:
     """Outcome less prediction of each row, and the row's bin."""
     if task == "regression":
         spread = float(np.std(y))
-        return (y - said) / (spread or np.nan), np.zeros(len(y), dtype=int)
+        return (y - prediction) / (spread or np.nan), np.zeros(len(y), dtype=int)
     if task == "multiclass":
-        y, said = (said.argmax(axis=1) == y).astype(float), said.max(axis=1)
-    return y - said, equal_mass(said, np.ones(len(y)))
+        y, prediction = (prediction.argmax(axis=1) == y).astype(float), prediction.max(axis=1)
+    return y - prediction, equal_mass(prediction, np.ones(len(y)))
 
 
 def expected_error(errors: Array, bins: Array, block: Array, *, seed: int) -> tuple[float, Draws]:
@@ -67,6 +68,7 @@ def expected_error(errors: Array, bins: Array, block: Array, *, seed: int) -> tu
         errors: (n,) outcome less prediction.
         bins: (n,) codes from 0.
         block: (n,) codes 0 … k-1.
+        seed: of the draws.
     """
     count, used = int(block.max()) + 1, int(bins.max()) + 1
     sums = np.bincount(bins * count + block, weights=errors, minlength=used * count).reshape(used, count)
@@ -76,27 +78,38 @@ def expected_error(errors: Array, bins: Array, block: Array, *, seed: int) -> tu
     sign = np.where(even, np.sign(sums[:, ~even].sum(axis=1))[:, None], np.sign(sums[:, even].sum(axis=1))[:, None])
     parts = (sign * sums).sum(axis=0)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    held = Draws("calibration", float(parts.sum() / rows.sum()), (times @ parts) / (times @ rows), count)
-    return float(np.abs(sums.sum(axis=1)).sum() / len(errors)), held
+    denoised = Draws("calibration", float(parts.sum() / rows.sum()), (times @ parts) / (times @ rows), count)
+    return float(np.abs(sums.sum(axis=1)).sum() / len(errors)), denoised
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
-    """Fails when the error is shown to be above the bound; where the champion's own is above it too, keeping that one
-    would mend nothing, and it is only said."""
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+    """Fails when the error is shown to be above the bound.
+
+    Where the champion's own is above it too, keeping that one would mend nothing, and the failure is only reported.
+    """
     bound = spec.gate.calibration
     if bound is None:
         return
-    mine = next(found(evaluate, "calibration", one.name), None)
-    low = None if mine is None else finite(mine.low)
-    if mine is None or mine.value is None or low is None:
-        reason = f"has no calibration error to judge: {mine.text if mine else 'it was not measured'}"
-        yield GateCheck(name="calibration", model=one.name, passed=None, bound=bound, binding=False, reason=reason)
+    finding = next(findings_of(evaluate, "calibration", candidate.name), None)
+    low = None if finding is None else finite(finding.low)
+    if finding is None or finding.value is None or low is None:
+        reason = f"has no calibration error to judge: {finding.text if finding else 'it was not measured'}"
+        yield GateCheck(
+            name="calibration", model=candidate.name, passed=None, bound=bound, binding=False, reason=reason
+        )
         return
     passed = binding = low <= bound
-    reason = f"{mine.text}, at least {low:.4g} with {1 - spec.gate.level:.0%} confidence, {bound:g} is allowed"
+    reason = f"has {finding.text}, at least {low:.4g} with {1 - spec.gate.level:.0%} confidence, {bound:g} is allowed"
     if not passed:
-        theirs = next((of.value for of in found(evaluate, "calibration", CHAMPION)), None)
-        binding = theirs is None or theirs <= bound
-        reason += f"; the champion's is {theirs:.4g}" if theirs is not None else ""
-    told = {"value": mine.value, "bound": bound, "reason": f"has {reason}"}
-    yield GateCheck(name="calibration", model=one.name, passed=passed, binding=binding, **told)
+        champion = next((other.value for other in findings_of(evaluate, "calibration", CHAMPION)), None)
+        binding = champion is None or champion <= bound
+        reason += f"; the champion's is {champion:.4g}" if champion is not None else ""
+    yield GateCheck(
+        name="calibration",
+        model=candidate.name,
+        passed=passed,
+        value=finding.value,
+        bound=bound,
+        binding=binding,
+        reason=reason,
+    )

@@ -1,4 +1,4 @@
-"""Are the groups of a protected column treated alike?
+"""Fairness: whether the groups of a protected column are treated alike.
 
 Demographic parity: the share answered yes differs little between groups. Equalized odds: so do the true and the
 false positive rate (Hardt, Price and Srebro 2016). Both are the largest difference between two groups, by Fairlearn
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrain.gate.checks.holdout import CHAMPION, Holdout, finite, found
+from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import metrics
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
@@ -39,12 +39,13 @@ class Rate:
 
 
 def findings(holdout: Holdout) -> Iterator[Finding]:
+    """The largest difference between groups of each protected column, by measure and model."""
     spec = holdout.spec
     for column in spec.gate.fairness.columns:
         group = groups(holdout.frame[column], spec.columns[column].type)
         for name in holdout.judged:
-            for measure, asked in rates(spec, holdout.y, holdout.predictions[name]).items():
-                value, text = difference(asked, group, spec.gate.fairness.min_rows)
+            for measure, compared in rates(spec, holdout.y, holdout.predictions[name]).items():
+                value, text = difference(compared, group, spec.gate.fairness.min_rows)
                 yield Finding(
                     check="fairness",
                     model=name,
@@ -66,23 +67,29 @@ def groups(column: pd.Series[Any], kind: str) -> pd.Series[str]:
     return metrics.bands(column, kind)
 
 
-def rates(spec: Spec, y: Array, said: Array) -> dict[str, list[Rate]]:
-    """What is compared between groups, by measure."""
+def rates(spec: Spec, y: Array, prediction: Array) -> dict[str, list[Rate]]:
+    """What is compared between groups, by measure.
+
+    Args:
+        spec: the task and its classes.
+        y: (n,) outcomes.
+        prediction: (n,) numbers or probabilities, or (n, k) probabilities of the classes.
+    """
     all_ = np.ones(len(y), dtype=bool)
     if spec.task == "regression":
         spread = float(np.std(y)) or np.nan
         return {
-            "demographic_parity": [Rate("mean prediction", said / spread, all_)],
-            "equalized_odds": [Rate("mean error", (said - y) / spread, all_)],
+            "demographic_parity": [Rate("mean prediction", prediction / spread, all_)],
+            "equalized_odds": [Rate("mean error", (prediction - y) / spread, all_)],
         }
     if spec.task == "binary":
-        yes = (said >= 0.5).astype(float)
+        yes = (prediction >= 0.5).astype(float)
         return {
             "demographic_parity": [Rate("share answered yes", yes, all_)],
             "equalized_odds": [Rate("true positive rate", yes, y == 1), Rate("false positive rate", yes, y == 0)],
         }
-    given = [(said.argmax(axis=1) == code).astype(float) for code in range(len(spec.classes))]
-    named = list(zip(spec.classes, given, strict=True))
+    predicted = prediction.argmax(axis=1)
+    named = [(name, (predicted == code).astype(float)) for code, name in enumerate(spec.classes)]
     odds = []
     for code, (name, answer) in enumerate(named):
         odds += [Rate(f"true rate of {name}", answer, y == code), Rate(f"false rate of {name}", answer, y != code)]
@@ -92,28 +99,37 @@ def rates(spec: Spec, y: Array, said: Array) -> dict[str, list[Rate]]:
     }
 
 
-def difference(asked: list[Rate], group: pd.Series[str], least: int) -> tuple[float | None, str]:
-    """The largest difference between two groups in any of these rates; None where one of them cannot be told."""
+def difference(compared: list[Rate], group: pd.Series[str], least: int) -> tuple[float | None, str]:
+    """The largest difference between two groups in any of these rates; None where one of them cannot be told.
+
+    Args:
+        compared: the rates, over the same n rows.
+        group: (n,) the group of each row.
+        least: rows of a group from which on it is judged.
+
+    Returns:
+        The difference, and what it was measured on, for people.
+    """
     # Fairlearn takes half a second to import, and most models name no protected column.
     from fairlearn.metrics import MetricFrame, mean_prediction
 
     worst: tuple[float, str] | None = None
-    for rate in asked:
-        there = group[rate.among]
-        count = there.value_counts().sort_index()
+    for rate in compared:
+        members = group[rate.among]
+        count = members.value_counts().sort_index()
         large = sorted(count.index[count >= least])
         small = [f"{name[:40]} ({rows})" for name, rows in zip(count.index, count, strict=True) if rows < least]
         aside = f"; too few rows to judge: {', '.join(small[:SHOWN])}" if small else ""
         aside += f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
         if len(large) < 2:
             return None, f"{rate.name}: {len(large)} of two groups have {least:,} rows{aside}"
-        kept = there.isin(large).to_numpy()
+        kept = members.isin(large).to_numpy()
         answer = rate.answer[rate.among][kept]
         if not np.isfinite(answer).all():
             return None, f"{rate.name}: the outcome does not vary"
         # Equal answers of a group are counted first: Fairlearn goes through rows one by one.
         counted = (
-            pd.DataFrame({"group": there[kept].to_numpy(), "answer": answer}).value_counts(sort=False).reset_index()
+            pd.DataFrame({"group": members[kept].to_numpy(), "answer": answer}).value_counts(sort=False).reset_index()
         )
         frame = MetricFrame(
             metrics=mean_prediction,
@@ -124,40 +140,43 @@ def difference(asked: list[Rate], group: pd.Series[str], least: int) -> tuple[fl
         )
         apart = float(frame.difference(method="between_groups"))
         if worst is None or apart > worst[0]:
-            by = frame.by_group.sort_values()
-            ends = pd.concat([by.head(SHOWN // 2), by.tail(SHOWN // 2)]) if len(by) > SHOWN else by
-            told = ", ".join(f"{str(name)[:40]} {value:.3g}" for name, value in zip(ends.index, ends, strict=True))
-            worst = apart, f"{rate.name}: {told}{aside}"
+            by_group = frame.by_group.sort_values()
+            ends = by_group
+            if len(by_group) > SHOWN:
+                ends = pd.concat([by_group.head(SHOWN // 2), by_group.tail(SHOWN // 2)])
+            shares = ", ".join(f"{str(name)[:40]} {value:.3g}" for name, value in zip(ends.index, ends, strict=True))
+            worst = apart, f"{rate.name}: {shares}{aside}"
     return worst if worst is not None else (None, "nothing to compare")
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
     """At most the bound where the spec names one, and not above the champion's by more than the margin."""
-    asked = spec.gate.fairness
-    mine = {of.about: of for of in found(evaluate, "fairness", one.name)}
-    theirs = {of.about: finite(of.value) for of in found(evaluate, "fairness", CHAMPION)}
-    for column in asked.columns:
-        for measure, shown in MEASURES.items():
+    fairness = spec.gate.fairness
+    by_about = {finding.about: finding for finding in findings_of(evaluate, "fairness", candidate.name)}
+    champion = {finding.about: finite(finding.value) for finding in findings_of(evaluate, "fairness", CHAMPION)}
+    for column in fairness.columns:
+        for measure, label in MEASURES.items():
             about = f"{measure} {column}"
-            value = finite(mine[about].value) if about in mine else None
-            text = mine[about].text if about in mine else "was not measured"
-            bound: float | None = getattr(asked, measure)
-            limits = [("", bound)] if bound is not None or about not in theirs else []
-            if about in theirs:
-                serving = theirs[about]
-                limits.append((" beside the champion", None if serving is None else serving + asked.margin))
+            finding = by_about.get(about)
+            value = None if finding is None else finite(finding.value)
+            text = "was not measured" if finding is None else finding.text
+            bound: float | None = getattr(fairness, measure)
+            limits = [("", bound)] if bound is not None or about not in champion else []
+            if about in champion:
+                serving = champion[about]
+                limits.append((" beside the champion", None if serving is None else serving + fairness.margin))
             for beside, limit in limits:
-                says = f"differs by {value:.3g}" if value is not None else "cannot be told to differ"
-                says += f" between the groups of {column} in {shown} ({text})"
+                reason = f"differs by {value:.3g}" if value is not None else "cannot be told to differ"
+                reason += f" between the groups of {column} in {label} ({text})"
                 if limit is not None:
-                    says += f", {limit:.3g} is allowed{beside}"
+                    reason += f", {limit:.3g} is allowed{beside}"
                 yield GateCheck(
-                    name=f"{shown} {column}{beside}",
-                    model=one.name,
+                    name=f"{label} {column}{beside}",
+                    model=candidate.name,
                     passed=None if value is None or limit is None else value <= limit,
                     value=value,
                     bound=limit,
                     # A bound that somebody wrote down must be shown to hold.
                     binding=(value is not None and limit is not None) if beside else bound is not None,
-                    reason=says,
+                    reason=reason,
                 )

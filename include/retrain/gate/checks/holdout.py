@@ -1,4 +1,4 @@
-"""The holdout rows, what every model said of them, and how its findings are asked for."""
+"""The holdout rows with every model's predictions, which checks measure; and how they read the findings back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ CHAMPION, REFERENCE_CHAMPION = "champion", "reference_champion"
 
 @dataclass(frozen=True)
 class Holdout:
-    """What `behaviour.examine` is given."""
+    """What findings are measured on.
+
+    Attributes:
+        run: whose store has the training rows and the models' files.
+        train: the candidates and baselines.
+        models: name → fitted pipeline; candidates, baselines, and `champion` where there is one.
+        frame: (n) rows that judge, with inputs, slices and protected columns.
+        y: (n,) outcomes.
+        predictions: name → (n,) or (n, k) predictions.
+        block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
+    """
 
     run: Run
     train: TrainReport
@@ -32,22 +42,24 @@ class Holdout:
 
     @property
     def spec(self) -> Spec:
+        """The model spec of the run."""
         return self.run.spec
 
     @property
     def candidates(self) -> tuple[Fitted, ...]:
-        return tuple(one for one in self.train.fitted if one.kind != "baseline")
+        """The fitted models that may be promoted."""
+        return tuple(fitted for fitted in self.train.fitted if fitted.kind != "baseline")
 
     @property
     def judged(self) -> tuple[str, ...]:
         """The candidates by name, and the champion where there is one."""
         serving = [CHAMPION] if CHAMPION in self.models else []
-        return (*(one.name for one in self.candidates), *serving)
+        return (*(candidate.name for candidate in self.candidates), *serving)
 
 
-def found(evaluate: EvaluateReport, check: str, model: str) -> Iterator[Finding]:
-    """What was found of a model in answer to one question."""
-    return (one for one in evaluate.findings if (one.check, one.model) == (check, model))
+def findings_of(evaluate: EvaluateReport, check: str, model: str) -> Iterator[Finding]:
+    """The findings of one check about one model."""
+    return (finding for finding in evaluate.findings if (finding.check, finding.model) == (check, model))
 
 
 def finite(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""How much better is a candidate on rows that it was fitted on than on the holdout rows?"""
+"""Overfitting: how much better a candidate is on rows that it was fitted on than on the holdout rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from retrain.data import dataset
-from retrain.gate.checks.holdout import Holdout, finite, found
+from retrain.gate.checks.holdout import Holdout, findings_of, finite
 from retrain.modeling import estimators, metrics
 from retrain.modeling.metrics import Array
 from retrain.results import Context, EvaluateReport, Finding, Fitted, GateCheck, Interval
@@ -19,33 +19,36 @@ ROWS, BATCHES = 20_000, 12
 
 
 def findings(holdout: Holdout) -> Iterator[Finding]:
+    """The gap of the primary metric of each candidate, as a share of its score on the holdout rows."""
     spec, context = holdout.spec, holdout.run.read(Context, "context")
-    read: dict[tuple[Interval, ...], tuple[pd.DataFrame, Array]] = {}
-    for one in holdout.candidates:
-        if one.intervals not in read:
-            read[one.intervals] = _sample(holdout, context, one.intervals)
-        frame, y = read[one.intervals]
-        there = _score(spec, y, estimators.predict(holdout.models[one.name], spec.task, frame) if len(y) else y)
-        here = _score(spec, holdout.y, holdout.predictions[one.name])
+    samples: dict[tuple[Interval, ...], tuple[pd.DataFrame, Array]] = {}
+    for candidate in holdout.candidates:
+        if candidate.intervals not in samples:
+            samples[candidate.intervals] = _sample(holdout, context, candidate.intervals)
+        frame, y = samples[candidate.intervals]
+        prediction = estimators.predict(holdout.models[candidate.name], spec.task, frame) if len(y) else y
+        on_training = _score(spec, y, prediction)
+        on_holdout = _score(spec, holdout.y, holdout.predictions[candidate.name])
         gap, text = None, f"{spec.gate.metric} is undefined on {len(y):,} training rows"
-        if there is not None and here is not None:
-            text = f"scores {there:.4g} on {len(y):,} training rows, {here:.4g} on the holdout rows"
-            gap = finite((there - here if spec.greater_is_better else here - there) / abs(here)) if here else None
-        yield Finding(check="overfit", model=one.name, value=gap, rows=len(y), text=text)
+        if on_training is not None and on_holdout is not None:
+            text = f"scores {on_training:.4g} on {len(y):,} training rows, {on_holdout:.4g} on the holdout rows"
+            sign = 1.0 if spec.greater_is_better else -1.0
+            gap = finite(sign * (on_training - on_holdout) / abs(on_holdout)) if on_holdout else None
+        yield Finding(check="overfit", model=candidate.name, value=gap, rows=len(y), text=text)
 
 
-def _score(spec: Spec, y: Array, said: Array) -> float | None:
+def _score(spec: Spec, y: Array, prediction: Array) -> float | None:
     metric = spec.gate.metric
-    return metrics.measure(spec.task, y, said, only=metric)[metric] if len(y) else None
+    return metrics.measure(spec.task, y, prediction, only=metric)[metric] if len(y) else None
 
 
 def _sample(holdout: Holdout, context: Context, intervals: tuple[Interval, ...]) -> tuple[pd.DataFrame, Array]:
     """Some labelled rows of a candidate's training, the same ones each time."""
-    spec, starts = holdout.spec, {one.start for one in intervals}
-    there = [one for one in context.accepted if one.batch.interval.start in starts]
-    chosen = np.unique(np.linspace(0, len(there) - 1, min(BATCHES, len(there))).round().astype(int))
+    spec, starts = holdout.spec, {interval.start for interval in intervals}
+    batches = [accepted for accepted in context.accepted if accepted.batch.interval.start in starts]
+    chosen = np.unique(np.linspace(0, len(batches) - 1, min(BATCHES, len(batches))).round().astype(int))
     frame = dataset.read(
-        holdout.run, [there[place] for place in chosen], (*spec.inputs, spec.target.column, spec.source.time)
+        holdout.run, [batches[place] for place in chosen], (*spec.inputs, spec.target.column, spec.source.time)
     )
     # A candidate may have learnt from a part of its newest interval only.
     y = dataset.outcome(spec, frame)
@@ -54,19 +57,25 @@ def _sample(holdout: Holdout, context: Context, intervals: tuple[Interval, ...])
     return frame, dataset.outcome(spec, frame).to_numpy()
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, one: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
     """Without a bound it is only reported: a forest remembers its rows and may still be the best model."""
     bound = spec.gate.overfit
-    mine = next(found(evaluate, "overfit", one.name), None)
-    gap = None if mine is None else finite(mine.value)
-    if mine is None and bound is None:
+    finding = next(findings_of(evaluate, "overfit", candidate.name), None)
+    gap = None if finding is None else finite(finding.value)
+    if finding is None and bound is None:
         return
-    says = mine.text if mine else "has no score on training rows"
+    reason = finding.text if finding else "has no score on training rows"
     if gap is not None:
-        says += f": better by {gap:.1%}" if gap > 0 else f": no better ({gap:+.1%})"
+        reason += f": better by {gap:.1%}" if gap > 0 else f": no better ({gap:+.1%})"
     if bound is not None:
-        says += f", {bound:.1%} is allowed"
+        reason += f", {bound:.1%} is allowed"
     passed = None if gap is None or bound is None else gap <= bound
     yield GateCheck(
-        name="overfit", model=one.name, passed=passed, value=gap, bound=bound, binding=bound is not None, reason=says
+        name="overfit",
+        model=candidate.name,
+        passed=passed,
+        value=gap,
+        bound=bound,
+        binding=bound is not None,
+        reason=reason,
     )
