@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := passive
 export AIRFLOW_PORT MLFLOW_PORT RETRAIN_HOME MODEL
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status data test check chaos bench lock clean
+.PHONY: help up down status data test check chaos bench docs lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ chaos: $(READY)  ## kill, race, lock out and tamper with promotions and rollback
 
 bench: data  ## the figures of docs/benchmarks.md
 	@$(PY) benchmarks/all.py
+
+docs: $(READY)  ## write docs/spec.md, commands.md and reports.md from the code
+	@$(PY) bin/reference.py
 
 lock: $(READY)  ## write requirements.txt from pyproject.toml and requirements.in
 	@$(VENV)/bin/uv pip compile pyproject.toml requirements.in --extra s3 --universal --python-version 3.11 --generate-hashes \

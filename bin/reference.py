@@ -45,7 +45,10 @@ def commands_page() -> str:
             command = group.commands[function.__name__]  # type: ignore[attr-defined]
             lines += [f"### `retrain {command.name}`", "", " ".join((command.help or "").split()), ""]
             rows = [
-                (f"`{'`, `'.join(option.opts) if option.opts[0].startswith('-') else option.name.upper()}`", option.help)
+                (
+                    f"`{'`, `'.join(option.opts) if option.opts[0].startswith('-') else option.name.upper()}`",
+                    option.help,
+                )
                 for option in command.params
             ]
             lines += ["| | |", "|---|---|", *(f"| {name} | {help_text} |" for name, help_text in rows), ""]
@@ -56,15 +59,28 @@ def reports_page() -> str:
     """Every report and value with its fields, in the order of the modules that define them."""
     lines = [REPORTS]
     stages = {stage.name: stage.does for stage in (*STAGES, *SCORING, *MONITORING)}
-    lines += ["## Stages", "", "| stage | does |", "|---|---|", *(f"| `{name}` | {does} |" for name, does in stages.items())]
+    lines += [
+        "## Stages",
+        "",
+        "| stage | does |",
+        "|---|---|",
+        *(f"| `{name}` | {does} |" for name, does in stages.items()),
+    ]
     lines += ["", "## Fields", ""]
     for name, kind in vars(results).items():
         if not (inspect.isclass(kind) and issubclass(kind, Result) and kind is not Result):
             continue
         lines += [f"### {name}", "", " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split()), ""]
-        own = {field: info for field, info in kind.model_fields.items() if field not in results.StageReport.model_fields}
+        own = {
+            field: info for field, info in kind.model_fields.items() if field not in results.StageReport.model_fields
+        }
         if own:
-            lines += ["| field | |", "|---|---|", *(f"| `{field}` | {info.description or ''} |" for field, info in own.items()), ""]
+            lines += [
+                "| field | |",
+                "|---|---|",
+                *(f"| `{field}` | {info.description or ''} |" for field, info in own.items()),
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import churn_rows
-
 ROOT = Path(__file__).parents[1]
-MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
 UV = (sys.executable, "-m", "uv")
 
 
@@ -57,17 +55,17 @@ def test_the_wheel_holds_the_whole_library_and_nothing_of_the_checkout(installed
     }
 
 
-def test_from_an_empty_folder_to_a_champion(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for month in MONTHS:
-        churn_rows(month, 400).to_csv(tmp_path / "data" / f"churn-{month[:7]}.csv", index=False)
-    retrain = str(installed / "retrain")
-    options = ("--target", "churned", "--time", "signup", "--key", "id")
-    assert "include/models/churn.yaml" in call(
-        retrain, "new", "churn", "data/churn-{start:%Y-%m}.csv", *options, cwd=tmp_path
-    )
-    assert "every month from 2024-01-01" in call(retrain, "check", "churn", cwd=tmp_path)
-    loop = call(retrain, "run", "churn", "--history", "--interval", MONTHS[-1], cwd=tmp_path)
-    assert "promoted: version 1 serves" in loop
-    assert "version 1" in call(str(installed / "python"), "-m", "retrain", "history", "churn", cwd=tmp_path)
+def test_the_tutorial_leads_from_an_empty_folder_to_a_champion_and_back(installed: Path, tmp_path: Path) -> None:
+    """Each block of docs/tutorial.md, as it stands there: `new`, `check`, `run --history` and the questions."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    data, spec, loop, watch, questions = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    activated = f"export PATH={installed}:$PATH"
+    printed = [
+        call("bash", "-euc", f"{activated}\n{block}", cwd=tmp_path) for block in (data, spec, loop, watch, questions)
+    ]
+    assert "every month from 2024-01-01" in printed[1]
+    assert "promoted: version 1 serves" in printed[2]
+    assert "decide: " in printed[3]
+    assert "version 1 serves again: to see how it is done" in printed[4]
+    assert "churn · " in call(str(installed / "retrain"), "check", cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".retrain", "data", "include"]
