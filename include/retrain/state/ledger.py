@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -41,6 +41,31 @@ from retrain.state.former import KINDS, current_body, kinds_of
 from retrain.state.ledger_tables import RECORDS, are_current, bring_up_to_date, hash_of
 
 BUSY_SECONDS = 30
+
+Kind = Literal[
+    "ingest",
+    "batch",
+    "snapshot",
+    "labels",
+    "release",
+    "stage",
+    "score stage",
+    "monitor stage",
+    "signal",
+    "decision",
+    "alert",
+    "training",
+    "interim_analysis",
+    "score",
+    "proposal",
+    "approval",
+    "promotion",
+    "completed",
+    "rollout",
+    "reconciled",
+    "notice",
+]
+"""The kinds of records; docs/glossary.md says what each records."""
 
 
 @dataclass(frozen=True)
