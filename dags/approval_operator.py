@@ -66,7 +66,7 @@ class AskApproval(HITLOperator):
 
             reason = answer["params_input"].get("reason", "")
             with pipeline.refusals(self.spec, "approve"):
-                approval.answer(run, proposal, VERDICTS[option], user["name"], reason)
+                approval.answer_proposal(run, proposal, VERDICTS[option], user["name"], reason)
         return answer
 
 

@@ -56,14 +56,14 @@ def test_an_alias_that_nobody_finishes_is_found(worlds: Worlds, monkeypatch: pyt
     place = seen(worlds, CHANGES[1]).index("committed") + 1
     history = History("planted", "", killed(CHANGES[1], place, "newer run"))
     assert planted(history, worlds) == []
-    monkeypatch.setattr(promotion, "settle", lambda run, registry, made: made[-1])
+    monkeypatch.setattr(promotion, "finish_pending", lambda run, registry, changes: changes[-1])
     assert any("never completed" in text for text in planted(history, worlds))
 
 
 def test_a_candidate_that_was_held_against_another_champion_is_found(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion, "same_champion", lambda held, made: None)
+    monkeypatch.setattr(promotion, "check_same_champion", lambda compared_with, changes: None)
     history = History("planted", "", killed(CHANGES[1], len(seen(worlds, CHANGES[1])), "newer run"))
     assert any("was held against version 3, and replaced version 4" in text for text in planted(history, worlds))
 

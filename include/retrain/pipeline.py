@@ -227,7 +227,7 @@ def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
 
 def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None = None, by: str = "") -> PromoteReport:
     """Put the champion's predecessor, or version `to`, back; the same key twice is one rollback."""
-    from retrain.registry.promotion import roll_back as back
+    from retrain.registry.rollback import roll_back as back
 
     with refusals(spec, "rollback"):
         return back(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), reason, to=to)
@@ -237,10 +237,10 @@ def reconcile(
     home: Home, spec: Spec, key: str, take: Literal["", "ledger", "alias"], reason: str, *, by: str = ""
 ) -> str:
     """Make ledger and alias agree again; what was done, for people."""
-    from retrain.registry.promotion import reconcile as settle
+    from retrain.registry.reconcile import reconcile as agree
 
     with refusals(spec, "reconcile"):
-        return settle(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), take, reason)
+        return agree(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), take, reason)
 
 
 def proposed(home: Home, spec: Spec, version: int, digest: str = "") -> tuple[Run, Record]:
@@ -268,11 +268,11 @@ def answer(
     home: Home, spec: Spec, version: int, verdict: Literal["approve", "reject"], by: str, reason: str
 ) -> StageReport:
     """A person's word about a proposed version; its run's promote stage then does what follows from it."""
-    from retrain.registry.approval import answer as say
+    from retrain.registry.approval import answer_proposal
 
     run, proposal = proposed(home, spec, version)
     with refusals(spec, "approve"):
-        say(run, proposal, verdict, by, reason)
+        answer_proposal(run, proposal, verdict, by, reason)
     return run_stage("promote", run)
 
 

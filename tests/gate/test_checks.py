@@ -22,8 +22,8 @@ from retrain.errors import InvalidSpec
 from retrain.gate import checks, table
 from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit
 from retrain.gate.checks.holdout import Holdout
-from retrain.modeling import estimators, resampling
-from retrain.registry import candidates
+from retrain.modeling import estimators, resampling, trainer
+from retrain.registry.candidates import fit_candidate
 from retrain.results import (
     Configuration,
     Context,
@@ -328,13 +328,13 @@ def lay(home: Home, tmp_path: Path, spec: Spec, estimator: str = "linear", plant
     folder.mkdir()
     accepted = publish(home, spec, {start: plant(frame) if plant else frame for start, frame in months.items()}, folder)
     run = begun(home, spec, accepted)
-    known, _ = candidates.labelled(run, accepted[:3])
+    known, _ = trainer.labelled_rows(run, accepted[:3])
     named = {
         "new": of_estimator(estimator),
         **{one: estimators.baseline(spec, one) for one in estimators.BASELINES},
     }
     made = [
-        candidates.fit(
+        fit_candidate(
             run,
             run.path("train", name),
             name,

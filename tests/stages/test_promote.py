@@ -158,14 +158,14 @@ def test_a_candidate_replaces_no_champion_but_the_one_it_was_held_against(
 ) -> None:
     promote(registered(churn, MONTHS[0]))
     quick, slow = registered(churn, MONTHS[1]), registered(churn, MONTHS[2])
-    refuse = promotion.refuse
+    check_promotable = promotion.check_promotable
 
     def overtaken(run: Run, *about: Any) -> None:
-        refuse(run, *about)
+        check_promotable(run, *about)
         if run.key == slow.key and serving(churn) == 1:
             promote(quick)
 
-    monkeypatch.setattr(promotion, "refuse", overtaken)
+    monkeypatch.setattr(promotion, "check_promotable", overtaken)
     for _ in range(2):
         with pytest.raises(PromotionConflict, match="held against version 1, version 2 serves"):
             promote(slow)
@@ -186,13 +186,13 @@ def test_a_kill_between_record_and_alias_is_completed(churn: Model) -> None:
     first, second, third = (registered(churn, month) for month in MONTHS[:3])
     promote(first)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promotion, "_finish", killed)
+        patch.setattr(promotion, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(second)
     assert serving(churn) == 1
     assert promote(second).version == serving(churn) == 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promotion, "_finish", killed)
+        patch.setattr(promotion, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(third)
     assert promote(registered(churn, MONTHS[3])).previous == 3, "and whoever comes next completes it too"
@@ -208,7 +208,7 @@ def test_a_version_deleted_before_the_alias_could_follow_is_undone(churn: Model)
     first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
     promote(first)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promotion, "_finish", killed)
+        patch.setattr(promotion, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             promote(second)
     MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
@@ -395,7 +395,7 @@ def test_an_approval_is_bound_to_version_and_files(churn: Model, spec_of: Any) -
         effective_at=run.as_of, by="eve",
     )  # fmt: skip
     assert promote(run).decision.verdict == "waiting", "of other files"
-    approval.answer(run, proposal, "approve", "bob", "looks right")
+    approval.answer_proposal(run, proposal, "approve", "bob", "looks right")
     assert promote(run).version == serving(churn) == 2
     sound(churn)
 
@@ -451,8 +451,8 @@ def test_an_approval_after_its_time_is_none(churn: Model, spec_of: Any) -> None:
     run = registered(churn, MONTHS[1])
     promote(run)
     proposal = approval.proposal_of(run, 2)
-    assert approval.word(run, proposal, datetime.now(UTC))[0] == "wait"
-    assert approval.word(run, proposal, datetime.now(UTC) + timedelta(hours=2))[0] == "reject"
+    assert approval.approval_at(run, proposal, datetime.now(UTC))[0] == "wait"
+    assert approval.approval_at(run, proposal, datetime.now(UTC) + timedelta(hours=2))[0] == "reject"
 
 
 @pytest.mark.parametrize(("mode", "share"), [("shadow", 0.0), ("canary", 0.05)])

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from retrain.errors import RegistryDown, SmokeTestFailed
-from retrain.registry import promotion, smoke_test
+from retrain.registry import promotion, rollouts, smoke_test
 from retrain.registry.mlflow import Registry
-from retrain.registry.promotion import Change
+from retrain.registry.promotion import ChampionChange
 from retrain.results import Champion, Configuration, Decision, DiagnoseReport, MeasureReport, RolloutReport
 from retrain.stages.context import context
 from retrain.stages.rollout import rollout
@@ -61,7 +61,7 @@ class Watched(Bench):
         """A version comes to serve from `as_of` on; what served before is returned."""
         run = dataclasses.replace(self.model.run(as_of, key=f"retrain-{as_of}"), known_at=self.spec.at(as_of).start)
         target = self.champion(version, self.digests[version], when=run.as_of)
-        promotion.move(run, Change("promote", target, kind, ("gated",), target, run.as_of))
+        promotion.change_champion(run, ChampionChange("promote", target, kind, ("gated",), target, run.as_of))
         return target
 
     def shadow(
@@ -76,7 +76,7 @@ class Watched(Bench):
     ) -> None:
         run = dataclasses.replace(self.model.run(as_of, key=f"retrain-{as_of}"), known_at=self.spec.at(as_of).start)
         target = self.champion(version, self.digests[version], when=run.as_of)
-        promotion.begin(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
+        rollouts.begin_rollout(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
         self.registry.point("churn", "challenger", version)
 
     def told(self) -> list[str]:
@@ -136,7 +136,7 @@ def lay(home: Home, laid: Bench, monkeypatch: pytest.MonkeyPatch) -> Lay:
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """A process that dies before it writes a rollout's record of that verdict."""
-    write = promotion.set_rollout
+    write = rollouts.record_rollout
 
     def dies(verdict: str) -> Any:
         def guarded(run: Run, key: str, going: Any, said: str, *more: Any, **others: Any) -> Any:
@@ -144,8 +144,8 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
                 raise KeyboardInterrupt
             return write(run, key, going, said, *more, **others)
 
-        monkeypatch.setattr(promotion, "set_rollout", guarded)
-        return lambda: monkeypatch.setattr(promotion, "set_rollout", write)
+        monkeypatch.setattr(rollouts, "record_rollout", guarded)
+        return lambda: monkeypatch.setattr(rollouts, "record_rollout", write)
 
     return dies
 

@@ -14,7 +14,7 @@ from retrain.data import dataset
 from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
 from retrain.modeling import estimators, search
 from retrain.modeling.search import Rows
-from retrain.registry import candidates
+from retrain.modeling.trainer import labelled_rows
 from retrain.registry.mlflow import load_model
 from retrain.results import Champion, Context, TrainReport
 from retrain.stages.train import train
@@ -239,7 +239,7 @@ def known(begin: Callable[..., Run]) -> Callable[..., tuple[Run, Rows]]:
 
         run = begin(grouped, **training)
         context = run.read(Context, "context")
-        return run, candidates.labelled(run, context.accepted)[0]
+        return run, labelled_rows(run, context.accepted)[0]
 
     return make
 

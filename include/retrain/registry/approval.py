@@ -1,4 +1,4 @@
-"""A person's word about a version, bound to its very files, on record.
+"""A person's approval or rejection of a version, bound to its very files, on record.
 
 Airflow's form is one way to give it, the command line another; the promote stage trusts neither and reads the ledger.
 """
@@ -9,16 +9,16 @@ from datetime import datetime
 from typing import Literal
 
 from retrain.errors import NotApproved, UnknownVersion
-from retrain.registry.promotion import PROPOSAL
 from retrain.results import Champion, GateReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
-APPROVAL = "approval"
+PROPOSAL, APPROVAL = "proposal", "approval"
+"""Kinds of the ledger's records: a version that waits for an answer, and an answer."""
 
 
 def propose(run: Run, target: Champion, gate: GateReport) -> Record:
-    """Ask for approval of a version: of these very files."""
+    """Put on record that a version, with these very files, waits for approval."""
     body = {
         "version": target.version,
         "digest": target.digest,
@@ -32,30 +32,35 @@ def propose(run: Run, target: Champion, gate: GateReport) -> Record:
 
 
 def proposal_of(run: Run, version: int) -> Record:
-    """The proposal of a version.
+    """The newest proposal of a version.
 
     Raises:
         UnknownVersion: there is none.
     """
-    found = [one for one in run.ledger.records(run.model, PROPOSAL) if one.body["version"] == version]
-    if not found:
+    proposals = [record for record in run.ledger.records(run.model, PROPOSAL) if record.body["version"] == version]
+    if not proposals:
         raise UnknownVersion(
             f"version {version} of {run.model} has not been proposed",
             do=f"see which have: python -m retrain history {run.model}",
         )
-    return found[-1]
+    return proposals[-1]
 
 
-def answer(run: Run, proposal: Record, verdict: Literal["approve", "reject"], by: str, reason: str) -> Record:
-    """Put a person's word about a proposal on record.
+def answer_proposal(run: Run, proposal: Record, verdict: Literal["approve", "reject"], by: str, reason: str) -> Record:
+    """Put a person's answer to a proposal on record.
+
+    Args:
+        by: who answers.
+        reason: for the record; may be empty.
 
     Raises:
         NotApproved: the spec asks for two people, and this one has triggered the run, or is nobody.
     """
-    asked = proposal.body["trigger"]["by"]
-    if run.spec.promotion.approval.two_people and verdict == "approve" and (not by or by == asked):
+    triggered_by = proposal.body["trigger"]["by"]
+    if run.spec.promotion.approval.two_people and verdict == "approve" and (not by or by == triggered_by):
         raise NotApproved(
-            f"{by or 'nobody'} may not approve version {proposal.body['version']}: the run was triggered by {asked}",
+            f"{by or 'nobody'} may not approve version {proposal.body['version']}: the run was triggered by"
+            f" {triggered_by}",
             do="let somebody else approve it, since promotion.approval.two_people is set",
         )
     body = {name: proposal.body[name] for name in ("version", "digest")} | {"verdict": verdict, "reason": reason}
@@ -65,21 +70,30 @@ def answer(run: Run, proposal: Record, verdict: Literal["approve", "reject"], by
     )
 
 
-def word(run: Run, proposal: Record, now: datetime) -> tuple[Literal["approve", "reject", "wait"], str]:
-    """What has been said of a proposal by now, in time and of its very files; and how, for people."""
+def approval_at(run: Run, proposal: Record, now: datetime) -> tuple[Literal["approve", "reject", "wait"], str]:
+    """The newest answer to a proposal that came in time and is of its very files.
+
+    Args:
+        now: the wall's clock. Once the proposal has expired without an answer, the spec's default is the answer.
+
+    Returns:
+        The answer, and who gave it when, for people.
+    """
     rules = run.spec.promotion.approval
     expires = proposal.recorded_at + rules.expires
-    said = [
-        one
-        for one in run.ledger.records(run.model, APPROVAL)
-        if one.body["digest"] == proposal.body["digest"]
-        and one.body["version"] == proposal.body["version"]
-        and one.recorded_at <= expires
-        and not (rules.two_people and one.body["verdict"] == "approve" and one.by == proposal.body["trigger"]["by"])
+    answers = [
+        record
+        for record in run.ledger.records(run.model, APPROVAL)
+        if record.body["digest"] == proposal.body["digest"]
+        and record.body["version"] == proposal.body["version"]
+        and record.recorded_at <= expires
+        and not (
+            rules.two_people and record.body["verdict"] == "approve" and record.by == proposal.body["trigger"]["by"]
+        )
     ]
-    if said:
-        last = said[-1]
-        return last.body["verdict"], f"{last.body['verdict']} by {last.by}: {last.body['reason'] or 'no reason given'}"
+    if answers:
+        verdict, reason, by = answers[-1].body["verdict"], answers[-1].body["reason"], answers[-1].by
+        return verdict, f"{verdict} by {by}: {reason or 'no reason given'}"
     if now >= expires:
         return rules.otherwise, f"nobody answered by {expires:%Y-%m-%d %H:%M} UTC: {rules.otherwise}"
     return "wait", f"waits for a person's approval until {expires:%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""From accepted batches to a fitted model in the run's folder: what train and refit share."""
+"""A candidate: fitted, and laid in the store as a model folder."""
 
 from __future__ import annotations
 
@@ -6,52 +6,17 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
-from retrain.errors import DegenerateTraining
-from retrain.modeling import estimators
+from retrain.modeling import estimators, trainer
 from retrain.modeling.search import Rows
 from retrain.registry.mlflow import save_model
 from retrain.results import Accepted, Configuration, Fitted
 from retrain.state.run import Run
 
-EXAMPLE_ROWS = 100
 
-
-def labelled(run: Run, accepted: tuple[Accepted, ...], least: int | None = None) -> tuple[Rows, int]:
-    """The labelled rows of these batches, and how many have no label.
-
-    Raises:
-        DegenerateTraining: fewer labelled rows than `least`, by default `training.min_rows`.
-    """
-    spec = run.spec
-    least = spec.training.min_rows if least is None else least
-    group = (spec.training.group,) if spec.training.group else ()
-    frame = dataset.read(run, accepted, (*spec.inputs, spec.target.column, *group))
-    y = dataset.outcome(spec, frame).to_numpy()
-    known = np.isfinite(y)
-    if known.sum() < least:
-        raise DegenerateTraining(
-            f"{int(known.sum()):,} labelled rows in {len(accepted)} training intervals, training.min_rows is {least:,}",
-            do="wait for more batches or labels, or lower training.min_rows",
-        )
-    starts = pd.DatetimeIndex([one.batch.interval.start for one in accepted])
-    place = starts.searchsorted(pd.DatetimeIndex(frame[spec.source.time]).as_unit(starts.unit), side="right") - 1
-    kept = frame.loc[known].drop(columns=spec.target.column).reset_index(drop=True)
-    return Rows(kept, y[known], np.asarray(place)[known]), int((~known).sum())
-
-
-def window(accepted: tuple[Accepted, ...], configuration: Configuration) -> tuple[Accepted, ...]:
-    """The newest batches that the configuration trains on."""
-    if configuration.since:
-        return tuple(one for one in accepted if one.batch.interval.start >= configuration.since)
-    return accepted[-configuration.window :] if configuration.window else accepted
-
-
-def fit(
+def fit_candidate(
     run: Run,
     key: str,
     name: str,
@@ -61,29 +26,42 @@ def fit(
     known: Rows,
     inner_score: float | None = None,
 ) -> tuple[Pipeline, Fitted]:
-    """Fit a configuration on its window of these rows, and lay the model in the store under `key`."""
-    part = known.window(configuration.window)
-    if configuration.since:
-        part = known.take(np.flatnonzero(known.frame[run.spec.source.time] >= configuration.since))
-    model = estimators.fit(run.spec, configuration, part.frame, part.y)
+    """Fit a configuration on its training window, and lay the model in the store.
+
+    Args:
+        key: of the model's folder in the store.
+        name: of the candidate in this run.
+        accepted: the batches that the labelled rows are from, oldest first.
+        known: labelled rows, oldest first.
+        inner_score: mean of the primary metric over the folds of the search, where it was searched for.
+
+    Returns:
+        The fitted pipeline, and what is on record of it.
+
+    Raises:
+        DegenerateTraining: nothing can be learnt from the rows.
+        EstimatorRefused: the estimator is not on the list, or cannot be stored without pickle.
+        FeatureCodeRefused: the model's feature function breaks its promise.
+    """
+    model, rows = trainer.fit_on_window(run.spec, configuration, known)
     with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
         folder = Path(temporary)
         digest = save_model(
             model,
             folder / "model",
-            example=part.frame[list(run.spec.inputs)].head(EXAMPLE_ROWS),
+            example=rows.frame[list(run.spec.inputs)],
             requirements=estimators.requirements(),
             code=[estimators.carry(folder)],
         )
         run.store.put_folder(key, folder / "model")
-    batches = window(accepted, configuration)
+    batches = trainer.batches_in_window(accepted, configuration)
     return model, Fitted(
         name=name,
         kind=kind,
         configuration=configuration,
         training=dataset.training_digest(batches),
         intervals=dataset.intervals(batches),
-        rows=len(part.y),
+        rows=len(rows.y),
         key=key,
         digest=digest,
         inner_score=inner_score,

@@ -1,4 +1,4 @@
-"""The fitted pipeline of a champion, wherever this process runs."""
+"""A champion from the run that made it, and its fitted pipeline wherever this process runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,34 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 
 from retrain.registry.mlflow import Registry, load_model
-from retrain.results import Champion
+from retrain.results import Champion, Context, GateReport, RefitReport
 from retrain.state.run import Run
+
+
+def refit_as_champion(run: Run, version: int, run_id: str) -> Champion:
+    """The model that a run has refitted, as the champion that it would be.
+
+    Args:
+        run: whose reports `context`, `gate` and `refit` are read.
+        version: its number in the registry.
+        run_id: of the MLflow run that holds its files.
+
+    Raises:
+        MissingInput: the run has not come that far.
+    """
+    context, refit = run.read(Context, "context"), run.read(RefitReport, "refit")
+    return Champion(
+        version=version,
+        run_id=run_id,
+        digest=refit.fitted.digest,
+        configuration=refit.fitted.configuration,
+        training=refit.fitted.training,
+        reference=run.path("refit"),
+        trained_until=refit.fitted.intervals[-1].end,
+        rows=refit.fitted.rows,
+        expected_score=run.read(GateReport, "gate").challenger_score,
+        effective_at=context.effective_at,
+    )
 
 
 def load_champion(run: Run, champion: Champion) -> Pipeline:

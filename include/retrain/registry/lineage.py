@@ -1,13 +1,19 @@
-"""Which run made a version."""
+"""Lineage: from a version back to the run that made it and to all that the run depended on."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 
+from retrain.data import dataset
+from retrain.data.versions import code_version
 from retrain.errors import UnknownVersion
-from retrain.registry import promotion
+from retrain.registry.champion import refit_as_champion
 from retrain.rendering.text import run_key_of
-from retrain.results import Champion, Context, RegisterReport
+from retrain.results import Champion, Context, DecideReport, Fitted, RegisterReport, TrainReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import known_versions
@@ -41,15 +47,16 @@ def lineage_of(home: Home, spec: Spec, version: int) -> Lineage:
         MissingInput: the run's folder is gone.
     """
     records = tuple(Ledger(home.ledger).records(spec.model))
-    if named := known_versions(records).get(version):
-        run, context = run_of(home, spec, run_key_of(named.champion.reference))
-        return Lineage(run, context, named.champion, records)
+    if known := known_versions(records).get(version):
+        run, context = run_of(home, spec, run_key_of(known.champion.reference))
+        return Lineage(run, context, known.champion, records)
     # Registered, and then refused before anybody was to serve by it.
-    for one in reversed(records):
-        if one.kind == "stage" and one.body["stage"] == "register" and one.body["facts"].get("version") == version:
-            run, context = run_of(home, spec, one.run)
+    for record in reversed(records):
+        stage = record.body if record.kind == "stage" else {}
+        if stage.get("stage") == "register" and stage["facts"].get("version") == version:
+            run, context = run_of(home, spec, record.run)
             run_id = run.read(RegisterReport, "register").run_id
-            return Lineage(run, context, promotion.facts(run, version, run_id), records)
+            return Lineage(run, context, refit_as_champion(run, version, run_id), records)
     raise UnknownVersion(
         f"no run on record has registered version {version} of {spec.model}",
         do=f"see which there are: python -m retrain changelog {spec.model}",
@@ -64,3 +71,49 @@ def run_of(home: Home, spec: Spec, key: str) -> tuple[Run, Context]:
     """
     context = Context.from_json(Store(home.store).read(f"{spec.model}/runs/{key}/context.json"))
     return Run(home, spec, context.interval, key, context.trigger, known_at=context.effective_at), context
+
+
+def lineage_tags(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> dict[str, str]:
+    """Everything that brings a model back, as the tags of its run and version in MLflow.
+
+    Args:
+        fitted: the model that goes on, or that was judged.
+    """
+    newest = context.accepted[-1]
+    holdout = [accepted for accepted in context.accepted if accepted.batch.interval in train.holdout]
+    return {
+        "retrain.run": run.key,
+        "interval": run.interval.name,
+        "effective_at": run.as_of.isoformat(),
+        "data.training": fitted.training,
+        "data.holdout": dataset.training_digest(holdout),
+        "data.dvc_md5": newest.md5,
+        "data.commit": newest.commit,
+        "spec.digest": run.spec.digest,
+        "model.digest": fitted.digest,
+        "seed": str(run.spec.training.seed),
+        "trigger": run.trigger.kind,
+        "trigger.reason": run.trigger.reason or run.read(DecideReport, "decide").decision.reasons[0],
+        "owner": f"{run.spec.owner.name} <{run.spec.owner.contact}>",
+        **build_environment(run.home.root),
+    }
+
+
+def build_environment(root: Path) -> dict[str, str]:
+    """What a model that is made here and now depends on beside data, spec and seed.
+
+    Args:
+        root: the checkout.
+    """
+    return {
+        "code.commit": code_version(root),
+        "lock.digest": _lock_digest(root),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+    }
+
+
+def _lock_digest(root: Path) -> str:
+    lock = root / "requirements.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "no requirements.txt"

@@ -27,8 +27,7 @@ from retrain.errors import MissingInput, RetrainError
 from retrain.modeling import estimators
 from retrain.modeling.metrics import score
 from retrain.policy.presets import FIXED, with_policy
-from retrain.registry import promotion
-from retrain.registry.champion import load_champion
+from retrain.registry.champion import load_champion, refit_as_champion
 from retrain.results import (
     Accepted,
     Champion,
@@ -237,7 +236,7 @@ class _Walk:
         if gate.decision.verdict != "promote":
             return False, gate.decision.verdict
         promotions = self.ledger.records(run.model, "promotion")
-        challenger = promotion.facts(run, len(promotions) + 1, "replay")
+        challenger = refit_as_champion(run, len(promotions) + 1, "replay")
         reference = run.read(Context, "context").reference_champion
         reference = challenger if gate.becomes_reference or reference is None else reference
         with run.store.local(run.read(RefitReport, "refit").fitted.key) as folder:

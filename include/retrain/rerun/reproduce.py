@@ -22,12 +22,11 @@ from retrain.data import dataset
 from retrain.data.versions import Version, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
 from retrain.modeling import estimators
-from retrain.registry.lineage import Lineage, lineage_of
+from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import number
 from retrain.results import Accepted, EvaluateReport, Fitted, GateReport, RefitReport, Result, TrainReport
 from retrain.spec import Spec, parse
-from retrain.stages.register import circumstances
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -265,7 +264,7 @@ def _circumstances(home: Home, found: Lineage) -> Iterator[str]:
     except (ArtifactMissing, RegistryDown) as error:
         then = {}
         yield f"those of the version are not known: {error.found}"
-    for name, now in circumstances(home.root).items():
+    for name, now in build_environment(home.root).items():
         if name in then and then[name] != now:
             yield f"{name} {now}, was {then[name]}"
     key = found.run.path("refit", "model/requirements.txt")

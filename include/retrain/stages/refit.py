@@ -18,10 +18,10 @@ from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
 from retrain.errors import DegenerateTraining, MissingInput, NonFiniteMetric, SameModel
-from retrain.modeling import estimators
+from retrain.modeling import estimators, trainer
 from retrain.modeling.estimators import Array
 from retrain.modeling.search import Rows
-from retrain.registry import candidates
+from retrain.registry.candidates import fit_candidate
 from retrain.registry.mlflow import load_model
 from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, RefitReport, TrainReport
 from retrain.state.run import Run
@@ -45,8 +45,8 @@ def refit(run: Run) -> RefitReport:
     context = run.read(Context, "context")
     gated = _gated(run)
     training, holdout = dataset.split(context, spec)
-    batches = candidates.window((*training, *holdout), gated.configuration)
-    known, _ = candidates.labelled(run, batches)
+    batches = trainer.batches_in_window((*training, *holdout), gated.configuration)
+    known, _ = trainer.labelled_rows(run, batches)
     with run.store.local(gated.key) as folder:
         old = load_model(folder, gated.digest)
     # A candidate on the rows since a change has seen the older half of the holdout rows.
@@ -60,7 +60,7 @@ def refit(run: Run) -> RefitReport:
     fitted: Fitted | None = None
     model = old
     try:
-        model, fitted = candidates.fit(run, key, gated.name, gated.kind, gated.configuration, batches, known)
+        model, fitted = fit_candidate(run, key, gated.name, gated.kind, gated.configuration, batches, known)
         checks = _checks(run, model, fitted, golden, judged, before, known)
     except (DegenerateTraining, NonFiniteMetric) as error:
         checks = [GateCheck(name="finite", model="refit", passed=False, reason=error.found)]

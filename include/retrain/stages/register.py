@@ -1,33 +1,29 @@
 """One MLflow run per run of the loop, and one version per promoted candidate.
 
-The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the holdout
-rows, plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no
-version. The metrics stay the gated candidate's; the files of a version are the refit's, and its tags say so.
+The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the holdout rows,
+plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no version. The
+metrics stay the gated candidate's; the files of a version are the refit's, and its tags say so.
 
 A version's model card and the model's changelog up to it lie in the run's files under `card/`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from retrain.data import dataset
-from retrain.data.versions import code_version
 from retrain.gate import table
-from retrain.registry import promotion
+from retrain.registry.champion import refit_as_champion
+from retrain.registry.lineage import lineage_tags
 from retrain.registry.mlflow import Registry
+from retrain.registry.promotion import CHALLENGER
 from retrain.rendering.text import markdown
 from retrain.reporting import model_card
 from retrain.reporting.changelog import changelog
 from retrain.results import (
     Context,
-    DecideReport,
     Decision,
     EvaluateReport,
     Fitted,
@@ -38,20 +34,27 @@ from retrain.results import (
 )
 from retrain.state.run import Run
 
-CHALLENGER, CARD = "challenger", "card"
+CARD = "card"
+"""Folder of the model card among the files of an MLflow run."""
 REPORTS = ("ingest", "validate", "snapshot", "context", "drift", "decide", "train", "evaluate", "gate", "refit")
 FOLDERS = ("validate", "drift", "evaluate")
 
 
 def register(run: Run) -> RegisterReport:
-    """Record the run in MLflow; register the version when the gate said promote and this is no dry run."""
+    """Record the run in MLflow; register a version when the gate said promote and this is no dry run.
+
+    Raises:
+        MissingInput: an earlier stage has not run.
+        NonFiniteMetric, ConfigChanged, OutOfBandChange, DigestMismatch: as `retrain.registry.mlflow.Registry` says.
+        RegistryDown: MLflow does not answer.
+    """
     context = run.read(Context, "context")
     gate = run.read(GateReport, "gate")
     train = run.read(TrainReport, "train")
     refit = run.read(RefitReport, "refit") if gate.decision.verdict == "promote" else None
     fitted = refit.fitted if refit else _judged(train, gate)
     registry = Registry(run.home.mlflow)
-    tags = _lineage(run, context, train, fitted) | {
+    tags = lineage_tags(run, context, train, fitted) | {
         "verdict": gate.decision.verdict,
         "reasons": "; ".join(gate.decision.reasons),
     }
@@ -107,16 +110,16 @@ def _report(run: Run, decision: Decision, **more: Any) -> RegisterReport:
 def _describe(run: Run, registry: Registry, run_id: str, version: int, lineage: dict[str, str]) -> None:
     """Lay the version's card and the changelog up to it into MLflow, and the card beside the run's other pages."""
     card = model_card.card(run, version, lineage)
-    news = changelog(run.model, run.ledger.records(run.model), promotion.facts(run, version, run_id))
+    changes = changelog(run.model, run.ledger.records(run.model), refit_as_champion(run, version, run_id))
     run.store.write(run.path("register", "model_card.html"), card.html)
-    texts = {"model_card.md": card.markdown, "model_card.html": card.html.decode(), "CHANGELOG.md": news}
+    texts = {"model_card.md": card.markdown, "model_card.html": card.html.decode(), "CHANGELOG.md": changes}
     registry.attach(run_id, {f"{CARD}/{name}": text for name, text in texts.items()})
 
 
 def _judged(train: TrainReport, gate: GateReport) -> Fitted:
     """The model that the gate spoke about, else the first candidate."""
-    chosen = [one for one in train.fitted if one.name == gate.chosen]
-    return (chosen or [one for one in train.fitted if one.kind != "baseline"])[0]
+    chosen = [fitted for fitted in train.fitted if fitted.name == gate.chosen]
+    return (chosen or [fitted for fitted in train.fitted if fitted.kind != "baseline"])[0]
 
 
 def _has(run: Run, name: str) -> bool:
@@ -147,50 +150,9 @@ def _metrics(run: Run, fitted: Fitted, gate: GateReport) -> dict[str, float]:
     """The gated candidate's metrics on the holdout rows, then everybody else's with their name in front."""
     evaluation = run.read(EvaluateReport, "evaluate")
     judged = gate.chosen or fitted.name
-    found = {
+    values = {
         (name if model == judged else f"{model}.{name}"): measured.value
         for model, metrics in evaluation.metrics.items()
         for name, measured in metrics.items()
     }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _lineage(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> dict[str, str]:
-    """Everything that brings this model back."""
-    newest = context.accepted[-1]
-    return {
-        "retrain.run": run.key,
-        "interval": run.interval.name,
-        "effective_at": run.as_of.isoformat(),
-        "data.training": fitted.training,
-        "data.holdout": dataset.training_digest(one for one in context.accepted if one.batch.interval in train.holdout),
-        "data.dvc_md5": newest.md5,
-        "data.commit": newest.commit,
-        "spec.digest": run.spec.digest,
-        "model.digest": fitted.digest,
-        "seed": str(run.spec.training.seed),
-        "trigger": run.trigger.kind,
-        "trigger.reason": run.trigger.reason or run.read(DecideReport, "decide").decision.reasons[0],
-        "owner": f"{run.spec.owner.name} <{run.spec.owner.contact}>",
-        **circumstances(run.home.root),
-    }
-
-
-def circumstances(root: Path) -> dict[str, str]:
-    """What a model made here and now depends on beside data, spec and seed.
-
-    Args:
-        root: the checkout.
-    """
-    return {
-        "code.commit": code_version(root),
-        "lock.digest": _lock_digest(root),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
-    }
-
-
-def _lock_digest(root: Path) -> str:
-    lock = root / "requirements.txt"
-    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "no requirements.txt"
+    return {name: value for name, value in values.items() if value is not None}

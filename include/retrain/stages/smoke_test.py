@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrain.errors import MissingInput
-from retrain.registry import promotion
+from retrain.registry.champion import refit_as_champion
 from retrain.registry.smoke_test import run_smoke_test
 from retrain.results import Decision, RegisterReport, SmokeTestReport
 from retrain.state.run import Run
@@ -23,7 +23,7 @@ def smoke_test(run: Run) -> SmokeTestReport:
     if registered.version is None:
         reasons = "; ".join(registered.decision.reasons)
         raise MissingInput(f"there is no version to smoke test: {reasons}", do="read the reasons in register.json")
-    checks = run_smoke_test(run, promotion.facts(run, registered.version, registered.run_id))
+    checks = run_smoke_test(run, refit_as_champion(run, registered.version, registered.run_id))
     return SmokeTestReport(
         model=run.model,
         interval=run.interval,

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 
 from retrain.data import dataset
-from retrain.modeling import estimators, resampling
+from retrain.modeling import estimators, resampling, trainer
 from retrain.modeling.search import count_trees, same_but_trees, search
-from retrain.registry import candidates
+from retrain.registry.candidates import fit_candidate
 from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
@@ -40,7 +40,7 @@ def train(run: Run) -> TrainReport:
     spec = run.spec
     context = run.read(Context, "context")
     accepted, holdout = dataset.split(context, spec)
-    labelled, unlabelled = candidates.labelled(run, accepted)
+    labelled, unlabelled = trainer.labelled_rows(run, accepted)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []
 
     incumbent = None
@@ -70,7 +70,7 @@ def train(run: Run) -> TrainReport:
     fitted = []
     for name, kind, one, inner in plan:
         _say(f"fit: {name}, {one.label}")
-        fitted.append(candidates.fit(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
+        fitted.append(fit_candidate(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
     judged_from = None
     if (since := _changed(spec, context, holdout)) and (made := _since(run, since, winner, accepted, holdout)):
         fitted.append(made)
@@ -124,7 +124,7 @@ def _since(
     """
     spec = run.spec
     batches = tuple(one for one in (*accepted, *holdout) if one.batch.interval.start >= since)
-    known, _ = candidates.labelled(run, batches, least=FEWEST)
+    known, _ = trainer.labelled_rows(run, batches, least=FEWEST)
     when = known.frame[spec.source.time]
     newest = when >= holdout[-1].batch.interval.start
     block = resampling.blocks(spec, known.frame.loc[newest])
@@ -135,7 +135,7 @@ def _since(
     if len(part.y) < FEWEST or (spec.classes and len(np.unique(part.y)) < len(spec.classes)):
         return None
     configuration = winner.model_copy(update={"window": None, "since": since})
-    _, made = candidates.fit(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
+    _, made = fit_candidate(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
     spans = [*made.intervals[:-1], Interval(start=made.intervals[-1].start, end=cut)]
     digest = json_digest([made.training, cut.isoformat()])
     return made.model_copy(update={"intervals": tuple(spans), "training": digest})

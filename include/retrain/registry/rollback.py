@@ -1,0 +1,86 @@
+"""The champion's predecessor, or an earlier champion by name, comes back to serve."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from retrain.errors import NothingToRollBack
+from retrain.registry import promotion, smoke_test
+from retrain.registry.promotion import ChampionChange
+from retrain.registry.rollouts import block
+from retrain.results import Champion, PromoteReport
+from retrain.state.ledger import Record
+from retrain.state.run import Run
+
+BROUGHT = ("promote", "adopt", "restore")
+"""Actions that brought a version to serve for its own sake."""
+
+
+def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: datetime | None = None) -> PromoteReport:
+    """Put the predecessor of the champion, or version `to`, back, and block the champion's files from coming again.
+
+    Model, preprocessing and drift reference come back together: a champion's facts name its files and its reference.
+
+    Args:
+        run: names the model; its key makes a repeated call the same rollback.
+        reason: why, for the record.
+        to: a version that was champion before; the predecessor where it is None.
+        effective_at: from when on it serves, on the data's clock; by default from the newest moment on record on.
+
+    Raises:
+        NothingToRollBack: there is no champion, or it had no predecessor.
+        OutOfBandChange: the alias was moved by hand.
+        ArtifactMissing, DigestMismatch, SmokeTestFailed: the target is not what it was; the champion goes on.
+    """
+    changes = promotion.promotions(run)
+    earlier_try = promotion.own_change(run, changes)
+    if earlier_try is not None:
+        origin, target = earlier_try, Champion.model_validate(earlier_try.body["champion"])
+        blocked = earlier_try.body["blocked"]
+    else:
+        origin = predecessor(run, changes, to)
+        target = Champion.model_validate(origin.body["champion"])
+        smoke_test.run_smoke_test(run, target, back=True)
+        champion = Champion.model_validate(changes[-1].body["champion"])
+        blocked = block(champion, reason).model_dump(mode="json")
+    change = ChampionChange(
+        action="rollback",
+        target=target,
+        kind="rollback",
+        reasons=(reason,),
+        reference_champion=Champion.model_validate(origin.body.get("reference_champion") or origin.body["champion"]),
+        effective_at=effective_at or max(record.effective_at for record in run.ledger.records(run.model)),
+        details={"blocked": blocked, "unblocks": target.digest},
+    )
+    record, newest = promotion.change_champion(run, change)
+    outcome = f"version {target.version} serves again: {reason}" if newest else "rolled back before"
+    return promotion.promote_report(run, record, outcome)
+
+
+def predecessor(run: Run, changes: list[Record], to: int | None = None) -> Record:
+    """The record that made the champion's predecessor, or version `to`, champion.
+
+    Args:
+        changes: every change of the champion on record, oldest first.
+
+    Raises:
+        NothingToRollBack: there is none.
+    """
+    serving = changes[-1].body["version"] if changes else None
+    brought = [record for record in reversed(changes) if record.body["action"] in BROUGHT]
+    wanted = to
+    if wanted is None:
+        own = (record for record in brought if record.body["version"] == serving)
+        lost = {
+            record.body["version"]: record.body["previous"] for record in brought if record.body["action"] == "restore"
+        }
+        wanted = next((record.body["previous"] for record in own), None)
+        if serving in lost:  # the same files under another number: what came before the lost version
+            wanted = next((record.body["previous"] for record in brought if record.body["version"] == wanted), None)
+    for record in brought:
+        if record.body["version"] == wanted != serving:
+            return record
+    raise NothingToRollBack(
+        f"{run.model} has no earlier champion {f'of version {to} ' if to else ''}on record",
+        do=f"see who has served: python -m retrain history {run.model}",
+    )
