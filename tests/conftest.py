@@ -1,4 +1,4 @@
-"""What tests share: a fresh home, and a small model with deliveries and runs in it."""
+"""What tests share: homes, MLflow's empty database, and a small model with deliveries and runs in it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,42 @@ def home_at(root: Path) -> Home:
     )
 
 
+def enter_home(root: Path, patch: pytest.MonkeyPatch) -> Home:
+    """The home at `root`, which environment variables point at; nothing of the checkout or the caller shows through."""
+    for name in list(os.environ):
+        if name.startswith(("RETRAIN_", "AIRFLOW_CONN_")) or name == "MLFLOW_TRACKING_URI":
+            patch.delenv(name)
+    patch.setenv("RETRAIN_ROOT", str(root))
+    patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (root / "include" / "models").mkdir(parents=True, exist_ok=True)
+    return Home.from_environment()
+
+
+def lay_mlflow(home: Home, empty_mlflow: Path) -> None:
+    """Give a home MLflow's tables, as a copy of the fixture `empty_mlflow`."""
+    file = Path(home.mlflow.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(empty_mlflow, file)
+
+
+@contextmanager
+def put_back(folder: Path, aside: Path) -> Iterator[None]:
+    """Whatever happens to a shared folder in the body, it is as before afterwards; `aside` is for its copy.
+
+    In place: MLflow keeps absolute addresses, and its database open, so the files must stay the same ones.
+    """
+    shutil.copytree(folder, aside, symlinks=True)
+    try:
+        yield
+    finally:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if not (aside / path.relative_to(folder)).exists():
+                path.rmdir() if path.is_dir() else path.unlink()
+        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def nobody_is_told() -> Iterator[None]:
+def no_connection_leaves() -> Iterator[None]:
     """No library may reach out of this machine, whatever its telemetry settings say."""
     connect = socket.socket.connect
 
@@ -163,22 +198,14 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mlflow(home: Home, empty_mlflow: Path) -> Home:
     """`home` with MLflow's tables made already."""
-    file = Path(home.mlflow.removeprefix("sqlite:///"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(empty_mlflow, file)
+    lay_mlflow(home, empty_mlflow)
     return home
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A home of its own below `tmp_path`; nothing of the checkout or of the caller's environment shows through."""
-    for name in list(os.environ):
-        if name.startswith(("RETRAIN_", "AIRFLOW_CONN_")) or name == "MLFLOW_TRACKING_URI":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RETRAIN_ROOT", str(tmp_path))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    (tmp_path / "include" / "models").mkdir(parents=True)
-    return Home.from_environment()
+    """A home of the test's own below `tmp_path`."""
+    return enter_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture

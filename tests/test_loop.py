@@ -25,7 +25,7 @@ from retrain.results import Context, DriftReport, GateReport, RegisterReport
 from retrain.state.ledger import Ledger
 from retrain.state.run import Run
 from retrain.state.settings import Home
-from tests.conftest import INCLUDE, Model, churn_rows, churn_spec
+from tests.conftest import INCLUDE, Model, churn_rows, churn_spec, enter_home, lay_mlflow, put_back
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 ROWS = 400
@@ -49,11 +49,8 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     """A home in which three months have run; every test works on a copy."""
     root = tmp_path_factory.mktemp("year")
     with pytest.MonkeyPatch.context() as patch:
-        model = _model(root, patch)
-        database = Path(model.home.mlflow.removeprefix("sqlite:///"))
-        database.parent.mkdir(parents=True)
-        shutil.copyfile(empty_mlflow, database)
-        (root / "include" / "models").mkdir(parents=True)
+        model = Model(enter_home(root, patch))
+        lay_mlflow(model.home, empty_mlflow)
         model.write_spec(spec())
         for month in MONTHS[:3]:
             model.deliver(month, rows=ROWS)
@@ -61,30 +58,16 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     return root
 
 
-def _model(root: Path, patch: pytest.MonkeyPatch) -> Model:
-    for name in list(os.environ):
-        if name.startswith("RETRAIN_") or name == "MLFLOW_TRACKING_URI":
-            patch.delenv(name)
-    patch.setenv("RETRAIN_ROOT", str(root))
-    return Model(Home.from_environment())
-
-
 @pytest.fixture
 def model(year: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     # MLflow keeps absolute artifact addresses, so a test gets the very folder, put back afterwards.
-    return _model(year, monkeypatch)
+    return Model(enter_home(year, monkeypatch))
 
 
 @pytest.fixture(autouse=True)
 def _put_back(year: Path, tmp_path: Path) -> Any:
-    kept = tmp_path / "kept"
-    shutil.copytree(year, kept, symlinks=True)
-    yield
-    # In place: MLflow keeps its database open, so the file must stay the same one.
-    for path in sorted(year.rglob("*"), reverse=True):
-        if not (kept / path.relative_to(year)).exists():
-            path.rmdir() if path.is_dir() else path.unlink()
-    shutil.copytree(kept, year, symlinks=True, dirs_exist_ok=True)
+    with put_back(year, tmp_path / "kept"):
+        yield
 
 
 def test_three_months_make_a_champion(model: Model) -> None:
@@ -173,7 +156,7 @@ def test_a_changed_world_is_drift_and_a_broken_batch_is_not(model: Model) -> Non
 
 def test_the_champion_is_scored_by_its_own_code(year: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Today's feature file may say anything: yesterday's champion keeps answering as it did."""
-    model = _model(year, monkeypatch)
+    model = Model(enter_home(year, monkeypatch))
     file = model.home.models / "features.py"
     file.write_text("def build(frame):\n    return frame.assign(busy=frame['visits'] > 20)\n")
     own = spec()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +30,7 @@ from retrain.results import (
 )
 from retrain.state.run import Run
 from retrain.state.settings import Home
-from tests.conftest import Model, churn_rows, churn_spec
+from tests.conftest import Model, churn_rows, churn_spec, enter_home, lay_mlflow
 
 FIRST, MONTH, NEXT = ("2024-01-01", "2024-02-01", "2024-03-01"), "2024-04-01", "2024-05-01"
 ROWS = 900
@@ -61,15 +60,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Itera
     """A home in which the first model serves from April on."""
     root = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("RETRAIN_"):
-                patch.delenv(name)
-        patch.setenv("RETRAIN_ROOT", str(root))
-        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-        (root / "include" / "models").mkdir(parents=True)
-        home = Home.from_environment()
-        (home.state / "mlflow").mkdir(parents=True)
-        shutil.copyfile(empty_mlflow, home.state / "mlflow" / "mlflow.db")
+        home = enter_home(root, patch)
+        lay_mlflow(home, empty_mlflow)
         model = Model(home)
         model.write_spec(spec())
         for month in FIRST:
@@ -84,9 +76,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Itera
 def model(begun: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """A copy of that home of one's own."""
     shutil.copytree(begun.root, tmp_path / "copy", symlinks=True)
-    monkeypatch.setenv("RETRAIN_ROOT", str(tmp_path / "copy"))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    return Model(Home.from_environment())
+    return Model(enter_home(tmp_path / "copy", monkeypatch))
 
 
 def loop(model: Model, start: str, loop: Any, **trigger: Any) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,8 +22,7 @@ from retrain.reporting.history import moment, served
 from retrain.rerun.reproduce import Reproduction, reproduce
 from retrain.results import Context, EvaluateReport, IngestReport, RegisterReport
 from retrain.state.ledger import Ledger
-from tests.conftest import Model, churn_rows, churn_spec
-from tests.test_loop import _model
+from tests.conftest import Model, churn_rows, churn_spec, enter_home, lay_mlflow
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 ROWS = 300
@@ -46,11 +44,8 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     """A home with versions 1 and 2; the labels come apart, and version 2's holdout rows had been looked at before."""
     root = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
-        model = _model(root, patch)
-        database = Path(model.home.mlflow.removeprefix("sqlite:///"))
-        database.parent.mkdir(parents=True)
-        shutil.copyfile(empty_mlflow, database)
-        (root / "include" / "models").mkdir(parents=True)
+        model = Model(enter_home(root, patch))
+        lay_mlflow(model.home, empty_mlflow)
         model.write_spec(spec())
         for month in MONTHS:
             frame = churn_rows(month, ROWS)
@@ -70,7 +65,7 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
 
 @pytest.fixture
 def model(year: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    return _model(year, monkeypatch)
+    return Model(enter_home(year, monkeypatch))
 
 
 @contextmanager
@@ -217,7 +212,7 @@ def test_explain_leads_from_bytes_to_the_alias(model: Model) -> None:
     promotion = run.ledger.records("churn", "promotion")[-1]
     for link in (
         delivered, first.batch.sha256, first.md5, first.commit, first.labels.sha256, context.spec_digest,
-        "seed 42", "after 1 earlier looks", "gate: promote", promotion.body["champion"]["digest"],
+        "seed 42", "after 1 earlier analyses", "gate: promote", promotion.body["champion"]["digest"],
         run.read(RegisterReport, "register").run_id, "alias champion: this version", "smoke test · golden",
         f"record {promotion.place}, sequence 2, hash {promotion.hash[:12]}", "it serves",
     ):  # fmt: skip
