@@ -30,35 +30,39 @@ def context(run: Run) -> Context:
     records = run.ledger.records(run.model)
     others = [record for record in records if record.run != run.key]
     known = {
-        kind: [one for one in records if one.kind == kind and one.effective_at <= run.as_of]
+        kind: [record for record in records if record.kind == kind and record.effective_at <= run.as_of]
         for kind in ("snapshot", "labels", "batch", "release")
     }
 
     accepted = _accepted(known["snapshot"], known["labels"], run)
     held = _held(others, known["release"], accepted, run.as_of)
-    quarantined = {one.body["interval"] for one in known["batch"] if one.body["verdict"] == "quarantine"}
-    promotions = [one for one in others if one.kind == "promotion"]
-    trainings = sorted(one.effective_at for one in others if _trains(one, run) and one.effective_at <= run.as_of)
+    quarantined = {record.body["interval"] for record in known["batch"] if record.body["verdict"] == "quarantine"}
+    promotions = [record for record in others if record.kind == "promotion"]
+    trainings = sorted(
+        record.effective_at for record in others if _trains(record, run) and record.effective_at <= run.as_of
+    )
     # The monitor looks at who served until then, not at who was promoted at that very moment, perhaps just now; a
     # retraining is up against who serves.
-    served = [one for one in promotions if one.effective_at < run.as_of] if run.loop == "monitor" else promotions
+    served = promotions
+    if run.loop == "monitor":
+        served = [record for record in promotions if record.effective_at < run.as_of]
     champion = projections.champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
-    rollouts = [one for one in others if one.kind == "rollout"]
+    rollouts = [record for record in others if record.kind == "rollout"]
     return Context(
         model=run.model,
         interval=run.interval,
         effective_at=run.as_of,
         spec_digest=run.spec.digest,
         trigger=run.trigger,
-        accepted=tuple(one for name, one in sorted(accepted.items()) if name not in held),
+        accepted=tuple(batch for name, batch in sorted(accepted.items()) if name not in held),
         quarantined=tuple(sorted(quarantined - set(accepted))),
         held=tuple(sorted(held)),
         champion=champion,
         reference_champion=projections.reference_champion(served),
-        blocklist=projections.blocklist(one for one in others if one.kind in ("promotion", "rollout")),
+        blocklist=projections.blocklist(record for record in others if record.kind in ("promotion", "rollout")),
         rollout=projections.rollout_at(served, rollouts, run.as_of) if champion else None,
         last_training_at=trainings[-1] if trainings else None,
-        newest_promotion_at=max((one.effective_at for one in promotions), default=None),
+        newest_promotion_at=max((record.effective_at for record in promotions), default=None),
         trainings=tuple(trainings),
         signals=_signals(others, champion, run.as_of),
         alert=_alert(run, others) if run.trigger.kind == "alert" else None,
@@ -74,55 +78,59 @@ def _trains(record: Record, run: Run) -> bool:
 
 def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -> dict[str, Accepted]:
     """Interval → its accepted batch, with its labels where they came apart; a later revision wins."""
-    found: dict[str, Accepted] = {}
+    by_interval: dict[str, Accepted] = {}
     for record in snapshots:
-        one = Accepted.model_validate(record.body["accepted"])
-        if one.batch.interval.end <= run.as_of:
-            found[one.batch.interval.name] = one
+        accepted = Accepted.model_validate(record.body["accepted"])
+        if accepted.batch.interval.end <= run.as_of:
+            by_interval[accepted.batch.interval.name] = accepted
     for record in labels:
-        batch = found.get(record.body["interval"])
-        if batch and record.body["batch"] == batch.batch.sha256:  # those of a revised batch are joined anew
+        name = record.body["interval"]
+        if name in by_interval and record.body["batch"] == by_interval[name].batch.sha256:
+            # Labels of a batch that was revised since are joined anew.
             joined = LabelBatch.model_validate(record.body["labels"])
-            found[record.body["interval"]] = batch.model_copy(update={"labels": joined})
-    return found
+            by_interval[name] = by_interval[name].model_copy(update={"labels": joined})
+    return by_interval
 
 
 def _held(
     records: Iterable[Record], releases: Iterable[Record], accepted: dict[str, Accepted], moment: datetime
 ) -> set[str]:
     """Intervals whose data look broken, or whose labels look wrong, and that no person has released."""
-    released = {one.key for one in releases}
+    released = {record.key for record in releases}
     suspicious = {
-        one.body["interval"]
-        for one in records
-        if one.kind == "signal"
-        and one.body["question"] == "kind"
-        and one.body["verdict"] in HELD
-        and one.effective_at <= moment
+        record.body["interval"]
+        for record in records
+        if record.kind == "signal"
+        and record.body["question"] == "kind"
+        and record.body["verdict"] in HELD
+        and record.effective_at <= moment
     }
     return {name for name in suspicious & set(accepted) if f"{name}/{accepted[name].batch.sha256}" not in released}
 
 
 def _signals(records: Iterable[Record], champion: Champion | None, moment: datetime) -> tuple[Signal, ...]:
+    """The newest signals about the champion, oldest first."""
     if champion is None:
         return ()
-    mine = [
-        Signal.model_validate(one.body["signal"])
-        for one in records
-        if one.kind == "signal" and one.effective_at <= moment and one.body["champion"] == champion.version
+    signals = [
+        Signal.model_validate(record.body["signal"])
+        for record in records
+        if record.kind == "signal" and record.effective_at <= moment and record.body["champion"] == champion.version
     ]
-    return tuple(sorted(mine, key=lambda one: (one.effective_at, one.question, one.interval.start))[-SIGNALS:])
+    signals.sort(key=lambda signal: (signal.effective_at, signal.question, signal.interval.start))
+    return tuple(signals[-SIGNALS:])
 
 
 def _alert(run: Run, records: Iterable[Record]) -> Alert:
-    decided = [one for one in records if one.kind == "decision" and one.key == run.trigger.id]
-    if decided:
+    """What started the run: a decision of the monitor on record, or an alert from outside, which is put there."""
+    decisions = [record for record in records if record.kind == "decision" and record.key == run.trigger.id]
+    if decisions:
         return Alert(
             id=run.trigger.id,
             origin="monitor",
-            verdict=decided[0].body["verdict"],
-            reason="; ".join(decided[0].body["reasons"]),
-            effective_at=decided[0].effective_at,
+            verdict=decisions[0].body["verdict"],
+            reason="; ".join(decisions[0].body["reasons"]),
+            effective_at=decisions[0].effective_at,
         )
     if run.trigger.id.startswith("monitor"):
         raise MissingInput(

@@ -35,7 +35,7 @@ def train(run: Run) -> TrainReport:
         MissingInput: the context has not been written.
         DegenerateTraining: too few labelled rows, or nothing to learn from them.
         EstimatorRefused: a candidate that is not on the list.
-        FeatureCodeRefused: the model's feature function breaks its promise.
+        FeatureCodeRefused: the model's feature function breaks its contract.
     """
     spec = run.spec
     context = run.read(Context, "context")
@@ -49,32 +49,34 @@ def train(run: Run) -> TrainReport:
             incumbent = context.champion.configuration
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
-    # The search tells rows of the past apart; whether those since a change do better, the holdout rows tell.
-    sought = incumbent and incumbent.model_copy(update={"since": None})
-    found = search(spec, labelled, sought, _say)
-    notes += found.notes
+    # Whether the rows since a change do better, the holdout rows show and not the search.
+    everywhere = incumbent and incumbent.model_copy(update={"since": None})
+    result = search(spec, labelled, everywhere, _progress)
+    notes += result.notes
 
     plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration, float | None]] = []
     if incumbent is not None:
-        plan.append(("refresh", "refresh", incumbent, found.incumbent))
-    winner = found.configuration
+        plan.append(("refresh", "refresh", incumbent, result.incumbent))
+    winner = result.configuration
     if estimators.stops_early(spec, winner):
         winner = count_trees(spec, winner, labelled.window(winner.window))
         notes.append(f"new: {winner.parameters['n_estimators']} trees, by early stopping")
     if incumbent is not None and _alike(run, winner, incumbent):
         notes.append("the search kept the champion's configuration: only the refresh remains")
     else:
-        plan.append(("new", "new", winner, found.score))
+        plan.append(("new", "new", winner, result.score))
     plan += [(name, "baseline", estimators.baseline(spec, name), None) for name in estimators.BASELINES]
 
     fitted = []
-    for name, kind, one, inner in plan:
-        _say(f"fit: {name}, {one.label}")
-        fitted.append(fit_candidate(run, run.path("train", name), name, kind, one, accepted, labelled, inner)[1])
+    for name, kind, configuration, inner in plan:
+        _progress(f"fit: {name}, {configuration.label}")
+        key = run.path("train", name)
+        fitted.append(fit_candidate(run, key, name, kind, configuration, accepted, labelled, inner)[1])
     judged_from = None
-    if (since := _changed(spec, context, holdout)) and (made := _since(run, since, winner, accepted, holdout)):
-        fitted.append(made)
-        judged_from = made.intervals[-1].end
+    since = _change_start(spec, context, holdout)
+    if since and (changed := _fit_since_change(run, since, winner, accepted, holdout)):
+        fitted.append(changed)
+        judged_from = changed.intervals[-1].end
         notes.append(f"changed: the rows since {since:%Y-%m-%d}; rows from {judged_from:%Y-%m-%d %H:%M} on judge")
     report = TrainReport(
         model=run.model,
@@ -83,7 +85,7 @@ def train(run: Run) -> TrainReport:
         fitted=tuple(fitted),
         holdout=dataset.intervals(holdout),
         judged_from=judged_from,
-        search=found.tried,
+        search=result.tried,
         unlabelled=unlabelled,
         seed=spec.training.seed,
         notes=tuple(notes),
@@ -100,30 +102,30 @@ def train(run: Run) -> TrainReport:
     return report
 
 
-def _changed(spec: Spec, context: Context, holdout: tuple[Accepted, ...]) -> datetime | None:
+def _change_start(spec: Spec, context: Context, holdout: tuple[Accepted, ...]) -> datetime | None:
     """Start of the first of the latest intervals, one after the other, whose labels showed that the champion fell."""
     if "change" not in spec.training.windows:
         return None
-    told = {one.interval.start: one.verdict for one in context.signals if one.question == "realised"}
-    start = None
-    for one in reversed([one.batch.interval.start for one in context.accepted]):
-        if one in told and told[one] != "alarm":
+    verdicts = {signal.interval.start: signal.verdict for signal in context.signals if signal.question == "realised"}
+    first = None
+    for start in reversed([accepted.batch.interval.start for accepted in context.accepted]):
+        if start in verdicts and verdicts[start] != "alarm":
             break
-        start = one if one in told else start
-    return start if start and holdout and told.get(holdout[-1].batch.interval.start) == "alarm" else None
+        first = start if start in verdicts else first
+    return first if first and holdout and verdicts.get(holdout[-1].batch.interval.start) == "alarm" else None
 
 
-def _since(
+def _fit_since_change(
     run: Run, since: datetime, winner: Configuration, accepted: tuple[Accepted, ...], holdout: tuple[Accepted, ...]
 ) -> Fitted | None:
     """The winner on the rows since the change, the older half of the newest holdout interval included.
 
-    A change is in the newest rows; holdout as a whole they would show that the champion fell and teach nothing. So the
+    A change is in the newest rows; held out as a whole they would show that the champion fell and teach nothing. So the
     interval is cut between two blocks: the rows before the cut are learnt from, those after it judge all models.
     None where a side has too few rows or blocks.
     """
     spec = run.spec
-    batches = tuple(one for one in (*accepted, *holdout) if one.batch.interval.start >= since)
+    batches = tuple(batch for batch in (*accepted, *holdout) if batch.batch.interval.start >= since)
     known, _ = trainer.labelled_rows(run, batches, least=FEWEST)
     when = known.frame[spec.source.time]
     newest = when >= holdout[-1].batch.interval.start
@@ -135,22 +137,22 @@ def _since(
     if len(part.y) < FEWEST or (spec.classes and len(np.unique(part.y)) < len(spec.classes)):
         return None
     configuration = winner.model_copy(update={"window": None, "since": since})
-    _, made = fit_candidate(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
-    spans = [*made.intervals[:-1], Interval(start=made.intervals[-1].start, end=cut)]
-    digest = json_digest([made.training, cut.isoformat()])
-    return made.model_copy(update={"intervals": tuple(spans), "training": digest})
+    _, fitted = fit_candidate(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
+    spans = [*fitted.intervals[:-1], Interval(start=fitted.intervals[-1].start, end=cut)]
+    digest = json_digest([fitted.training, cut.isoformat()])
+    return fitted.model_copy(update={"intervals": tuple(spans), "training": digest})
 
 
-def _alike(run: Run, one: Configuration, champion: Configuration) -> bool:
+def _alike(run: Run, winner: Configuration, champion: Configuration) -> bool:
     """The same configuration, its number of trees within a fifth: early stopping tells no finer."""
-    if not same_but_trees(run.spec, one, champion):
+    if not same_but_trees(run.spec, winner, champion):
         return False
-    if not estimators.stops_early(run.spec, one):
+    if not estimators.stops_early(run.spec, winner):
         return True
-    old, new = champion.parameters["n_estimators"], one.parameters["n_estimators"]
+    old, new = champion.parameters["n_estimators"], winner.parameters["n_estimators"]
     return bool(abs(new - old) <= FEW_TREES * old)
 
 
-def _say(text: str) -> None:
+def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"  {text}", file=sys.stderr)
