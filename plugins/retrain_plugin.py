@@ -23,6 +23,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from retrain.errors import InvalidName, MissingInput
 from retrain.rendering.text import stamp
 from retrain.results import EvaluateReport, GateCheck, RegisterReport
+from retrain.state.former import stage_names
 from retrain.state.ledger import Ledger
 from retrain.state.readiness import loop_run_key
 from retrain.state.settings import Home
@@ -76,19 +77,19 @@ def page(dag_id: str, run_id: str) -> Response:
     except (FileNotFoundError, InvalidName):
         keys = []
     names = [key[len(where) + 1 :] for key in keys]
+    reports = {stage: name for stage in SHOWN for name in reversed(stage_names(stage)) if f"{name}.json" in names}
     rows = []
-    for stage in SHOWN:
-        if f"{stage}.json" in names:
-            body = _json(files, f"{where}/{stage}.json")
-            decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
-            links = " ".join(
-                _link(dag_id, run_id, name) for name in names if name.startswith(f"{stage}/") and _shown(name)
-            )
-            rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
+    for stage, report in reports.items():
+        body = _json(files, f"{where}/{report}.json")
+        decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
+        links = " ".join(
+            _link(dag_id, run_id, name) for name in names if name.startswith(f"{report}/") and _shown(name)
+        )
+        rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
     said = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
     checks = ""
     for stage in CHECKED:
-        if f"{stage}.json" in names and (found := _json(files, f"{where}/{stage}.json").get("checks")):
+        if stage in reports and (found := _json(files, f"{where}/{reports[stage]}.json").get("checks")):
             checks += f"<h2 id='{stage}'>{stage.capitalize()}</h2>" + _table(
                 ("check", "model", "", "value", "bound", "why"),
                 [

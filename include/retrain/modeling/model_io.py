@@ -106,7 +106,7 @@ def trusted(data: bytes) -> list[str]:
             # Nothing may unpack to more than the bytes whose size is known.
             if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
                 raise ValueError(f"{packed[0]} is compressed")
-        data = _current(data)
+        data = current(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             built = set(_built(json.loads(archive.read("schema.json"))))
         types: list[str] = skops.io.get_untrusted_types(data=data)
@@ -130,10 +130,10 @@ def load(files: Mapping[str, bytes]) -> Any:
         ModelFormatRefused, EstimatorRefused: nothing was built.
     """
     types = trusted(files[MODEL_FILE])
-    return skops.io.loads(_current(files[MODEL_FILE]), trusted=types)
+    return skops.io.loads(current(files[MODEL_FILE]), trusted=types)
 
 
-def _current(data: bytes) -> bytes:
+def current(data: bytes) -> bytes:
     """An archive as skops writes it, its transformers under their module of today.
 
     Members are stored as they are, never packed, so that a former name can be seen in the bytes.

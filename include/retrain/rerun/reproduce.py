@@ -21,11 +21,20 @@ from retrain import pipeline
 from retrain.data import dataset
 from retrain.data.versions import Version, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
-from retrain.modeling import estimators
+from retrain.modeling import estimators, model_io
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import number
-from retrain.results import Accepted, EvaluateReport, Fitted, GateReport, RefitReport, Result, TrainReport
+from retrain.results import (
+    Accepted,
+    EvaluateReport,
+    Fitted,
+    GateReport,
+    RefitReport,
+    Result,
+    TrainReport,
+    current_name,
+)
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -181,27 +190,38 @@ def _compared(old: Run, new: Run, found: Lineage) -> Iterator[Item]:
         before = {one.name: one for one in old.read(TrainReport, "train").fitted}
         after = {one.name: one for one in new.read(TrainReport, "train").fitted}
         for name in dict.fromkeys([*before, *after]):
-            yield _model(name, before.get(name), after.get(name))
+            yield _model(f"model {name}", old, before.get(name), new, after.get(name))
     if _has(new, "evaluate"):
         yield _measures(old.read(EvaluateReport, "evaluate"), new.read(EvaluateReport, "evaluate"))
         yield _predictions(old, new)
     if _has(new, "gate"):
         yield _verdict(old.read(GateReport, "gate"), new.read(GateReport, "gate"))
     if _has(new, "refit"):
-        made = new.read(RefitReport, "refit").fitted.digest
-        wanted = found.champion.digest
-        said = f"digest {made[:12]}" if made == wanted else f"digest {made[:12]}, the version's is {wanted[:12]}"
-        yield Item(name="the version's files", same=made == wanted, said=said)
+        refitted = new.read(RefitReport, "refit").fitted
+        kept = old.read(RefitReport, "refit").fitted if _has(old, "refit") else refitted
+        version = kept.model_copy(update={"digest": found.champion.digest})
+        yield _model("the version's files", old, version, new, refitted)
 
 
 def _has(run: Run, stage: str) -> bool:
     return run.store.exists(f"{run.folder}/{stage}.json")
 
 
-def _model(name: str, before: Fitted | None, after: Fitted | None) -> Item:
+def _model(name: str, old: Run, before: Fitted | None, new: Run, after: Fitted | None) -> Item:
     one, other = (fitted.digest if fitted else "" for fitted in (before, after))
-    said = f"digest {other[:12]}" if one == other else f"digest {other[:12] or 'none'}, was {one[:12] or 'none'}"
-    return Item(name=f"model {name}", same=one == other, said=said)
+    if one == other:
+        return Item(name=name, same=True, said=f"digest {other[:12]}")
+    said = f"digest {other[:12] or 'none'}, was {one[:12] or 'none'}"
+    weights = _weights(old, before) if before else b""
+    if weights and after and weights == _weights(new, after):
+        said += "; fitted the same, only the source files that travel with it are others"
+    return Item(name=name, same=False, said=said)
+
+
+def _weights(run: Run, fitted: Fitted) -> bytes:
+    """The fitted pipeline, whichever version of this project wrote it; empty where its file is gone."""
+    key = f"{fitted.key}/{model_io.MODEL_FILE}"
+    return model_io.current(run.store.read(key)) if run.store.exists(key) else b""
 
 
 def _measures(old: EvaluateReport, new: EvaluateReport) -> Item:
@@ -250,6 +270,9 @@ def _predictions(old: Run, new: Run) -> Item:
         frame = pd.read_parquet(io.BytesIO(after))
         return Item(name="predictions", same=True, said=f"{len(frame):,} rows of every model, byte for byte")
     one, other = (pd.read_parquet(io.BytesIO(data)) for data in (before, after))
+    one = one.rename(columns={name: ":".join(map(current_name, name.split(":"))) for name in map(str, one)})
+    if one.equals(other):
+        return Item(name="predictions", same=True, said=f"{len(other):,} rows of every model, to the last digit")
     if one.shape != other.shape or list(one) != list(other):
         return Item(name="predictions", same=False, said=f"{other.shape} rows and columns, were {one.shape}")
     numbers = one.select_dtypes("number").columns

@@ -8,7 +8,7 @@ and for how long stands in the ledger. Nothing but pydantic is imported here: DA
     'keep'
 """
 
-from retrain.results.base import Decision, Interval, Result, Signal, StageReport, Utc, inside
+from retrain.results.base import Decision, Interval, Result, Signal, StageReport, Utc, current_name, inside
 from retrain.results.champion import BlockedModel, Champion, Configuration, Rollout
 from retrain.results.context import Accepted, Alert, Context, Trigger
 from retrain.results.decide import DecideReport
@@ -83,5 +83,6 @@ __all__ = [
     "Trigger",
     "Utc",
     "ValidateReport",
+    "current_name",
     "inside",
 ]

@@ -7,7 +7,7 @@ from datetime import datetime, time
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _utc(value: datetime) -> datetime:
@@ -17,6 +17,22 @@ def _utc(value: datetime) -> datetime:
 
 
 Utc = Annotated[datetime, AfterValidator(_utc)]
+
+
+FORMER_NAMES: Mapping[str, str] = {"barred": "blocklist", "pinned": "reference_champion"}
+"""What an earlier version of this project called a model or a check in a report's values → what it is called now."""
+
+
+def current_name(name: Any) -> Any:
+    """What a model or a check of a report is called today.
+
+    >>> current_name("pinned"), current_name("refresh")
+    ('reference_champion', 'refresh')
+    """
+    return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
+
+
+CurrentName = Annotated[str, BeforeValidator(current_name)]
 
 
 class Result(BaseModel):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from retrain.results.base import Decision, Interval, Result, StageReport
+from retrain.results.base import CurrentName, Decision, Interval, Result, StageReport
 
 
 class Measured(Result):
@@ -22,7 +22,7 @@ class Paired(Result):
     """The gain of `model` over `against` on the same rows, with its interval; above zero is better."""
 
     model: str
-    against: str
+    against: CurrentName
     metric: str
     gain: float
     low: float
@@ -40,7 +40,7 @@ class Slice(Result):
     column: str
     value: str
     rows: int
-    scores: dict[str, float | None] = Field(description="the primary metric per model; None where undefined")
+    scores: dict[CurrentName, float | None] = Field(description="the primary metric per model; None where undefined")
 
 
 class Finding(Result):
@@ -71,10 +71,10 @@ class EvaluateReport(StageReport):
     holdout: tuple[Interval, ...] = ()
     rows: int = 0
     blocks: int = 0
-    metrics: dict[str, dict[str, Measured]] = Field(default={}, description="model → metric → value")
+    metrics: dict[CurrentName, dict[str, Measured]] = Field(default={}, description="model → metric → value")
     paired: tuple[Paired, ...] = ()
     slices: tuple[Slice, ...] = ()
-    importance: dict[str, dict[str, float]] = Field(default={}, description="model → feature → mean loss of score")
+    importance: dict[CurrentName, dict[str, float]] = Field(default={}, description="model → feature → mean loss of score")
     unknown_categories: dict[str, int] = Field(default={}, description="rows with a category no model has seen")
     plots: tuple[str, ...] = ()
     tables: tuple[str, ...] = Field(default=(), description="CSV files for `dvc plots`")

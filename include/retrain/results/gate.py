@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from retrain.results.base import Decision, Result, StageReport
+from retrain.results.base import CurrentName, Decision, Result, StageReport
 
 
 class GateCheck(Result):
@@ -15,7 +15,7 @@ class GateCheck(Result):
 
     FORMER: ClassVar[Mapping[str, str]] = {"blocks": "binding"}
 
-    name: str
+    name: CurrentName
     model: str
     passed: bool | None = Field(description="None: cannot be told from these rows")
     value: float | None = None

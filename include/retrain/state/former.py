@@ -36,6 +36,15 @@ def kinds_of(kind: str) -> tuple[str, ...]:
     return (kind, *(former for former, name in KINDS.items() if name == kind))
 
 
+def stage_names(stage: str) -> tuple[str, ...]:
+    """Every name that a stage's report in the store may have, today's first.
+
+    >>> stage_names("smoke_test"), stage_names("gate")
+    (('smoke_test', 'probe'), ('gate',))
+    """
+    return (stage, *(former for former, name in STAGES.items() if name == stage))
+
+
 def current_body(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a record in today's words.
 

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 from retrain.errors import MissingInput
 from retrain.results import Interval, Result, Trigger, inside
 from retrain.spec import Spec
+from retrain.state.former import stage_names
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
 from retrain.state.store import Store
@@ -78,8 +79,9 @@ class Run:
         Raises:
             MissingInput: that stage has not run.
         """
-        key = f"{self.folder}/{stage}.json"
-        if not self.store.exists(key):
+        keys = (f"{self.folder}/{name}.json" for name in stage_names(stage))
+        key = next((key for key in keys if self.store.exists(key)), None)
+        if key is None:
             raise MissingInput(
                 f"{stage} has not run in {self.key}", do=f"run it first: python -m retrain {stage} {self.model} …"
             ).at(self.model, stage)
