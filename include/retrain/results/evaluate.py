@@ -74,7 +74,9 @@ class EvaluateReport(StageReport):
     metrics: dict[CurrentName, dict[str, Measured]] = Field(default={}, description="model → metric → value")
     paired: tuple[Paired, ...] = ()
     slices: tuple[Slice, ...] = ()
-    importance: dict[CurrentName, dict[str, float]] = Field(default={}, description="model → feature → mean loss of score")
+    importance: dict[CurrentName, dict[str, float]] = Field(
+        default={}, description="model → feature → mean loss of score"
+    )
     unknown_categories: dict[str, int] = Field(default={}, description="rows with a category no model has seen")
     plots: tuple[str, ...] = ()
     tables: tuple[str, ...] = Field(default=(), description="CSV files for `dvc plots`")
