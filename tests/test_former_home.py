@@ -1,0 +1,436 @@
+"""A home that former code wrote (`tests/former/README.md`) is read, judged, scored and carried on by today's."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import re
+import shutil
+import sqlite3
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from retrain import results
+from retrain.cli import app
+from retrain.errors import InvalidSpec, ModelBlocked
+from retrain.modeling.estimators import predict
+from retrain.pipeline import run_all
+from retrain.registry import promotion
+from retrain.registry.mlflow import load_model
+from retrain.reporting import history
+from retrain.results import (
+    Champion,
+    Context,
+    DecideReport,
+    EvaluateReport,
+    Fitted,
+    GateReport,
+    SmokeTestReport,
+    Trigger,
+)
+from retrain.state.former import KEYS
+from retrain.state.ledger import Ledger
+from retrain.state.run import Run
+from retrain.state.settings import Home
+
+FORMER = Path(__file__).parent / "former"
+EXPECTED: dict[str, Any] = json.loads((FORMER / "expected.json").read_text())
+PLACE = "/srv/former"
+"""Where the home was made; MLflow's database names its files by it."""
+HEAD = "ebe6eac67877"
+"""The hash of the newest record, as the former code computed it."""
+DIGESTS = {1: "472112fb7295", 2: "f42fe64a0e06", 3: "1809da7eab49", 4: "ae938af54d3c"}
+NEXT = "2024-09-01"
+CLOSE = 1e-9
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home as it was packed, which must only be read."""
+    folder = tmp_path_factory.mktemp("former")
+    with lzma.open(FORMER / "home.tar.xz") as stream, tarfile.open(fileobj=stream) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def former(home: Home, unpacked: Path) -> Home:
+    """The former home in a place of its own, its spec called as the refusal of the former key asks for."""
+    shutil.copytree(unpacked, home.root, dirs_exist_ok=True)
+    with sqlite3.connect(home.mlflow.removeprefix("sqlite:///")) as database:
+        for statement in (
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
+            "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)",
+            "UPDATE model_versions SET source = replace(source, ?, ?)",
+            "UPDATE model_versions SET storage_location = replace(storage_location, ?, ?)",
+        ):
+            database.execute(statement, (PLACE, str(home.root)))
+    spec = home.models / "churn.yaml"
+    spec.write_text(spec.read_text().replace("  sealed: 2", "  holdout: 2"))
+    return home
+
+
+def retrain(*arguments: str, exit_code: int = 0) -> str:
+    """What `retrain …` prints, frames and white space taken out."""
+    answer = CliRunner().invoke(app, arguments, env={"COLUMNS": "240"}, catch_exceptions=False)
+    assert answer.exit_code == exit_code, answer.output
+    return re.sub(r"[\s│├└─]+", " ", answer.output)
+
+
+def run_of(home: Home, key: str, start: str = NEXT, **facts: Any) -> Run:
+    spec = home.spec("churn")
+    return Run(home, spec, spec.at(start), key, **facts)
+
+
+def run_next_month(home: Home, loop: str = "retrain", **asked: Any) -> Run:
+    """A loop of the next month; no pages are drawn."""
+    run = run_of(home, f"{loop}-{NEXT}", trigger=Trigger(kind="laptop", **asked), loop=loop, pages=False)
+    for _ in run_all(run):
+        pass
+    return run
+
+
+def reports_of(home: Home, key: str) -> dict[str, Any]:
+    """Each report of a run as it lies in the store, by its file's name."""
+    files = Path(home.store, "churn", "runs", key).glob("*.json")
+    return {file.stem: json.loads(file.read_text()) for file in files if file.stem != "spec"}
+
+
+def verdicts_of(home: Home, key: str) -> dict[str, str]:
+    return {
+        stage: report["decision"]["verdict"] for stage, report in reports_of(home, key).items() if "decision" in report
+    }
+
+
+def expected_verdicts(run: dict[str, Any]) -> dict[str, str]:
+    """The verdicts of a former run, by the stages' names of today."""
+    verdicts = {stage: verdict for stage, verdict in run.items() if stage in (*results_of_stages(), "probe")}
+    return {"smoke_test" if stage == "probe" else stage: verdict for stage, verdict in verdicts.items()}
+
+
+def results_of_stages() -> dict[str, type[results.Result]]:
+    """The class of each stage's report."""
+    names = [name for name in results.__all__ if name.endswith("Report") and name != "StageReport"]
+    stages = {re.sub(r"(?<!^)([A-Z])", r"_\1", name.removesuffix("Report")).lower(): name for name in names}
+    return {stage: getattr(results, name) for stage, name in stages.items()} | {"context": Context}
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {key for part in value.values() for key in keys_of(part)}
+    return {key for part in value for key in keys_of(part)} if isinstance(value, list) else set()
+
+
+# --- what stands in the home
+
+
+def test_the_former_spec_is_refused_with_the_key_of_today(former: Home, unpacked: Path) -> None:
+    text = (unpacked / "include" / "models" / "churn.yaml").read_text()
+    (former.models / "churn.yaml").write_text(text)
+    line = text.splitlines().index("  sealed: 2") + 1
+    with pytest.raises(InvalidSpec, match=f"churn.yaml:{line}: evaluation.sealed: is now called evaluation.holdout"):
+        former.spec("churn")
+
+
+def test_everything_on_record_is_there_and_unaltered(former: Home) -> None:
+    told = retrain("verify", "churn")
+    assert f"chain 233 records, the newest is {HEAD}" in told
+    assert "anchors 4 agree" in told
+    assert "champion alias version 3, as the ledger says" in told
+    for what in ("versions 3 of 3", "snapshots 8 of 8", "batches 8 of 8", "scores 5 of 5"):
+        assert f"{what} as recorded" in told
+
+
+def test_a_record_that_was_altered_is_still_told(former: Home) -> None:
+    """A record is read with today's names; what is hashed is what was written."""
+    with sqlite3.connect(former.ledger.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TRIGGER retrain_records_no_update")
+        database.execute(
+            "UPDATE retrain_records SET kind = 'interim_analysis', body = replace(body, 'beside', 'shadow')"
+            " WHERE kind = 'look'"
+        )
+    assert "was altered" in retrain("verify", "churn", exit_code=1)
+
+
+def test_the_ledger_is_read_in_todays_words(former: Home) -> None:
+    records = Ledger(former.ledger).records("churn")
+    assert not {"look"} & {record.kind for record in records}
+    for record in records:
+        assert not keys_of({name: part for name, part in record.body.items() if name != "champion"}) & {*KEYS}, record
+    assert not {"probe"} & {record.body.get("stage") for record in records}
+
+
+def test_every_report_is_read_in_todays_words(former: Home) -> None:
+    classes, read = results_of_stages(), 0
+    for file in sorted(Path(former.store, "churn", "runs").glob("*/*.json")):
+        stage = "smoke_test" if file.stem == "probe" else file.stem
+        if stage == "spec":
+            continue
+        report = classes[stage].from_json(file.read_text())
+        today = json.loads(report.to_json())
+        named = keys_of(today) | {check["name"] for check in today.get("checks", ()) if "name" in check}
+        assert not named & {"promised", "sealed", "looks", "pinned", "pins", "barred", "beside"}, file
+        assert classes[stage].from_json(report.to_json()) == report
+        read += 1
+    assert read > 100
+
+
+def test_every_model_is_loaded_and_answers_as_it_did(former: Home) -> None:
+    """Linear models and trees, with a feature function, date parts, codes and types of ours in them."""
+    store, loaded = Path(former.store), set()
+    for file in sorted(store.glob("churn/runs/*/*.json")):
+        if file.stem not in ("train", "refit"):
+            continue
+        report = json.loads(file.read_text())
+        for fitted in map(Fitted.model_validate, report["fitted"] if file.stem == "train" else [report["fitted"]]):
+            model = load_model(store / fitted.key, fitted.digest)
+            loaded.add(fitted.configuration.estimator)
+            if file.stem == "refit":
+                golden = json.loads((file.parent / "refit" / "golden.json").read_text())
+                answers = predict(model, "binary", pd.DataFrame(golden["rows"]))
+                assert answers.tolist() == pytest.approx(golden["predictions"], rel=CLOSE)
+    assert loaded == {"linear", "xgboost", "naive", "simple"}
+
+
+# --- what is asked of it
+
+
+def test_history(former: Home) -> None:
+    happened = {
+        42: ("promoted", "v1", "new is better than the naive baseline: log_loss gain +0.1455, 96% interval"),
+        65: ("promoted", "v1 → v2", "refresh is within 0.02841 of champion v1: log_loss gain -0.005911, 96% interval"),
+        103: ("gate: inconclusive", "", "refresh may or may not be within 0.03552 of champion v2"),
+        120: ("rolled back", "v2 → v1", "support reports odd answers"),
+        142: ("waits for approval", "v3", "refresh is within 0.03759 of champion v1"),
+        159: ("approved", "v3", "seen and agreed"),
+        160: ("promoted", "v1 → v3", "refresh is within 0.03759 of champion v1"),
+        163: ("alias put back", "v1 → v3", "a slip of the hand"),
+        180: ("gate: inconclusive", "", "new may or may not be better than champion v3"),
+        217: ("canary 25%: begun", "v4 beside v3", ""),
+    }
+    rows = {row.place: row for row in history.rows(Ledger(former.ledger), "churn")}
+    assert {place: (row.what, row.change) for place, row in rows.items()} == {
+        place: (what, change) for place, (what, change, _) in happened.items()
+    }
+    for place, (_, _, why) in happened.items():
+        assert rows[place].why.startswith(why)
+    assert rows[217].evidence == "log_loss 0.5668 / 0.699, laptop-2024-08-01"
+    assert {row.who for row in rows.values()} == {"ada"}
+    assert "support reports odd answers" in retrain("history", "churn")
+
+
+@pytest.mark.parametrize(
+    ("moment", "version", "reason"),
+    [
+        ("2024-03-31", None, "nobody served yet: version 1 was the first, from 2024-04-01 00:00 on"),
+        ("2024-04-15", 1, "because promoted: new is better than the naive baseline: log_loss gain +0.1455"),
+        ("2024-05-15", 2, "because promoted: refresh is within 0.02841 of champion v1: log_loss gain -0.005911"),
+        ("2024-06-15", 1, "because rolled back: support reports odd answers"),
+        ("2024-07-01", 3, "because promoted: refresh is within 0.03759 of champion v1: log_loss gain -0.001882"),
+        ("2024-09-15", 3, "because promoted: refresh is within 0.03759 of champion v1: log_loss gain -0.001882"),
+    ],
+)
+def test_who_served(former: Home, moment: str, version: int | None, reason: str) -> None:
+    told = retrain("served", "churn", "--at", moment)
+    assert reason in told
+    if version is not None:
+        assert f"version {version} served, digest {DIGESTS[version]}" in told
+        assert "2024-01-01: 250 rows, sha256 ca9ac536fe9e, DVC 962169afa77d at commit d0ccc36d900a" in told
+    if moment == "2024-05-15":
+        assert "scored 2024-05-01: 249 of 250 rows by version 2" in told
+        assert "the file is there, unaltered" in told
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_every_version_is_explained(former: Home, version: int) -> None:
+    told = retrain("explain", "churn", str(version))
+    assert f"churn version {version}, digest {DIGESTS[version]}" in told
+    facts = {
+        1: ("750 labelled rows of 3 intervals", "gate: promote new (first)", "rollback: version 2 → 1"),
+        2: ("1,000 labelled rows of 4 intervals", "blocked from coming back: support reports odd answers"),
+        3: (
+            "1,500 labelled rows of 6 intervals",
+            "approve: seen and agreed",
+            "record 160, sequence 4",
+            "smoke test · golden",
+        ),
+        4: (
+            "750 labelled rows of 3 intervals",
+            "level 0.01 for each comparison, after 1 earlier analyses of these rows",
+            "reference_champion: log_loss 0.7562, 0.7037 to 0.7998",
+            "passed: new · blocklist",
+            "canary beside version 3",
+            "alias challenger: this version",
+        ),
+    }
+    for fact in facts[version]:
+        assert fact in told
+
+
+def test_changelog_inventory_and_status(former: Home) -> None:
+    changes = retrain("changelog", "churn")
+    for line in (
+        "## Version 4 · 2024-09-01 - xgboost, last 3; against version 3: estimator linear → xgboost",
+        "log_loss 0.5668 on the holdout rows, version 3 0.699 on the same",
+        "2024-07-01 00:00: approved by ada: seen and agreed",
+        "2024-06-01 00:00: was taken back, version 1 serves again: support reports odd answers",
+        "## Version 1 · 2024-04-01 - the first model: linear, all",
+    ):
+        assert line in changes
+    entry = retrain("inventory")
+    assert "version 4 beside (canary at 25%)" in entry
+    assert "changed, alarm: drift, estimated" in entry
+    months = retrain("status", "churn")
+    assert "2024-05-01 250 ok stable retrain 0.5917 0.5920 inconclusive v1 sound" in months
+    assert "2024-08-01 250 ok drift retrain 0.5668 0.6990 promote v3 changed" in months
+
+
+# --- what goes on in it
+
+
+def test_the_next_month_is_scored_and_watched_as_the_former_code_does(former: Home) -> None:
+    """The canary goes on: the champion and the challenger answer the same rows with the same figures."""
+    run = run_next_month(former)
+    assert verdicts_of(former, run.key) == expected_verdicts(EXPECTED["run"])
+    skipped = "version 4 is in canary since 2024-09-01: one challenger at a time"
+    assert run.read(DecideReport, "decide").decision.reasons == (skipped,)
+
+    run_next_month(former, "score")
+    (file,) = Path(former.store, "churn", "scores", NEXT).glob("*.parquet")
+    table = pd.read_parquet(file).set_index("id")
+    expected = pd.DataFrame.from_dict(
+        EXPECTED["scores"], orient="index", columns=["version", "score", "shadow_version", "shadow_score"]
+    )
+    pd.testing.assert_frame_equal(
+        table[list(expected)], expected, check_dtype=False, check_names=False, rtol=CLOSE, atol=0
+    )
+
+    key = run_next_month(former, "monitor").key
+    assert verdicts_of(former, key) == expected_verdicts(EXPECTED["monitor"])
+    reports = reports_of(former, key)
+    estimate = [reports["estimate"][name] for name in ("value", "low", "high", "expected_score", "rows")]
+    assert estimate == pytest.approx(EXPECTED["estimate"], rel=CLOSE)
+    names = ("version", "rows", "value", "low", "high", "expected", "excess", "excess_low")
+    (realised,), (as_expected,) = reports["measure"]["realised"], EXPECTED["measure"]
+    assert [realised[name] for name in names] == pytest.approx(as_expected, rel=CLOSE)
+    names = ("version", "champion", "rows", "gain", "low", "high")
+    assert [reports["rollout"][name] for name in names] == pytest.approx(EXPECTED["rollout"], rel=CLOSE)
+
+
+def numbers(values: Iterable[float | None]) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def judged_as_expected(run: Run, expected: dict[str, Any]) -> None:
+    """The run came to the figures and verdicts of the former code."""
+    assert verdicts_of(run.home, run.key) == expected_verdicts(expected)
+    evaluate, gate = run.read(EvaluateReport, "evaluate"), run.read(GateReport, "gate")
+    names = ("level", "looks", "rows")
+    assert [evaluate.level, evaluate.earlier_analyses, evaluate.rows] == [expected[name] for name in names]
+    # The source files that travel with a model are others, so that its size is.
+    figures = {
+        **{
+            (model, metric): part.model_dump().values()
+            for model, of in evaluate.metrics.items()
+            for metric, part in of.items()
+        },
+        **{(model, feature): [loss] for model, of in evaluate.importance.items() for feature, loss in of.items()},
+        **{(one.model, one.against): [one.gain, one.low, one.high] for one in evaluate.paired},
+        **{(one.model, one.name): [one.passed, one.value, one.bound] for one in gate.checks if one.name != "size"},
+    }
+    today = results.current_name
+    wanted = {
+        **{
+            (today(model), metric): part.values()
+            for model, of in expected["metrics"].items()
+            for metric, part in of.items()
+        },
+        **{
+            (today(model), feature): [loss]
+            for model, of in expected["importance"].items()
+            for feature, loss in of.items()
+        },
+        **{(model, today(against)): pair for model, against, *pair in expected["paired"]},
+        **{(model, today(name)): check for name, model, *check in expected["checks"] if name != "size"},
+    }
+    assert figures.keys() == wanted.keys()
+    for about, values in wanted.items():
+        assert numbers(figures[about]) == pytest.approx(numbers(values), rel=CLOSE, nan_ok=True), about
+    assert (gate.chosen, gate.kind) == (expected["chosen"], expected["kind"])
+    assert [gate.challenger_score, gate.champion_score] == pytest.approx(expected["scores"], rel=CLOSE)
+
+
+def test_a_forced_month_pays_for_the_former_analyses_of_its_rows(former: Home) -> None:
+    """The former record of a look at August's rows is found: what is left of their level is as small as it was."""
+    run = run_next_month(former, force=True)
+    judged_as_expected(run, EXPECTED["forced"])
+    context = run.read(Context, "context")
+    assert context.champion
+    assert context.champion.version == 3
+    assert context.reference_champion
+    assert context.reference_champion.version == 1
+    assert [blocked.version for blocked in context.blocklist] == [2]
+    assert context.rollout
+    assert (context.rollout.purpose, context.rollout.shadow.version) == ("canary", 4)
+    assert "chain" in retrain("verify", "churn")
+
+
+def test_a_rollback_and_the_month_after_it(former: Home) -> None:
+    told = retrain("rollback", "churn", "--reason", "as a test")
+    assert "rolled back: version 1 serves again: as a test" in told
+    run = run_next_month(former)
+    judged_as_expected(run, EXPECTED["rolled back"])
+    context = run.read(Context, "context")
+    assert context.champion
+    assert context.champion.digest.startswith(DIGESTS[1])
+    assert {blocked.version: blocked.digest[:12] for blocked in context.blocklist} == {2: DIGESTS[2], 3: DIGESTS[3]}
+    assert "version 1 served" in retrain("served", "churn", "--at", NEXT)
+    assert "ok" in retrain("verify", "churn")
+
+
+def test_what_was_taken_back_does_not_come_back(former: Home) -> None:
+    run = run_of(former, f"laptop-{NEXT}")
+    made = promotion.history(run)
+    taken = next(Champion.model_validate(one.body["champion"]) for one in made if one.body["version"] == 2)
+    with pytest.raises(ModelBlocked, match=r"version 2 is the model of version 2, which is blocked: support reports"):
+        promotion.refuse(run, made, taken, run.as_of)
+    retrain("rollback", "churn", "--to", "2", "--reason", "it was good after all")
+    assert "version 2 served" in retrain("served", "churn", "--at", "2024-09-02")
+
+
+def test_a_deleted_champion_is_registered_again_from_its_former_files(former: Home) -> None:
+    MlflowClient(former.mlflow).delete_model_version("churn", "3")
+    told = retrain("reconcile", "churn")
+    assert "version 3 was deleted: the same files serve as version 5" in told
+    assert "since 2024-07-01 00:00" in retrain("served", "churn", "--at", NEXT)
+    assert "champion alias version 5, as the ledger says" in retrain("verify", "churn")
+
+
+def test_a_former_run_is_finished_by_todays_code(former: Home) -> None:
+    """A task that is tried again after the upgrade finds what the stages before it wrote, by their former names."""
+    run = run_of(former, "laptop-2024-06-01", "2024-06-01")
+    assert run.read(SmokeTestReport, "smoke_test").version == 3
+    told = retrain("promote", "churn", "--interval", "2024-06-01")
+    assert "promoted: version 3 serves, was version 1" in told
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_a_former_version_is_made_again(former: Home, version: int) -> None:
+    """All figures come out the same; only the source files that travel with a model are others."""
+    told = retrain("reproduce", "churn", str(version), exit_code=1)
+    assert " same data:" in told
+    assert " same spec:" in told
+    assert " same predictions:" in told
+    assert re.search(rf"the version's files: digest \w+, was {DIGESTS[version]}; fitted the same", told)
+    assert len(re.findall("fitted the same", told)) == len(re.findall("different (?:model|the version)", told))
+    figures = re.search(r"different metrics: \d of \d+ figures: (.*?) (?:same|different)", told)
+    assert figures
+    assert all(re.match(r"\w+ size", figure) for figure in figures[1].split("; "))
