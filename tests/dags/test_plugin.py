@@ -76,7 +76,7 @@ def store(home: Home) -> Store:
     )
     store = Store(home.store)
     store.write(f"{FOLDER}/gate.json", gate.to_json().encode())
-    store.write(f"{FOLDER}/smoke test.json", run_smoke_test.to_json().encode())
+    store.write(f"{FOLDER}/smoke_test.json", run_smoke_test.to_json().encode())
     store.write(f"{FOLDER}/evaluate.json", evaluate.to_json().encode())
     store.write(f"{FOLDER}/evaluate/curves.png", b"\x89PNG")
     store.write(f"{FOLDER}/validate/quality.html", b"<script>draw()</script>")
@@ -107,10 +107,24 @@ def test_the_page_shows_what_was_said_and_never_runs_it(reader: Any, store: Stor
     assert "<script" not in answer.text
     assert answer.text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
     assert "id='gate'" in answer.text
-    assert "id='smoke test'" in answer.text
+    assert "id='smoke_test'" in answer.text
     for word in ("unknown", "warned", "pass", "3 ms a row"):
         assert word in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_run_from_before_the_words_changed_shows_its_smoke_test(reader: Any, store: Store) -> None:
+    """Former code called it a probe, and a check that was only reported one that does not block."""
+    today = store.read(f"{FOLDER}/smoke_test.json")
+    former = f"/dags/churn_retrain/runs/{RUN.replace('05', '04')}"
+    where = FOLDER.replace("05", "04")
+    store.write(f"{where}/probe.json", today.replace(b'"binding": true', b'"blocks": false'))
+    store.write(f"{where}/probe/page.html", b"<p>as it was")
+    text = reader.get(former).text
+    assert "id='smoke_test'" in text
+    assert "3 ms a row" in text
+    (named,) = re.findall(r"href='/retrain(/[^']+)'", text)
+    assert reader.get(named).text == "<p>as it was"
 
 
 def test_what_the_page_links_to_is_there(reader: Any, store: Store) -> None:
