@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bin.settings import Refused
-from retrain.reporting.status import Row, rows, table
+from retrain.reporting.status import IntervalStatus, rows, table
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
 
@@ -93,7 +93,7 @@ def follow(model: str, url: str, token: str, console: Console) -> bool:
     return all(set(found) == {"success"} for found in states.values())
 
 
-def _tell(ended: list[Row], told: set[str], console: Console) -> None:
+def _tell(ended: list[IntervalStatus], told: set[str], console: Console) -> None:
     """Where nobody looks at a terminal: one line when an interval has ended."""
     for row in ended:
         if row.interval not in told:

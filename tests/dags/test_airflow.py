@@ -29,7 +29,7 @@ import pytest
 
 from bin import local, settings
 from retrain.pipeline import MONITORING, NAMES
-from retrain.reporting.status import Row, rows
+from retrain.reporting.status import IntervalStatus, rows
 from retrain.state.ledger import Ledger
 from retrain.state.run import run_key
 from tests.conftest import churn_rows, churn_spec
@@ -185,7 +185,7 @@ class Loop:
     def champions_of(self, model: str) -> list[int]:
         return [one.body["version"] for one in self.ledger.records(model, "promotion")]
 
-    def row(self, month: str) -> Row:
+    def row(self, month: str) -> IntervalStatus:
         return next(row for row in rows(self.ledger, "churn") if row.interval == month)
 
     def store(self, run: str) -> Path:

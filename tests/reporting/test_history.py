@@ -69,29 +69,34 @@ class Story:
         key = f"{run}/{stage}/{len(self.ledger.records('churn'))}"
         self.ledger.append("churn", "stage", key, body, effective_at=at(as_of), run=run)
 
-    def tell(self, kind: str, key: str, as_of: str, run: str, body: dict[str, Any], by: str = "") -> None:
+    def record(self, kind: str, key: str, as_of: str, run: str, body: dict[str, Any], by: str = "") -> None:
         self.ledger.append("churn", kind, key, body, effective_at=at(as_of), run=run, by=by)
 
 
 @pytest.fixture
 def story(churn: Model) -> Story:
     """Version 1, a tie that kept it, a refused run, version 2 after a person's word, and back to version 1."""
-    told = Story(Ledger(churn.home.ledger))
-    told.stage("gate", "promote", "run-1", "2024-03-01", challenger=0.51, champion=None, metric="log_loss")
-    told.champion(1, "2024-03-01")
-    told.stage("gate", "inconclusive", "run-x", "2024-04-01", challenger=0.52, champion=0.52, metric="log_loss")
-    told.stage("promote", "LedgerBusy", "run-y", "2024-04-01")
+    story = Story(Ledger(churn.home.ledger))
+    story.stage("gate", "promote", "run-1", "2024-03-01", challenger=0.51, champion=None, metric="log_loss")
+    story.champion(1, "2024-03-01")
+    story.stage("gate", "inconclusive", "run-x", "2024-04-01", challenger=0.52, champion=0.52, metric="log_loss")
+    story.stage("promote", "LedgerBusy", "run-y", "2024-04-01")
     for _ in range(3):
-        told.stage("promote", "StaleRun", "run-y", "2024-04-01")
-    told.stage("gate", "keep", "run-z", "2024-04-01", dry=True)
-    told.stage("gate", "promote", "run-2", "2024-05-01", challenger=0.48, champion=0.5, metric="log_loss")
-    asked = {"version": 2, "digest": "2" * 64, "reasons": ["better"], "champion": champion(2, "2024-05-01", trees=200)}
-    told.tell("proposal", "run-2", "2024-05-01", "run-2", asked)
-    word = {"version": 2, "digest": "2" * 64, "verdict": "approve", "reason": "[red]fine[/red]\x1b[2J | `go`"}
-    told.tell("approval", "run-2/bob/approve", "2024-05-01", "run-2", word, by="bob")
-    told.champion(2, "2024-05-01", why="shown to be better")
-    told.champion(1, "2024-06-01", "rollback", why="paired loss", by="ada")
-    return told
+        story.stage("promote", "StaleRun", "run-y", "2024-04-01")
+    story.stage("gate", "keep", "run-z", "2024-04-01", dry=True)
+    story.stage("gate", "promote", "run-2", "2024-05-01", challenger=0.48, champion=0.5, metric="log_loss")
+    proposal = {
+        "version": 2,
+        "digest": "2" * 64,
+        "reasons": ["better"],
+        "champion": champion(2, "2024-05-01", trees=200),
+    }
+    story.record("proposal", "run-2", "2024-05-01", "run-2", proposal)
+    approval = {"version": 2, "digest": "2" * 64, "verdict": "approve", "reason": "[red]fine[/red]\x1b[2J | `go`"}
+    story.record("approval", "run-2/bob/approve", "2024-05-01", "run-2", approval, by="bob")
+    story.champion(2, "2024-05-01", why="shown to be better")
+    story.champion(1, "2024-06-01", "rollback", why="paired loss", by="ada")
+    return story
 
 
 def shown(table: Any, width: int) -> str:
@@ -130,12 +135,12 @@ MOMENTS = [at("2024-02-29") + timedelta(days=n) for n in range(0, 120, 3)]
 
 
 def test_served_agrees_with_what_scoring_asks(story: Story, churn: Model) -> None:
-    made = story.ledger.records("churn", "promotion")
+    promotions = story.ledger.records("churn", "promotion")
     for moment in MOMENTS:
-        found = champion_at(made, moment)
+        serving = champion_at(promotions, moment)
         lines = history.served(churn.home, churn.home.spec("churn"), moment)
-        said = f"  version {found.version} served" if found else "  nobody served yet"
-        assert lines[1].startswith(said), (moment, lines)
+        expected = f"  version {serving.version} served" if serving else "  nobody served yet"
+        assert lines[1].startswith(expected), (moment, lines)
 
 
 def test_served_says_since_when_until_when_and_why(story: Story, churn: Model) -> None:
@@ -179,7 +184,7 @@ def test_served_counts_the_rows_that_each_version_answered(story: Story, churn: 
         sha256 = sha256_of(path)
     body = {"interval": "2024-04-01", "version": 1, "key": "churn/scores/file.parquet", "sha256": sha256}
     body |= {"data": "d" * 64, "rows": 4, "scored": 3}
-    story.tell("score", "2024-04-01", "2024-05-01", "score-run", body)
+    story.record("score", "2024-04-01", "2024-05-01", "score-run", body)
     lines = "\n".join(history.served(churn.home, spec, at("2024-04-20")))
     assert "2024-04-01: 3 of 4 rows by version 1, churn/scores/file.parquet" in lines
     assert f"sha256 {sha256}" in lines
@@ -193,7 +198,7 @@ def test_an_interval_belongs_to_the_champion_of_its_begin(churn: Model) -> None:
     story.champion(1, "2024-03-01")
     story.champion(2, "2024-04-10")
     body = {"interval": "2024-04-01", "version": 1, "key": "gone", "sha256": "0", "data": "d", "rows": 4, "scored": 4}
-    story.tell("score", "2024-04-01", "2024-05-01", "score-run", body)
+    story.record("score", "2024-04-01", "2024-05-01", "score-run", body)
     lines = "\n".join(history.served(churn.home, churn.home.spec("churn"), at("2024-04-20")))
     assert "version 2 served" in lines
     assert "not by version 2: the interval began before that served" in lines

@@ -43,13 +43,13 @@ def signal(ledger: Ledger, question: str, verdict: str, when: datetime, version:
     ledger.append("churn", "signal", f"{question}/{when:%Y-%m}/v{version}", body, effective_at=when)
 
 
-def one(churn: Model, now: datetime | None = None) -> inventory.Entry:
+def only_entry(churn: Model, now: datetime | None = None) -> inventory.InventoryEntry:
     (entry,) = inventory.entries(churn.home, now)
     return entry
 
 
 def test_a_model_before_its_first_champion(churn: Model) -> None:
-    entry = one(churn)
+    entry = only_entry(churn)
     assert (entry.model, entry.owner, entry.contact, entry.task) == (
         "churn",
         "Ada Example",
@@ -64,7 +64,7 @@ def test_a_model_that_serves(churn: Model) -> None:
     promoted(ledger)
     ledger.append("churn", "score", "2024-03-01", {"interval": "2024-03-01"}, effective_at=APRIL)
     ledger.append("churn", "score", "2024-02-01", {"interval": "2024-02-01"}, effective_at=MAY)
-    entry = one(churn)
+    entry = only_entry(churn)
     assert (entry.serves, entry.since, entry.trained_until) == (1, MARCH, MARCH)
     assert entry.age == timedelta(days=61)
     assert entry.scored == "2024-03-01"
@@ -73,7 +73,7 @@ def test_a_model_that_serves(churn: Model) -> None:
     assert entry.recorded.year >= 2024
 
 
-def test_health_is_what_the_newest_looks_say_of_the_champion(churn: Model) -> None:
+def test_health_is_what_the_monitor_said_last_of_the_champion(churn: Model) -> None:
     ledger = Ledger(churn.home.ledger)
     promoted(ledger)
     signal(ledger, "kind", "broken", APRIL)
@@ -82,20 +82,20 @@ def test_health_is_what_the_newest_looks_say_of_the_champion(churn: Model) -> No
     signal(ledger, "drift", "calm", MAY)
     signal(ledger, "realised", "alarm", MAY)
     signal(ledger, "estimated", "alarm", MAY, version=9)
-    assert one(churn).health == "changed, alarm: realised"
+    assert only_entry(churn).health == "changed, alarm: realised"
 
 
 def test_what_waits_for_a_person(churn: Model) -> None:
     ledger = Ledger(churn.home.ledger)
     promoted(ledger)
-    asked = {"version": 2, "digest": "d", "champion": champion(2).model_dump(mode="json"), "reasons": ["r"]}
-    made = ledger.append("churn", "proposal", "run-2", asked, effective_at=APRIL, run="run-2")
-    assert one(churn).pending.startswith("version 2 waits for approval until")
-    assert one(churn, made.recorded_at + timedelta(days=8)).pending == "", "nobody answered in time"
+    body = {"version": 2, "digest": "d", "champion": champion(2).model_dump(mode="json"), "reasons": ["r"]}
+    proposal = ledger.append("churn", "proposal", "run-2", body, effective_at=APRIL, run="run-2")
+    assert only_entry(churn).pending.startswith("version 2 waits for approval until")
+    assert only_entry(churn, proposal.recorded_at + timedelta(days=8)).pending == "", "nobody answered in time"
     ledger.append(
         "churn", "approval", "run-2/bob", {"version": 2, "verdict": "reject"}, effective_at=APRIL, run="run-2"
     )
-    assert one(churn).pending == ""
+    assert only_entry(churn).pending == ""
 
 
 def test_what_scores_beside_the_champion(churn: Model) -> None:
@@ -103,32 +103,32 @@ def test_what_scores_beside_the_champion(churn: Model) -> None:
     promoted(ledger)
     rollout = Rollout(purpose="canary", shadow=champion(2), champion=1, share=0.05, since=APRIL, began=APRIL)
     ledger.append("churn", "rollout", "begun", {"rollout": rollout.model_dump(mode="json")}, effective_at=APRIL)
-    assert one(churn).pending == "version 2 beside (canary at 5%)"
+    assert only_entry(churn).pending == "version 2 beside (canary at 5%)"
     ledger.append("churn", "rollout", "over", {"rollout": None}, effective_at=MAY)
-    assert one(churn).pending == ""
+    assert only_entry(churn).pending == ""
 
 
 def test_a_broken_spec_and_a_model_without_one_are_shown(churn: Model) -> None:
     (churn.home.models / "typo.yaml").write_text(yaml.safe_dump({**churn_spec(), "model": "typo", "quallity": {}}))
     promoted(Ledger(churn.home.ledger), "gone")
-    found = {entry.model: entry for entry in inventory.entries(churn.home)}
-    assert list(found) == ["churn", "gone", "typo"]
-    assert "did you mean 'quality'?" in found["typo"].problem
-    assert "no spec" in found["gone"].problem
-    assert not found["churn"].problem
+    entries = {entry.model: entry for entry in inventory.entries(churn.home)}
+    assert list(entries) == ["churn", "gone", "typo"]
+    assert "did you mean 'quality'?" in entries["typo"].problem
+    assert "no spec" in entries["gone"].problem
+    assert not entries["churn"].problem
 
 
 def test_the_page_and_the_table_show_texts_as_they_are(churn: Model) -> None:
     owner = {"name": "[red]<script>alert(1)</script>\x1b[2J", "contact": "a@b"}
     churn.write_spec({**churn_spec(), "owner": owner, "objective": "<b>bold</b> objective"})
-    found = inventory.entries(churn.home)
-    page = inventory.page(found)
+    entries = inventory.entries(churn.home)
+    page = inventory.page(entries)
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt; objective" in page
     for width in (100, 140):
         console = Console(file=io.StringIO(), width=width)
-        console.print(inventory.table(found))
+        console.print(inventory.table(entries))
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "\x1b" not in text
         assert "[red]<script>" in text

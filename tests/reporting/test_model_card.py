@@ -29,7 +29,7 @@ NASTY = (
 )
 
 
-class Seen(HTMLParser):
+class ShownPage(HTMLParser):
     """The tags of a page, and the text of its cells."""
 
     def __init__(self, html: str) -> None:
@@ -121,8 +121,8 @@ def rendered(text: str) -> str:
 
 @pytest.mark.parametrize("format", ["markdown", "html"])
 def test_hostile_names_stay_names(home: Home, format: str) -> None:
-    made = model_card.card(written(home, name=NASTY[0] + " | x", contact="`a`"), 7, {"reasons": NASTY[5]})
-    page = Seen(rendered(made.markdown) if format == "markdown" else made.html.decode())
+    card = model_card.card(written(home, name=NASTY[0] + " | x", contact="`a`"), 7, {"reasons": NASTY[5]})
+    page = ShownPage(rendered(card.markdown) if format == "markdown" else card.html.decode())
     assert not page.tags & {"script", "img", "a", "em", "code"}
     for name in NASTY:
         assert " ".join(name.split()) in page.cells, name
@@ -138,16 +138,16 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(home: Home) -> None:
         rows = table.split("<tr>")[1:]
         assert len({row.count("</td>") + row.count("</th>") for row in rows}) == 1
     # A cell that a pipe had cut in two would be dropped by the renderer, and its row would still be whole.
-    assert "a | b" in Seen(rendered(text)).cells
+    assert "a | b" in ShownPage(rendered(text)).cells
 
 
 def facts(run: Run) -> Iterator[tuple[str, str]]:
-    page = Seen(model_card.card(run, 7, {"seed": "1"}).html.decode())
+    page = ShownPage(model_card.card(run, 7, {"seed": "1"}).html.decode())
     yield from zip(page.cells, page.cells[1:], strict=False)
 
 
 def test_what_the_run_found_is_in_the_card(home: Home) -> None:
-    told = set(facts(written(home)))
+    shown = set(facts(written(home)))
     assert {
         ("owner", "Ada Example"),
         ("contact", "ada@example.org"),
@@ -159,9 +159,9 @@ def test_what_the_run_found_is_in_the_card(home: Home) -> None:
         ("make it again", "python -m retrain reproduce churn 7"),
         ("fairness", "<script>alert(1)</script>"),
         ("seed", "1"),
-    } <= told
-    assert ("2024-01-01", "400") in told
-    assert ("400", "judged") in told
+    } <= shown
+    assert ("2024-01-01", "400") in shown
+    assert ("400", "judged") in shown
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 from retrain.data.versions import registry_of
 from retrain.registry.mlflow import Registry, save_model
 from retrain.reporting import verify
-from retrain.reporting.verify import Answer
+from retrain.reporting.verify import Verification
 from retrain.results import Champion, Configuration
 from retrain.state.ledger import Ledger
 from retrain.state.ledger_tables import hash_of
@@ -45,7 +45,7 @@ SOUND = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     """A home with two months of data, labels, scores and two champions, as the stages put them on record."""
-    root = tmp_path_factory.mktemp("audit")
+    root = tmp_path_factory.mktemp("verify")
     home = home_of(root)
     Path(home.mlflow.removeprefix("sqlite:///")).parent.mkdir(parents=True)
     shutil.copyfile(empty_mlflow, home.mlflow.removeprefix("sqlite:///"))
@@ -136,32 +136,32 @@ def home(root: Path, tmp_path: Path) -> Iterator[Home]:
     shutil.copytree(kept, root / ".retrain", dirs_exist_ok=True)
 
 
-def wrong(answers: tuple[Answer, ...]) -> dict[str, str]:
-    return {one.what: one.found for one in answers if not one.ok}
+def wrong(outcomes: tuple[Verification, ...]) -> dict[str, str]:
+    return {outcome.what: outcome.found for outcome in outcomes if not outcome.ok}
 
 
 def test_a_sound_home_is_sound_and_looking_changes_nothing(home: Home) -> None:
     before = {
         path: path.read_bytes() for path in Path(home.state).rglob("*") if path.is_file() and ".db" not in path.name
     }
-    said: list[str] = []
-    answers = verify.verify(home, "churn", said.append)
-    assert wrong(answers) == {}
-    assert [one.what for one in answers] == list(SOUND)
-    assert all(one.found.startswith(SOUND[one.what]) for one in answers)
-    assert "snapshots: 3 of 3" in said
+    steps: list[str] = []
+    outcomes = verify.verify(home, "churn", steps.append)
+    assert wrong(outcomes) == {}
+    assert [outcome.what for outcome in outcomes] == list(SOUND)
+    assert all(outcome.found.startswith(SOUND[outcome.what]) for outcome in outcomes)
+    assert "snapshots: 3 of 3" in steps
     after = {
         path: path.read_bytes() for path in Path(home.state).rglob("*") if path.is_file() and ".db" not in path.name
     }
     assert after == before
-    assert verify.models(home) == ["churn"]
+    assert verify.known_models(home) == ["churn"]
 
 
 def test_nothing_on_record_is_sound(home: Home) -> None:
-    answers = verify.verify(home, "newcomer")
-    assert wrong(answers) == {}
-    assert answers[0].found == "no records"
-    assert "none yet" in answers[1].found
+    outcomes = verify.verify(home, "newcomer")
+    assert wrong(outcomes) == {}
+    assert outcomes[0].found == "no records"
+    assert "none yet" in outcomes[1].found
 
 
 # --- ways to break it, and what must be said of each
@@ -196,9 +196,9 @@ def write_the_ledger_anew(home: Home) -> None:
     table = sa.Table("retrain_records", sa.MetaData(), autoload_with=engine)
     with engine.begin() as connection:
         for row in connection.execute(table.select().order_by(table.c.place)).mappings().all():
-            made = {**row, "previous": previous, "body": row["body"].replace('"promote"}', '"keep"}')}
-            previous = made["hash"] = hash_of(made)
-            connection.execute(table.update().where(table.c.id == row["id"]).values(made))
+            forged = {**row, "previous": previous, "body": row["body"].replace('"promote"}', '"keep"}')}
+            previous = forged["hash"] = hash_of(forged)
+            connection.execute(table.update().where(table.c.id == row["id"]).values(forged))
 
 
 def delete_the_ledger(home: Home) -> None:
@@ -296,11 +296,11 @@ BROKEN: dict[Callable[[Home], None], dict[str, str]] = {
 @pytest.mark.parametrize("spoil", BROKEN, ids=lambda spoil: spoil.__name__)
 def test_what_is_broken_is_named_and_nothing_else_is(home: Home, spoil: Callable[[Home], None]) -> None:
     spoil(home)
-    answers = verify.verify(home, "churn")
-    found = wrong(answers)
-    assert list(found) == list(BROKEN[spoil])
-    assert all(text in found[what] for what, text in BROKEN[spoil].items()), found
-    assert all(one.do for one in answers if not one.ok)
+    outcomes = verify.verify(home, "churn")
+    faults = wrong(outcomes)
+    assert list(faults) == list(BROKEN[spoil])
+    assert all(text in faults[what] for what, text in BROKEN[spoil].items()), faults
+    assert all(outcome.do for outcome in outcomes if not outcome.ok)
 
 
 def test_the_first_of_many_faults_does_not_hide_the_others(home: Home) -> None:
@@ -314,19 +314,19 @@ def test_the_first_of_many_faults_does_not_hide_the_others(home: Home) -> None:
 def test_what_is_down_is_an_answer(home: Home, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     down = replace(home, mlflow=f"sqlite:///{tmp_path}", remote=str(tmp_path / "file"))
-    found = wrong(verify.verify(down, "churn"))
-    assert list(found) == ["champion alias", "version 2", "versions", "churn/2024-01-01.parquet/tag", "snapshots"]
-    assert [text.startswith("could not be asked") for text in found.values()] == [True, True, False, True, False]
-    (answer,) = verify.verify(replace(home, ledger=f"sqlite:///{tmp_path / 'file'}/ledger.db"), "churn")
-    assert (answer.what, answer.ok) == ("chain", False)
+    faults = wrong(verify.verify(down, "churn"))
+    assert list(faults) == ["champion alias", "version 2", "versions", "churn/2024-01-01.parquet/tag", "snapshots"]
+    assert [text.startswith("could not be asked") for text in faults.values()] == [True, True, False, True, False]
+    (outcome,) = verify.verify(replace(home, ledger=f"sqlite:///{tmp_path / 'file'}/ledger.db"), "churn")
+    assert (outcome.what, outcome.ok) == ("chain", False)
     (tmp_path / "file").write_text("this is no database, however long it may be" * 100)
-    (answer,) = verify.verify(replace(home, ledger=f"sqlite:///{tmp_path / 'file'}"), "churn")
-    assert answer.found.startswith("could not be asked: ")
+    (outcome,) = verify.verify(replace(home, ledger=f"sqlite:///{tmp_path / 'file'}"), "churn")
+    assert outcome.found.startswith("could not be asked: ")
 
 
 def test_a_version_that_never_served_or_came_again_under_another_number_is_not_missed(home: Home, root: Path) -> None:
     first, second = (
-        Champion.model_validate(one.body["champion"]) for one in Ledger(home.ledger).records("churn", "promotion")
+        Champion.model_validate(record.body["champion"]) for record in Ledger(home.ledger).records("churn", "promotion")
     )
     gone = second.model_copy(update={"version": 7, "digest": "f" * 64})
     note(home, "promotion", "run-3", {"action": "promote", "version": 7, "champion": gone.model_dump(mode="json")}, 3)
@@ -335,15 +335,15 @@ def test_a_version_that_never_served_or_came_again_under_another_number_is_not_m
     again = register(home, root, 1)
     assert (again.version, again.digest) == (3, first.digest)
     promote(home, 5, again, "restore")
-    answers = verify.verify(home, "churn")
-    assert wrong(answers) == {}
-    assert [one.found for one in answers if one.what == "versions"] == ["2 of 2 as recorded"]
+    outcomes = verify.verify(home, "churn")
+    assert wrong(outcomes) == {}
+    assert [outcome.found for outcome in outcomes if outcome.what == "versions"] == ["2 of 2 as recorded"]
 
 
 def test_the_table_shows_hostile_names_as_they_are() -> None:
-    answers = (Answer("[red]a[/red]", False, "[bold]x[/nonsense]", "interim_analysis"), Answer("chain", True, "fine"))
+    outcomes = (Verification("[red]a[/red]", False, "[bold]x[/nonsense]", "look"), Verification("chain", True, "fine"))
     console = Console(file=io.StringIO(), width=120)
-    console.print(verify.table("[link=x]churn", answers))
+    console.print(verify.table("[link=x]churn", outcomes))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for shown in ("[link=x]churn", "[red]a[/red]", "[bold]x[/nonsense]", "wrong", "ok"):
         assert shown in text

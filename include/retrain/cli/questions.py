@@ -71,11 +71,11 @@ def verify(model: Annotated[str, typer.Argument(help="one model; by default all 
     from retrain.reporting import verify
 
     home, sound, console = Home.from_environment(), True, Console(stderr=True)
-    for name in [home.spec(model).model] if model else verify.models(home):
+    for name in [home.spec(model).model] if model else verify.known_models(home):
         with console.status(name) as progress:
-            answers = verify.verify(home, name, progress.update)
-        show(verify.table(name, answers))
-        sound = sound and all(answer.ok for answer in answers)
+            outcomes = verify.verify(home, name, progress.update)
+        show(verify.table(name, outcomes))
+        sound = sound and all(outcome.ok for outcome in outcomes)
     if not sound:
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Which version served when, and why: by the ledger alone, on the data's clock or on the wall's."""
+"""The history of a model's champion: which version served when, and why, by the ledger alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from retrain import errors
 from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
 from retrain.rendering.text import number, plain, run_key_of, stamp, who
-from retrain.results import Accepted, Champion, Context, Interval, RefitReport
+from retrain.results import Accepted, Champion, Context, RefitReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import champion_at
@@ -22,27 +22,31 @@ from retrain.state.run import Run
 from retrain.state.settings import Home
 from retrain.state.store import Store
 
-DID = {
+ACTIONS = {
     "promote": "promoted",
     "rollback": "rolled back",
     "undo": "undone",
     "adopt": "alias followed",
     "restore": "restored",
 }
+"""Action of a promotion record → what it did, for people."""
 REFUSING = ("refit", "register", "smoke_test", "promote")
 """Stages whose refusal keeps a version from serving."""
-SHOWN = 12
+INTERVALS = 12
 """How many intervals of the training rows are listed."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """Something that happened to a model's champion, or was refused to.
+class ChampionEvent:
+    """A change of a model's champion, a step towards one, or a refusal.
 
     Attributes:
         effective_at: on the data's clock.
         recorded_at: on the wall's.
+        what: happened.
         change: from which version to which.
+        why: the first reason on record.
+        who: asked for it.
         evidence: the gate's scores of challenger and champion on the same rows, and the run.
         place: of the record in the model's chain.
     """
@@ -57,37 +61,37 @@ class Row:
     place: int
 
 
-def rows(ledger: Ledger, model: str) -> list[Row]:
+def rows(ledger: Ledger, model: str) -> list[ChampionEvent]:
     """Every change of the champion, with proposals, approvals, rollouts and refusals, in the order of the record."""
     records = ledger.records(model)
-    scores = {
-        one.run: f"{one.body['facts']['metric']} {number(one.body['facts']['challenger'])}"
-        f" / {number(one.body['facts']['champion'])}, {one.run}"
-        for one in records
-        if one.kind == "stage" and one.body["stage"] == "gate" and one.body["facts"].get("challenger") is not None
+    stages = [record for record in records if record.kind == "stage"]
+    evidence = {
+        record.run: f"{facts['metric']} {number(facts['challenger'])} / {number(facts['champion'])}, {record.run}"
+        for record in stages
+        if record.body["stage"] == "gate" and (facts := record.body["facts"]).get("challenger") is not None
     }
     # A task that is tried again is refused again: its last refusal stands for all of them.
-    last = {(one.run, one.body["stage"], one.body["verdict"]): one.id for one in records if one.kind == "stage"}
-    told = []
-    for one in records:
-        if one.kind == "stage" and last[one.run, one.body["stage"], one.body["verdict"]] != one.id:
+    last = {(record.run, record.body["stage"], record.body["verdict"]): record.id for record in stages}
+    events = []
+    for record in records:
+        if record.kind == "stage" and last[record.run, record.body["stage"], record.body["verdict"]] != record.id:
             continue
-        if (said := _said(one)) is not None:
-            what, change, why = said
-            evidence = scores.get(_run(one), _run(one))
-            told.append(
-                Row(
-                    effective_at=one.effective_at,
-                    recorded_at=one.recorded_at,
+        if (summary := _summary(record)) is not None:
+            what, change, why = summary
+            run = _run(record)
+            events.append(
+                ChampionEvent(
+                    effective_at=record.effective_at,
+                    recorded_at=record.recorded_at,
                     what=what,
                     change=change,
                     why=plain(why),
-                    who=who(one),
-                    evidence=plain(evidence),
-                    place=one.place,
+                    who=who(record),
+                    evidence=plain(evidence.get(run, run)),
+                    place=record.place,
                 )
             )
-    return told
+    return events
 
 
 def _run(record: Record) -> str:
@@ -95,16 +99,16 @@ def _run(record: Record) -> str:
     return run_key_of(record.body["champion"]["reference"]) if record.kind == "promotion" else record.run
 
 
-def _said(record: Record) -> tuple[str, str, str] | None:
+def _summary(record: Record) -> tuple[str, str, str] | None:
     """What happened, from which version to which, and why; None of a record that changes nothing about who serves."""
     body = record.body
     if record.kind == "promotion":
-        return DID[body["action"]], _arrow(body["previous"], body["version"]), body["reasons"][0]
+        return ACTIONS[body["action"]], _arrow(body["previous"], body["version"]), body["reasons"][0]
     if record.kind == "proposal":
         return "waits for approval", f"v{body['version']}", body["reasons"][0]
     if record.kind == "approval":
-        said = {"approve": "approved", "reject": "rejected"}[body["verdict"]]
-        return said, f"v{body['version']}", body["reason"] or "no reason given"
+        answer = {"approve": "approved", "reject": "rejected"}[body["verdict"]]
+        return answer, f"v{body['version']}", body["reason"] or "no reason given"
     if record.kind == "rollout":
         rollout, reasons = body.get("was") or body["rollout"], body["reasons"]
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
@@ -127,18 +131,18 @@ def _arrow(old: int | None, new: int) -> str:
 
 def table(ledger: Ledger, model: str) -> Table:
     """The rows as a rich table."""
-    made = rows(ledger, model)
-    shown = Table(title=f"{model}: who served, and what was refused", title_justify="left", caption_justify="left")
+    events = rows(ledger, model)
+    grid = Table(title=f"{model}: who served, and what was refused", title_justify="left", caption_justify="left")
     for name, wide in {"#": False, "as of\nrecorded": False, "what": False, "by": True, "why\nevidence": True}.items():
-        shown.add_column(name, justify="right" if name == "#" else "left", no_wrap=not wide, overflow="fold")
-    for row in made:
-        when = f"{stamp(row.effective_at)}\n{stamp(row.recorded_at)}"
-        cells = (str(row.place), when, f"{row.what}\n{row.change}", row.who, f"{row.why}\n{row.evidence}")
-        shown.add_row(*(Text(cell.strip()) for cell in cells))
-    shown.caption = "#: place in the ledger's chain; evidence: scores of challenger and champion on the same rows, run"
-    if not made:
-        shown.caption = "nobody has served yet"
-    return shown
+        grid.add_column(name, justify="right" if name == "#" else "left", no_wrap=not wide, overflow="fold")
+    for event in events:
+        when = f"{stamp(event.effective_at)}\n{stamp(event.recorded_at)}"
+        what, why = f"{event.what}\n{event.change}", f"{event.why}\n{event.evidence}"
+        grid.add_row(*(Text(cell.strip()) for cell in (str(event.place), when, what, event.who, why)))
+    grid.caption = "#: place in the ledger's chain; evidence: scores of challenger and champion on the same rows, run"
+    if not events:
+        grid.caption = "nobody has served yet"
+    return grid
 
 
 # --- who served at a moment
@@ -154,65 +158,71 @@ def moment(text: str) -> datetime:
     ('2013-07-04 12:00:00+00:00', '2013-07-04 00:00:00+00:00')
     """
     try:
-        found = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(text.strip())
     except ValueError:
         raise InvalidInterval(f"{text!r} is no moment", do="give a date or a time like 2013-07-04T12:00Z") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def served(home: Home, spec: Spec, at: datetime, *, recorded: bool = False) -> tuple[str, ...]:
     """Which version served at a moment, why, made of what, and what it scored then; for people, line by line.
 
     Args:
+        home: whose ledger, store and runs are read.
+        spec: of the model.
         at: on the data's clock: the version that an interval beginning then is scored by.
         recorded: `at` is on the wall's clock instead: the version that was on record as the champion then.
     """
     records = Ledger(home.ledger).records(spec.model)
-    made = [one for one in records if one.kind == "promotion"]
+    promotions = [record for record in records if record.kind == "promotion"]
     clock = "recorded_at" if recorded else "effective_at"
-    there = [one for one in made if getattr(one, clock) <= at]
+    earlier = [record for record in promotions if getattr(record, clock) <= at]
     lines = [f"{spec.model} at {stamp(at)} UTC, on the {'wall' if recorded else 'data'}'s clock"]
-    if not there:
-        return (*lines, f"  {_before_the_first(made, clock)}")
-    found, later = there[-1], made[made.index(there[-1]) + 1 :]
-    champion = Champion.model_validate(found.body["champion"])
-    until = min((getattr(one, clock) for one in later), default=None)
+    if not earlier:
+        return (*lines, f"  {_before_the_first(promotions, clock)}")
+    promotion = earlier[-1]
+    later = promotions[promotions.index(promotion) + 1 :]
+    champion = Champion.model_validate(promotion.body["champion"])
+    until = min((getattr(record, clock) for record in later), default=None)
+    reason, *more_reasons = map(plain, promotion.body["reasons"])
     lines += [
         f"  version {champion.version} served, digest {champion.digest[:12]}",
-        f"  since    {stamp(getattr(found, clock))}, until {stamp(until) if until else 'now'}",
-        f"  because  {DID[found.body['action']]}: {plain(found.body['reasons'][0])}",
-        *(f"           {plain(reason)}" for reason in found.body["reasons"][1:]),
-        f"  by       {who(found)}, in run {plain(found.run)}; record {found.place} of the ledger,"
-        f" written {stamp(found.recorded_at)} UTC",
+        f"  since    {stamp(getattr(promotion, clock))}, until {stamp(until) if until else 'now'}",
+        f"  because  {ACTIONS[promotion.body['action']]}: {reason}",
+        *(f"           {reason}" for reason in more_reasons),
+        f"  by       {who(promotion)}, in run {plain(promotion.run)}; record {promotion.place} of the ledger,"
+        f" written {stamp(promotion.recorded_at)} UTC",
     ]
-    lines += [f"  {line}" for line in _made_of(home, spec, champion)]
-    lines += [f"  {line}" for line in _scored(home, spec, records, at, champion)] if not recorded else []
-    other = _other_clock(made, at, recorded)
+    lines += [f"  {line}" for line in _training_lines(home, spec, champion)]
+    lines += [f"  {line}" for line in _score_lines(home, spec, records, at, champion)] if not recorded else []
+    other = _other_clock(promotions, at, recorded)
     return (*lines, f"  {other}") if other else tuple(lines)
 
 
-def _before_the_first(made: Sequence[Record], clock: str) -> str:
-    if not made:
+def _before_the_first(promotions: Sequence[Record], clock: str) -> str:
+    if not promotions:
         return "nobody served: no version has been promoted yet"
-    first = made[0]
+    first = promotions[0]
     return f"nobody served yet: version {first.body['version']} was the first, from {stamp(getattr(first, clock))} on"
 
 
-def _other_clock(made: Sequence[Record], at: datetime, recorded: bool) -> str:
+def _other_clock(promotions: Sequence[Record], at: datetime, recorded: bool) -> str:
     """What the other clock says of the moment, where it says something else."""
-    there = [one.body["version"] for one in made if one.recorded_at <= at]
-    wall = there[-1] if there else None
-    data = found.version if (found := champion_at(made, at)) else None
+    written = [record.body["version"] for record in promotions if record.recorded_at <= at]
+    wall = written[-1] if written else None
+    champion = champion_at(promotions, at)
+    data = champion.version if champion else None
     if wall == data:
         return ""
     if recorded:
         return f"on the data's clock version {data} served then" if data else "on the data's clock nobody served yet"
     if wall is None:
-        return f"on the wall's clock nothing was on record then; the record begins {stamp(made[0].recorded_at)} UTC"
+        begin = stamp(promotions[0].recorded_at)
+        return f"on the wall's clock nothing was on record then; the record begins {begin} UTC"
     return f"on the wall's clock version {wall} was on record then (--recorded)"
 
 
-def _made_of(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
+def _training_lines(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
     from retrain.registry.lineage import run_of  # which loads MLflow; the plugin shows the table without
 
     yield (
@@ -221,35 +231,35 @@ def _made_of(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
     )
     try:
         run, context = run_of(home, spec, run_key_of(champion.reference))
-        batches = training(run, context)
+        batches = training_batches(run, context)
     except MissingInput as error:
         yield f"         its run's files are gone: {error.found}"
         return
-    for one in batches[-SHOWN:]:
-        labels = f", labels {one.labels.sha256[:12]}" if one.labels else ""
+    for accepted in batches[-INTERVALS:]:
+        batch = accepted.batch
+        labels = f", labels {accepted.labels.sha256[:12]}" if accepted.labels else ""
         yield (
-            f"         {one.batch.interval.name}: {one.batch.rows:,} rows, sha256 {one.batch.sha256[:12]},"
-            f" DVC {one.md5[:12]} at commit {one.commit[:12]}{labels}"
+            f"         {batch.interval.name}: {batch.rows:,} rows, sha256 {batch.sha256[:12]},"
+            f" DVC {accepted.md5[:12]} at commit {accepted.commit[:12]}{labels}"
         )
-    if len(batches) > SHOWN:
+    if len(batches) > INTERVALS:
         more = f"python -m retrain explain {spec.model} {champion.version}"
-        yield f"         and {len(batches) - SHOWN} earlier intervals: {more}"
+        yield f"         and {len(batches) - INTERVALS} earlier intervals: {more}"
 
 
-def training(run: Run, context: Context) -> list[Accepted]:
+def training_batches(run: Run, context: Context) -> list[Accepted]:
     """The batches that the run's version was fitted on, oldest first."""
     spans = run.read(RefitReport, "refit").fitted.intervals
-    return [one for one in context.accepted if any(one.batch.interval.start == span.start for span in spans)]
+    starts = {span.start for span in spans}
+    return [accepted for accepted in context.accepted if accepted.batch.interval.start in starts]
 
 
-def _scored(home: Home, spec: Spec, records: Sequence[Record], at: datetime, champion: Champion) -> Iterator[str]:
-    found = [
-        one for one in records if one.kind == "score" and (span := _span(spec, one)) and span.start <= at < span.end
-    ]
-    if not found:
+def _score_lines(home: Home, spec: Spec, records: Sequence[Record], at: datetime, champion: Champion) -> Iterator[str]:
+    scores = [record for record in records if record.kind == "score" and _covers(spec, record, at)]
+    if not scores:
         yield "scored   the interval of that moment has not been scored"
-    for one in found:
-        body = one.body
+    for record in scores:
+        body = record.body
         yield (
             f"scored   {body['interval']}: {body['scored']:,} of {body['rows']:,} rows by version {body['version']},"
             f" {body['key']}"
@@ -263,6 +273,15 @@ def _scored(home: Home, spec: Spec, records: Sequence[Record], at: datetime, cha
             )
 
 
+def _covers(spec: Spec, record: Record, at: datetime) -> bool:
+    """Whether a record is of the interval that a moment lies in."""
+    try:
+        interval = spec.at(record.body["interval"])
+    except RetrainError:  # the spec has other intervals by now
+        return False
+    return interval.start <= at < interval.end
+
+
 def _shares(home: Home, body: Mapping[str, Any]) -> str:
     """Which version answered how many rows, by the file of the scores itself."""
     import pyarrow.parquet as pq
@@ -273,12 +292,5 @@ def _shares(home: Home, body: Mapping[str, Any]) -> str:
     except (MissingInput, SnapshotCorrupt) as error:
         return f"the file is not the one on record: {error.found}"
     counts = Counter(table["version"].drop_null().to_pylist())
-    said = ", ".join(f"{counts[version]:,} rows by version {version}" for version in sorted(counts))
-    return f"the file is there, unaltered: {said}"
-
-
-def _span(spec: Spec, record: Record) -> Interval | None:
-    try:
-        return spec.at(record.body["interval"])
-    except RetrainError:  # the spec has other intervals by now
-        return None
+    shares = ", ".join(f"{counts[version]:,} rows by version {version}" for version in sorted(counts))
+    return f"the file is there, unaltered: {shares}"

@@ -1,4 +1,4 @@
-"""All models of an installation: who answers for each, which version serves, how old it is and how it does.
+"""The inventory of models: who answers for each, which version serves, how old it is and how it does.
 
 Light, since the Airflow plugin may show it: specs and ledger only, no pandas, no MLflow.
 """
@@ -23,17 +23,22 @@ from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)
-class Entry:
+class InventoryEntry:
     """A model; what is not known of it is empty.
 
     Attributes:
+        model: its name.
+        owner: who answers for it.
+        contact: how to reach them.
+        objective: what it is for.
+        task: binary, multiclass or regression.
         serves: the champion's version.
         since: the moment of the data's clock from which on it serves.
         recorded: the moment of the wall's clock at which that was put on record.
         trained_until: end of its newest training row's interval.
         age: how much newer the model's newest record is than that, on the data's clock.
         scored: the newest interval with scores.
-        health: what the monitor's newest look found, and the questions that are in alarm.
+        health: what the monitor found last, and the questions that are in alarm.
         pending: what scores beside the champion, or waits for a person.
         problem: why the model does not run: its spec, or its ledger.
     """
@@ -54,46 +59,49 @@ class Entry:
     problem: str = ""
 
 
-def entries(home: Home, now: datetime | None = None) -> tuple[Entry, ...]:
-    """A row per spec, the broken ones too, and per model that only the ledger knows.
+def entries(home: Home, now: datetime | None = None) -> tuple[InventoryEntry, ...]:
+    """An entry per spec, the broken ones too, and per model that only the ledger knows; by name.
 
     Args:
+        home: whose specs and ledger are read.
         now: on the wall's clock, for proposals that expire.
     """
-    ledger, found = Ledger(home.ledger), {}
+    ledger, by_model = Ledger(home.ledger), {}
     for file in home.specs:
         try:
             spec = load(file)
-            found[file.stem] = _entry(spec, ledger.records(spec.model), now or datetime.now(UTC))
+            by_model[file.stem] = _entry(spec, ledger.records(spec.model), now or datetime.now(UTC))
         except RetrainError as error:
-            found[file.stem] = Entry(model=file.stem, problem=error.found)
+            by_model[file.stem] = InventoryEntry(model=file.stem, problem=error.found)
     for model in ledger.models():
-        found.setdefault(model, Entry(model=model, problem="it has records and no spec: it does not run any more"))
-    return tuple(found[model] for model in sorted(found))
+        by_model.setdefault(
+            model, InventoryEntry(model=model, problem="it has records and no spec: it does not run any more")
+        )
+    return tuple(by_model[model] for model in sorted(by_model))
 
 
-def _entry(spec: Spec, records: Sequence[Record], now: datetime) -> Entry:
-    promotions = [one for one in records if one.kind == "promotion"]
-    about = Entry(
+def _entry(spec: Spec, records: Sequence[Record], now: datetime) -> InventoryEntry:
+    promotions = [record for record in records if record.kind == "promotion"]
+    entry = InventoryEntry(
         model=spec.model,
         owner=spec.owner.name,
         contact=spec.owner.contact,
         objective=spec.objective,
         task=spec.task,
-        scored=max((one.body["interval"] for one in records if one.kind == "score"), default=""),
+        scored=max((record.body["interval"] for record in records if record.kind == "score"), default=""),
         pending="; ".join(_pending(spec, records, promotions, now)),
     )
     if not promotions:
-        return about
+        return entry
     last = promotions[-1]
     champion = Champion.model_validate(last.body["champion"])
     return replace(
-        about,
+        entry,
         serves=champion.version,
         since=last.effective_at,
         recorded=last.recorded_at,
         trained_until=champion.trained_until,
-        age=max(one.effective_at for one in records) - champion.trained_until,
+        age=max(record.effective_at for record in records) - champion.trained_until,
         health=_health(records, champion.version),
     )
 
@@ -101,27 +109,27 @@ def _entry(spec: Spec, records: Sequence[Record], now: datetime) -> Entry:
 def _health(records: Iterable[Record], version: int) -> str:
     """What the monitor's newest answer to each of its questions about the champion says."""
     newest: dict[str, Record] = {}
-    for one in records:
-        if one.kind == "signal" and one.body["champion"] == version:
-            before = newest.get(one.body["question"])
-            if before is None or before.effective_at <= one.effective_at:
-                newest[one.body["question"]] = one
+    for record in records:
+        if record.kind == "signal" and record.body["champion"] == version:
+            before = newest.get(record.body["question"])
+            if before is None or before.effective_at <= record.effective_at:
+                newest[record.body["question"]] = record
     kind = newest.pop("kind", None)
-    alarms = [question for question, one in sorted(newest.items()) if one.body["verdict"] == "alarm"]
-    said = str(kind.body["verdict"]) if kind else "not looked at yet" if not newest else "sound"
-    return f"{said}, alarm: {', '.join(alarms)}" if alarms else said
+    alarms = [question for question, record in sorted(newest.items()) if record.body["verdict"] == "alarm"]
+    state = str(kind.body["verdict"]) if kind else "not looked at yet" if not newest else "sound"
+    return f"{state}, alarm: {', '.join(alarms)}" if alarms else state
 
 
 def _pending(spec: Spec, records: Sequence[Record], promotions: Sequence[Record], now: datetime) -> Iterable[str]:
-    rollouts = [one for one in records if one.kind == "rollout"]
+    rollouts = [record for record in records if record.kind == "rollout"]
     if rollout := rollout_at(promotions, rollouts, datetime.max.replace(tzinfo=UTC)):
         share = f" at {rollout.share:.0%}" if rollout.share else ""
         yield f"version {rollout.shadow.version} beside ({rollout.purpose}{share})"
-    done = {one.key for one in promotions} | {one.run for one in records if one.kind == "approval"}
-    for one in records:
-        expires = one.recorded_at + spec.promotion.approval.expires
-        if one.kind == "proposal" and one.key not in done and now < expires:
-            yield f"version {one.body['version']} waits for approval until {stamp(expires)}"
+    answered = {record.key for record in promotions} | {record.run for record in records if record.kind == "approval"}
+    for record in records:
+        expires = record.recorded_at + spec.promotion.approval.expires
+        if record.kind == "proposal" and record.key not in answered and now < expires:
+            yield f"version {record.body['version']} waits for approval until {stamp(expires)}"
 
 
 # --- shown
@@ -130,24 +138,24 @@ def _pending(spec: Spec, records: Sequence[Record], promotions: Sequence[Record]
 HEAD = ("model", "owner", "serves", "since\nnewest row", "age", "scored", "health\npending")
 
 
-def table(found: Sequence[Entry]) -> Table:
+def table(inventory: Sequence[InventoryEntry]) -> Table:
     """The entries as a rich table; what is wrong with a model stands in its row."""
-    shown = Table(title="Models", title_justify="left", caption_justify="left", caption=CAPTION)
+    grid = Table(title="Models", title_justify="left", caption_justify="left", caption=CAPTION)
     for name in HEAD:
         narrow = name in ("serves", "since\nnewest row", "age", "scored")
-        shown.add_column(name, justify="right" if name == "age" else "left", no_wrap=narrow, overflow="fold")
-    for one in found:
-        shown.add_row(*map(Text, _cells(one)))
-    return shown
+        grid.add_column(name, justify="right" if name == "age" else "left", no_wrap=narrow, overflow="fold")
+    for entry in inventory:
+        grid.add_row(*map(Text, _cells(entry)))
+    return grid
 
 
 CAPTION = "since, newest row and age are on the data's clock"
 
 
-def page(found: Sequence[Entry]) -> str:
+def page(inventory: Sequence[InventoryEntry]) -> str:
     """The entries as an HTML page of its own, with each model's objective; everything escaped."""
-    lines = [(*HEAD, "objective"), *((*_cells(one), plain(one.objective)) for one in found)]
-    table = "".join("<tr>" + "".join(f"<td>{_shown(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    lines = [(*HEAD, "objective"), *((*_cells(entry), plain(entry.objective)) for entry in inventory)]
+    table = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     return (
         "<!doctype html><html><head><meta charset='utf-8'><title>Models</title><style>"
         "body{font:14px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse}"
@@ -156,21 +164,21 @@ def page(found: Sequence[Entry]) -> str:
     )
 
 
-def _shown(cell: str) -> str:
+def _escaped(cell: str) -> str:
     return escape(cell).replace("\n", "<br>")
 
 
-def _cells(one: Entry) -> tuple[str, ...]:
-    if one.problem:
-        return (one.model, *[NONE] * (len(HEAD) - 2), plain(one.problem))
+def _cells(entry: InventoryEntry) -> tuple[str, ...]:
+    if entry.problem:
+        return (entry.model, *[NONE] * (len(HEAD) - 2), plain(entry.problem))
     return (
-        f"{one.model}\n{one.task}",
-        f"{plain(one.owner)}\n{plain(one.contact)}",
-        f"v{one.serves}" if one.serves else NONE,
-        f"{_day(one.since)}\n{_day(one.trained_until)}",
-        NONE if one.age is None else f"{one.age / timedelta(days=1):.0f} d",
-        one.scored or NONE,
-        f"{one.health or NONE}\n{one.pending}".strip(),
+        f"{entry.model}\n{entry.task}",
+        f"{plain(entry.owner)}\n{plain(entry.contact)}",
+        f"v{entry.serves}" if entry.serves else NONE,
+        f"{_day(entry.since)}\n{_day(entry.trained_until)}",
+        NONE if entry.age is None else f"{entry.age / timedelta(days=1):.0f} d",
+        entry.scored or NONE,
+        f"{entry.health or NONE}\n{entry.pending}".strip(),
     )
 
 

@@ -36,7 +36,7 @@ CATEGORIES = 8
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """The same card in two formats."""
 
     markdown: str
@@ -44,8 +44,8 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a run has found out about the version that it registers."""
+class CardFacts:
+    """What a run knows about the version that it registers."""
 
     spec: Spec
     version: int
@@ -66,20 +66,22 @@ class Facts:
     def batches(self) -> list[Accepted]:
         """Of the rows that it was fitted on and of those that judged it."""
         starts = {span.start for span in (*self.refit.fitted.intervals, *self.train.holdout)}
-        return [one for one in self.context.accepted if one.batch.interval.start in starts]
+        return [accepted for accepted in self.context.accepted if accepted.batch.interval.start in starts]
 
 
-def card(run: Run, version: int, lineage: Mapping[str, str]) -> Card:
+def card(run: Run, version: int, lineage: Mapping[str, str]) -> ModelCard:
     """The card of the version that this run registered.
 
     Args:
+        run: whose reports are read.
+        version: number of the version.
         lineage: name → value; what brings the model back.
 
     Raises:
         MissingInput: a stage before register has not run.
     """
     reference = run.path("refit", "reference.json")
-    facts = Facts(
+    facts = CardFacts(
         spec=run.spec,
         version=version,
         context=run.read(Context, "context"),
@@ -91,14 +93,14 @@ def card(run: Run, version: int, lineage: Mapping[str, str]) -> Card:
         lineage=lineage,
     )
     title = f"{run.model} · version {version}"
-    said = Decision(verdict=run.spec.objective, reasons=tuple(map(plain, facts.gate.decision.reasons)))
+    heading = Decision(verdict=run.spec.objective, reasons=tuple(map(plain, facts.gate.decision.reasons)))
     tables = {name: table for name, table in _sections(facts) if len(table)}
-    return Card(_markdown(title, said, tables), html.page(title, said, tables))
+    return ModelCard(_markdown(title, heading, tables), html.page(title, heading, tables))
 
 
-def _markdown(title: str, said: Decision, tables: Mapping[str, pd.DataFrame]) -> str:
-    parts = [f"# {markdown(title)}", "", f"**{markdown(said.verdict)}**", ""]
-    parts += [f"- {markdown(reason)}" for reason in said.reasons]
+def _markdown(title: str, heading: Decision, tables: Mapping[str, pd.DataFrame]) -> str:
+    parts = [f"# {markdown(title)}", "", f"**{markdown(heading.verdict)}**", ""]
+    parts += [f"- {markdown(reason)}" for reason in heading.reasons]
     for name, table in tables.items():
         head = [markdown(column) for column in table.columns]
         body = [[markdown(cell) for cell in line] for line in table.to_numpy().tolist()]
@@ -110,7 +112,7 @@ def _markdown(title: str, said: Decision, tables: Mapping[str, pd.DataFrame]) ->
 # --- the sections
 
 
-def _sections(facts: Facts) -> Iterator[tuple[str, pd.DataFrame]]:
+def _sections(facts: CardFacts) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "Who answers for it", _pairs(_about(facts))
     yield "Limits", _pairs(_limits(facts))
     yield "What it has seen", _frame(("column", "type", "values", "missing"), _seen(facts))
@@ -122,10 +124,10 @@ def _sections(facts: Facts) -> Iterator[tuple[str, pd.DataFrame]]:
     compared = ("model", "against", "gain", "interval", "metric")
     yield "Comparisons on the same rows", _frame(compared, _compared(facts))
     yield "Slices", _frame(("column", "value", "rows", *names), _slices(facts, names))
-    found = ("model", "check", "about", "value", "interval", "rows", "what")
-    yield "Fairness", _frame(found, _findings(facts, ("fairness",)))
-    yield "Calibration", _frame(found, _findings(facts, ("calibration",)))
-    yield "Behaviour", _frame(found, _findings(facts, ("overfit", "leak", "case", "size")))
+    columns = ("model", "check", "about", "value", "interval", "rows", "what")
+    yield "Fairness", _frame(columns, _findings(facts, ("fairness",)))
+    yield "Calibration", _frame(columns, _findings(facts, ("calibration",)))
+    yield "Behaviour", _frame(columns, _findings(facts, ("overfit", "leak", "case", "size")))
     checks = ("check", "model", "verdict", "value", "bound", "why")
     yield f"Gate: {facts.gate.decision.verdict} {facts.judged}", _frame(checks, _checks(facts.gate.checks))
     yield f"Files: {facts.refit.decision.verdict}", _frame(checks, _checks(facts.refit.checks))
@@ -141,7 +143,7 @@ def _pairs(facts: Any) -> pd.DataFrame:
     return _frame(("what", "value"), iter(facts))
 
 
-def _about(facts: Facts) -> Iterator[tuple[str, str]]:
+def _about(facts: CardFacts) -> Iterator[tuple[str, str]]:
     spec = facts.spec
     yield "owner", spec.owner.name
     yield "contact", spec.owner.contact
@@ -167,10 +169,10 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "serves by", f"promotion: {spec.promotion.mode}"
 
 
-def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
+def _limits(facts: CardFacts) -> Iterator[tuple[str, str]]:
     """What the figures do not speak for."""
     spec, evaluate, fitted = facts.spec, facts.evaluate, facts.refit.fitted
-    spans = ", ".join(one.name for one in evaluate.holdout)
+    spans = ", ".join(interval.name for interval in evaluate.holdout)
     yield (
         "judged on",
         f"{evaluate.rows:,} labelled rows of {spans}, in {evaluate.blocks:,} independent blocks; no other rows",
@@ -183,13 +185,15 @@ def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
         )
     yield "fitted on", f"rows from {stamp(fitted.intervals[0].start)} to {stamp(fitted.intervals[-1].end)}"
     if facts.train.unlabelled:
-        share = facts.train.unlabelled / (facts.train.unlabelled + max(one.rows for one in facts.train.fitted))
+        share = facts.train.unlabelled / (facts.train.unlabelled + max(fitted.rows for fitted in facts.train.fitted))
         yield "unlabelled", f"{facts.train.unlabelled:,} rows without a label were left out, {share:.1%} of all"
     for column, count in evaluate.unknown_categories.items():
         yield f"unknown categories of {column}", f"{count:,} holdout rows have one that no model has seen"
     yield from _weak(facts)
-    open_ = [one for one in facts.gate.checks if one.passed is None and one.binding and one.model == facts.judged]
-    for check in open_:
+    undecided = [
+        check for check in facts.gate.checks if check.passed is None and check.binding and check.model == facts.judged
+    ]
+    for check in undecided:
         yield f"cannot be told: {check.name}", check.reason
     if not spec.gate.fairness.columns:
         yield "fairness", "no protected column is named in the spec, so nothing was asked"
@@ -201,23 +205,23 @@ def _limits(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "other rows", f"rows that break their columns' contract {rejected[spec.scoring.rejected]}"
 
 
-def _weak(facts: Facts) -> Iterator[tuple[str, str]]:
+def _weak(facts: CardFacts) -> Iterator[tuple[str, str]]:
     """Slices on which it scores worse than on all rows by more than the gate lets a slice fall."""
     spec = facts.spec
     whole = facts.evaluate.metrics.get(facts.judged, {}).get(spec.gate.metric, Measured(value=None)).value
-    for one in facts.evaluate.slices:
-        there = one.scores.get(facts.judged)
-        if whole is None or there is None or one.rows < spec.gate.slice_min_rows:
+    for part in facts.evaluate.slices:
+        score = part.scores.get(facts.judged)
+        if whole is None or score is None or part.rows < spec.gate.slice_min_rows:
             continue
-        gain = there - whole if spec.greater_is_better else whole - there
+        gain = score - whole if spec.greater_is_better else whole - score
         if gain < -spec.gate.slice_margin * abs(whole):
             yield (
-                f"weaker where {one.column} is {one.value}",
-                f"{spec.gate.metric} {number(there)} on {one.rows:,} rows, {number(whole)} on all",
+                f"weaker where {part.column} is {part.value}",
+                f"{spec.gate.metric} {number(score)} on {part.rows:,} rows, {number(whole)} on all",
             )
 
 
-def _seen(facts: Facts) -> Iterator[tuple[str, ...]]:
+def _seen(facts: CardFacts) -> Iterator[tuple[str, ...]]:
     for name, of in facts.seen.items():
         if name == "target":
             continue
@@ -231,19 +235,21 @@ def _seen(facts: Facts) -> Iterator[tuple[str, ...]]:
         yield name, kind, values, f"{of['missing']:.1%}"
 
 
-def _data(facts: Facts) -> Iterator[tuple[str, ...]]:
+def _data(facts: CardFacts) -> Iterator[tuple[str, ...]]:
     fitted = {span.start for span in facts.refit.fitted.intervals}
     holdout = {span.start for span in facts.train.holdout}
-    for one in facts.batches[-INTERVALS:]:
-        parts = [name for name, spans in (("fitted", fitted), ("judged", holdout)) if one.batch.interval.start in spans]
-        labels = one.labels.sha256[:12] if one.labels else "with the rows"
-        hashes = (one.batch.sha256[:12], one.md5, one.commit[:12], labels)
-        yield one.batch.interval.name, f"{one.batch.rows:,}", " and ".join(parts), *hashes
+    for accepted in facts.batches[-INTERVALS:]:
+        parts = [
+            name for name, spans in (("fitted", fitted), ("judged", holdout)) if accepted.batch.interval.start in spans
+        ]
+        labels = accepted.labels.sha256[:12] if accepted.labels else "with the rows"
+        hashes = (accepted.batch.sha256[:12], accepted.md5, accepted.commit[:12], labels)
+        yield accepted.batch.interval.name, f"{accepted.batch.rows:,}", " and ".join(parts), *hashes
     if (more := len(facts.batches) - INTERVALS) > 0:
         yield f"and {more} earlier", "", "", "", "", "", ""
 
 
-def _training(facts: Facts) -> Iterator[tuple[str, str]]:
+def _training(facts: CardFacts) -> Iterator[tuple[str, str]]:
     fitted, spec = facts.refit.fitted, facts.spec
     yield "estimator", fitted.configuration.estimator
     yield "window", fitted.configuration.label.partition(", ")[2]
@@ -261,44 +267,54 @@ def _training(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _metrics(facts: Facts, names: list[str]) -> Iterator[list[str]]:
+def _metrics(facts: CardFacts, names: list[str]) -> Iterator[list[str]]:
     metrics = dict.fromkeys(metric for of in facts.evaluate.metrics.values() for metric in of)
     for metric in metrics:
         yield [metric, *(_measured(facts.evaluate.metrics[name].get(metric)) for name in names)]
 
 
-def _measured(one: Measured | None) -> str:
-    if one is None or one.value is None:
+def _measured(measured: Measured | None) -> str:
+    if measured is None or measured.value is None:
         return NONE
-    return number(one.value) + ("" if one.low is None else f" ({number(one.low)} to {number(one.high)})")
+    return number(measured.value) + (
+        "" if measured.low is None else f" ({number(measured.low)} to {number(measured.high)})"
+    )
 
 
-def _compared(facts: Facts) -> Iterator[tuple[str, ...]]:
-    for one in facts.evaluate.paired:
-        span = f"{number(one.low)} to {number(one.high)} ({1 - 2 * one.level:.4g})"
-        yield one.model, one.against, number(one.gain), span, one.metric
+def _compared(facts: CardFacts) -> Iterator[tuple[str, ...]]:
+    for paired in facts.evaluate.paired:
+        span = f"{number(paired.low)} to {number(paired.high)} ({1 - 2 * paired.level:.4g})"
+        yield paired.model, paired.against, number(paired.gain), span, paired.metric
 
 
-def _slices(facts: Facts, names: list[str]) -> Iterator[list[str]]:
-    for one in facts.evaluate.slices:
-        yield [one.column, one.value, f"{one.rows:,}", *(number(one.scores.get(name)) for name in names)]
+def _slices(facts: CardFacts, names: list[str]) -> Iterator[list[str]]:
+    for part in facts.evaluate.slices:
+        yield [part.column, part.value, f"{part.rows:,}", *(number(part.scores.get(name)) for name in names)]
 
 
-def _findings(facts: Facts, checks: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for one in facts.evaluate.findings:
-        if one.check in checks and one.model in (facts.judged, "champion"):
-            span = NONE if one.low is None else f"{number(one.low)} to {number(one.high)}"
-            yield one.model, one.check, one.about or NONE, number(one.value), span, f"{one.rows:,}", one.text
+def _findings(facts: CardFacts, checks: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for finding in facts.evaluate.findings:
+        if finding.check in checks and finding.model in (facts.judged, "champion"):
+            span = NONE if finding.low is None else f"{number(finding.low)} to {number(finding.high)}"
+            yield (
+                finding.model,
+                finding.check,
+                finding.about or NONE,
+                number(finding.value),
+                span,
+                f"{finding.rows:,}",
+                finding.text,
+            )
 
 
 def _checks(checks: Sequence[GateCheck]) -> Iterator[tuple[str, ...]]:
-    for one in checks:
-        said = {True: "passed", False: "failed", None: "cannot be told"}[one.passed]
-        said += "" if one.binding else ", reported only"
-        yield one.name, one.model, said, number(one.value), number(one.bound), one.reason
+    for check in checks:
+        outcome = {True: "passed", False: "failed", None: "cannot be told"}[check.passed]
+        outcome += "" if check.binding else ", reported only"
+        yield check.name, check.model, outcome, number(check.value), number(check.bound), check.reason
 
 
-def _back(facts: Facts) -> Iterator[tuple[str, str]]:
+def _back(facts: CardFacts) -> Iterator[tuple[str, str]]:
     model, version = facts.spec.model, facts.version
     if before := facts.context.champion:
         yield "served when it was made", f"version {before.version}, digest {before.digest}"

@@ -1,4 +1,4 @@
-"""The table of what happened, from the ledger alone: one row an interval, its newest run."""
+"""The table of what happened to a model, from the ledger alone: one row an interval, its newest run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from rich.table import Table
 from retrain.state.ledger import Ledger
 
 WORDS = {"accept": "ok", "Quarantined": "quarantined", "BatchMissing": "not delivered"}
+"""Verdict on record → word in the table, where they differ."""
 
 
 @dataclass
-class Row:
-    """One interval of one model, as far as its newest run has come."""
+class IntervalStatus:
+    """One interval of one model, as far as its newest run has come.
+
+    Attributes:
+        interval: its name.
+        run: key of the newest run.
+        stages: stage → the body of its record, in the order in which they ran.
+        seconds: spent in stages, failed tries included.
+        champion: version that served when the run ended.
+        watched: what the monitor found last about the interval: sound, changed, broken or suspect.
+    """
 
     interval: str
     run: str
@@ -21,19 +31,20 @@ class Row:
     seconds: float = 0.0
     champion: int | None = None
     watched: str = ""
-    """What the monitor's newest look at the interval found: sound, changed, broken or suspect."""
 
     def verdict(self, stage: str) -> str:
-        found = str(self.stages.get(stage, {}).get("verdict", ""))
-        return WORDS.get(found, found)
+        """The verdict of a stage, as the table shows it; empty where it has not run."""
+        verdict = str(self.stages.get(stage, {}).get("verdict", ""))
+        return WORDS.get(verdict, verdict)
 
     def fact(self, stage: str, name: str) -> object:
+        """A fact that a stage put on record; None where there is none."""
         facts = self.stages.get(stage, {}).get("facts", {})
         return facts.get(name) if isinstance(facts, dict) else None
 
     @property
     def outcome(self) -> str:
-        """What came of the run: the gate's word, or where it stopped and why."""
+        """What came of the run: the gate's verdict, or where it stopped and why."""
         for stage, body in self.stages.items():
             if str(body["verdict"])[:1].isupper() or body["verdict"] == "crashed":
                 return f"{stage}: {WORDS.get(str(body['verdict']), body['verdict'])}"
@@ -43,7 +54,7 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """The last word said, for people."""
+        """The first reason of the gate's verdict, or of the stage that the run has come to."""
         last = list(self.stages.values())[-1] if self.stages else {}
         for stage in ("gate", "decide"):
             if stage in self.stages and self.verdict(list(self.stages)[-1])[:1].islower():
@@ -53,33 +64,35 @@ class Row:
         return str(reasons[0]) if isinstance(reasons, list) and reasons else ""
 
 
-def rows(ledger: Ledger, model: str) -> list[Row]:
-    """One row an interval, oldest first. Seconds are those spent in stages, failed tries included."""
-    found: dict[str, Row] = {}
+def rows(ledger: Ledger, model: str) -> list[IntervalStatus]:
+    """One row an interval, oldest first."""
+    by_interval: dict[str, IntervalStatus] = {}
     promotions = ledger.records(model, "promotion")
     for record in ledger.records(model, "stage"):
         name = str(record.body["interval"])
-        row = found.get(name)
+        row = by_interval.get(name)
         # A rehearsal, `dvc repro` with its history above all, takes no row from a run that counts.
         anew = record.body["stage"] == "ingest" and not record.body["trigger"]["dry_run"]
         if row is None or (row.run != record.run and anew):
-            row = found[name] = Row(interval=name, run=record.run)
+            row = by_interval[name] = IntervalStatus(interval=name, run=record.run)
         if row.run == record.run:
             row.stages[str(record.body["stage"])] = record.body
             row.seconds += float(record.body["seconds"])
-            served = [one.body["version"] for one in promotions if one.effective_at <= record.effective_at]
+            served = [
+                promotion.body["version"] for promotion in promotions if promotion.effective_at <= record.effective_at
+            ]
             row.champion = served[-1] if served else None
     for record in ledger.records(model, "monitor stage"):
-        if record.body["stage"] == "diagnose" and (row := found.get(str(record.body["interval"]))):
+        if record.body["stage"] == "diagnose" and (row := by_interval.get(str(record.body["interval"]))):
             row.watched = str(record.body["verdict"])
-    return [found[name] for name in sorted(found)]
+    return [by_interval[name] for name in sorted(by_interval)]
 
 
 def table(ledger: Ledger, model: str) -> Table:
     """The rows as a rich table."""
-    made = rows(ledger, model)
-    metric = next((str(row.fact("gate", "metric")) for row in made if row.fact("gate", "metric")), "score")
-    shown = Table(title=f"{model} ({metric} on the same holdout rows)", title_justify="left")
+    intervals = rows(ledger, model)
+    metric = next((str(row.fact("gate", "metric")) for row in intervals if row.fact("gate", "metric")), "score")
+    grid = Table(title=f"{model} ({metric} on the same holdout rows)", title_justify="left")
     for name in (
         "interval",
         "rows",
@@ -94,10 +107,10 @@ def table(ledger: Ledger, model: str) -> Table:
         "s",
     ):
         right = name in ("rows", "challenger", "champion", "serves", "s")
-        shown.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for row in made:
+        grid.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for row in intervals:
         count = row.fact("ingest", "rows")
-        shown.add_row(
+        grid.add_row(
             row.interval,
             f"{count:,}" if isinstance(count, int) else "",
             row.verdict("validate") or row.verdict("ingest"),
@@ -110,10 +123,10 @@ def table(ledger: Ledger, model: str) -> Table:
             row.watched,
             f"{row.seconds:.0f}",
         )
-    last = made[-1] if made else None
-    shown.caption = f"{last.interval}: {last.reason}" if last else "nothing has run yet"
-    shown.caption_justify = "left"
-    return shown
+    last = intervals[-1] if intervals else None
+    grid.caption = f"{last.interval}: {last.reason}" if last else "nothing has run yet"
+    grid.caption_justify = "left"
+    return grid
 
 
 def _score(value: object) -> str:

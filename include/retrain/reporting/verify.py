@@ -1,4 +1,4 @@
-"""Is everything on record still there, and unaltered? The work of `python -m retrain verify`.
+"""Checks that everything on record is still there, and unaltered: the work of `python -m retrain verify`.
 
 The ledger is held against itself (its hash chain), against the anchors that promotions left in the data registry's git
 history, and against the world: the champion alias, the files of every version that served, the data in the DVC remote,
@@ -30,17 +30,18 @@ from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
 from retrain.state.store import Store
 
-UNASKED = "could not be asked: "
+UNREACHED = "could not be asked: "
+"""How the finding of a check begins that could not reach what it is about."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of one check.
+class Verification:
+    """The outcome of one check.
 
     Attributes:
-        what: was looked at.
-        ok: it is as it was recorded.
-        found: for people.
+        what: was checked.
+        ok: whether it is as it was recorded.
+        found: what was found, for people.
         do: the next step where it is not ok.
     """
 
@@ -50,50 +51,53 @@ class Answer:
     do: str = ""
 
 
-def models(home: Home) -> list[str]:
+def known_models(home: Home) -> list[str]:
     """Every model with a spec or a record."""
     return sorted({*(file.stem for file in home.specs), *Ledger(home.ledger).models()})
 
 
-def verify(home: Home, model: str, say: Callable[[str], None] = lambda text: None) -> tuple[Answer, ...]:
-    """Look at all that is on record of a model; what cannot be reached is an answer too.
+def verify(home: Home, model: str, progress: Callable[[str], None] = lambda text: None) -> tuple[Verification, ...]:
+    """CheckFunction all that is on record of a model; what cannot be reached is an outcome too.
 
     Args:
-        say: told what is looked at.
+        home: whose record, registry and store are checked.
+        model: its name; one that nothing is on record of is sound.
+        progress: is given what is checked just now.
     """
-    asked = _Model(home, model)
-    say("ledger")
-    chain = _ask("chain", asked.chain)
-    if chain.found.startswith(UNASKED):
+    checks = _Checks(home, model)
+    progress("ledger")
+    chain = _check("chain", checks.chain)
+    if chain.found.startswith(UNREACHED):
         return (chain,)
     return (
         chain,
-        _ask("anchors", asked.anchors),
-        _ask("champion alias", asked.alias),
-        *_each("versions", asked.versions, say),
-        *_each("snapshots", asked.snapshots, say),
-        *_each("batches", partial(asked.files, "ingest", "batch"), say),
-        *_each("labels", partial(asked.files, "labels", "labels"), say),
-        *_each("scores", partial(asked.files, "score"), say),
+        _check("anchors", checks.anchors),
+        _check("champion alias", checks.alias),
+        *_check_each("versions", checks.versions, progress),
+        *_check_each("snapshots", checks.snapshots, progress),
+        *_check_each("batches", partial(checks.files, "ingest", "batch"), progress),
+        *_check_each("labels", partial(checks.files, "labels", "labels"), progress),
+        *_check_each("scores", partial(checks.files, "score"), progress),
     )
 
 
-def table(model: str, answers: tuple[Answer, ...]) -> Table:
-    """The answers as a rich table."""
-    shown = Table(title=Text(f"{model}: is everything still there, and unaltered?"), title_justify="left")
+def table(model: str, verifications: tuple[Verification, ...]) -> Table:
+    """The outcomes as a rich table."""
+    grid = Table(title=Text(f"{model}: is everything still there, and unaltered?"), title_justify="left")
     for name in ("", "what", "found", "do"):
-        shown.add_column(name, overflow="fold")
-    for one in answers:
-        mark = Text("ok", "green") if one.ok else Text("wrong", "bold red")
-        shown.add_row(mark, Text(one.what), Text(one.found), Text(one.do))
-    return shown
+        grid.add_column(name, overflow="fold")
+    for row in verifications:
+        mark = Text("ok", "green") if row.ok else Text("wrong", "bold red")
+        grid.add_row(mark, Text(row.what), Text(row.found), Text(row.do))
+    return grid
 
 
-Items = Callable[[], Mapping[str, Callable[[], Any]]]
+CheckFunction = Callable[[], Any]
+"""Returns what was found, for people, or raises."""
 
 
-class _Model:
-    """What can be asked of a model: each answers for people, or raises."""
+class _Checks:
+    """The checks of a model; what they need is opened by the first that asks for it."""
 
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
@@ -119,17 +123,17 @@ class _Model:
         return f"{len(hashes):,} records, the newest is {hashes[-1][:12]}" if hashes else "no records"
 
     def anchors(self) -> str:
-        hashes = {one.place: one.hash for one in self.ledger.records(self.name)}
+        hashes = {record.place: record.hash for record in self.ledger.records(self.name)}
         anchors = self.data.anchors(self.name)
         for anchor in anchors:
             if hashes.get(anchor.place) != anchor.hash:
-                what = (
+                change = (
                     "is another now"
                     if anchor.place in hashes
                     else f"is gone, the ledger ends at {max(hashes, default=0)}"
                 )
                 raise ChainBroken(
-                    f"record {anchor.place}, anchored as {anchor.hash[:12]} in commit {anchor.commit[:12]}, {what}",
+                    f"record {anchor.place}, anchored as {anchor.hash[:12]} in commit {anchor.commit[:12]}, {change}",
                     do="the ledger was cut or written anew: restore it from a backup that agrees with the anchors",
                 )
         if not anchors:
@@ -138,39 +142,40 @@ class _Model:
         return f"{len(anchors):,} agree, the newest with record {newest:,} of {len(hashes):,}"
 
     def alias(self) -> str:
-        made = self.ledger.records(self.name, "promotion")
-        wanted = made[-1].body["version"] if made else None
-        found = self.registry.alias(self.name, "champion")
-        if found != wanted:
+        promotions = self.ledger.records(self.name, "promotion")
+        recorded = promotions[-1].body["version"] if promotions else None
+        pointed = self.registry.alias(self.name, "champion")
+        if pointed != recorded:
             raise OutOfBandChange(
-                f"it points at {_version(found)}, the ledger says {_version(wanted)}",
+                f"it points at {_version(pointed)}, the ledger says {_version(recorded)}",
                 do=f"python -m retrain reconcile {self.name}",
             )
-        return f"{_version(wanted)}, as the ledger says"
+        return f"{_version(recorded)}, as the ledger says"
 
-    def versions(self) -> dict[str, Callable[[], Any]]:
+    def versions(self) -> dict[str, CheckFunction]:
         """The files of all that ever served, the newest first; of those registered twice the newer version."""
-        made = self.ledger.records(self.name, "promotion")
-        undone = {one.key.removeprefix("undo-") for one in made if one.body["action"] == "undo"}
+        promotions = self.ledger.records(self.name, "promotion")
+        undone = {record.key.removeprefix("undo-") for record in promotions if record.body["action"] == "undo"}
         served: dict[str, int] = {}
-        for one in reversed(made):
-            champion = Champion.model_validate(one.body["champion"])
-            if str(one.sequence) not in undone:
+        for record in reversed(promotions):
+            champion = Champion.model_validate(record.body["champion"])
+            if str(record.sequence) not in undone:
                 served.setdefault(champion.digest, champion.version)
-        return {_version(number): partial(self._model, number, digest) for digest, number in served.items()}
+        return {_version(number): partial(self._model_files, number, digest) for digest, number in served.items()}
 
-    def snapshots(self) -> dict[str, Callable[[], Any]]:
+    def snapshots(self) -> dict[str, CheckFunction]:
         """The batches and labels that were brought into the data registry."""
-        made = [one for kind in ("snapshot", "labels") for one in self.ledger.records(self.name, kind)]
-        found = [Version(**one.body["version"]) for one in made]
-        return {one.tag: partial(self._snapshot, one) for one in found}
+        records = [record for kind in ("snapshot", "labels") for record in self.ledger.records(self.name, kind)]
+        versions = [Version(**record.body["version"]) for record in records]
+        return {version.tag: partial(self._snapshot, version) for version in versions}
 
-    def files(self, kind: str, part: str = "") -> dict[str, Callable[[], Any]]:
+    def files(self, kind: str, part: str = "") -> dict[str, CheckFunction]:
         """The store's files that records of a kind name by their SHA-256."""
-        bodies = [one.body[part] if part else one.body for one in self.ledger.records(self.name, kind)]
+        records = self.ledger.records(self.name, kind)
+        bodies = [record.body[part] if part else record.body for record in records]
         return {body["key"]: partial(self._file, body["key"], body["sha256"]) for body in bodies if body}
 
-    def _model(self, version: int, digest: str) -> None:
+    def _model_files(self, version: int, digest: str) -> None:
         with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
             self.registry.fetch(self.name, version, digest, Path(folder, "model"))
 
@@ -191,31 +196,33 @@ def _version(number: int | None) -> str:
     return f"version {number}" if number else "no version"
 
 
-def _ask(what: str, ask: Callable[[], Any]) -> Answer:
+def _check(what: str, check: CheckFunction) -> Verification:
     try:
-        return Answer(what, True, str(ask()))
+        return Verification(what, True, str(check()))
     except RetrainError as error:
-        return Answer(what, False, f"{UNASKED if error.retryable else ''}{error.found}", error.do)
+        return Verification(what, False, f"{UNREACHED if error.retryable else ''}{error.found}", error.do)
     except Exception as error:  # the libraries of databases and stores share no base class
-        said = f"{UNASKED}{type(error).__name__}: {error}"[:500]
-        return Answer(what, False, said, "see that it is there, reachable and readable, then verify again")
+        found = f"{UNREACHED}{type(error).__name__}: {error}"[:500]
+        return Verification(what, False, found, "see that it is there, reachable and readable, then verify again")
 
 
-def _each(what: str, items: Items, say: Callable[[str], None]) -> Iterator[Answer]:
-    """An answer for each item that is not as recorded, then one for all; an outage ends the looking."""
-    asked: dict[str, Callable[[], Any]] = {}
-    read = _ask(what, lambda: asked.update(items()))
-    if not read.ok:
-        yield read
+def _check_each(
+    what: str, list_checks: Callable[[], Mapping[str, CheckFunction]], progress: Callable[[str], None]
+) -> Iterator[Verification]:
+    """The outcome of each check that fails, then one for all; an outage ends the checking."""
+    checks: dict[str, CheckFunction] = {}
+    listing = _check(what, lambda: checks.update(list_checks()))
+    if not listing.ok:
+        yield listing
         return
     sound = 0
-    for n, (name, ask) in enumerate(asked.items(), 1):
-        say(f"{what}: {n} of {len(asked)}")
-        answer = _ask(name, ask)
-        sound += answer.ok
-        if not answer.ok:
-            yield answer
-        if answer.found.startswith(UNASKED):
+    for number, (name, check) in enumerate(checks.items(), 1):
+        progress(f"{what}: {number} of {len(checks)}")
+        outcome = _check(name, check)
+        sound += outcome.ok
+        if not outcome.ok:
+            yield outcome
+        if outcome.found.startswith(UNREACHED):
             break
-    all_of_them = sound == len(asked)
-    yield Answer(what, all_of_them, f"{sound:,} of {len(asked):,} as recorded", "" if all_of_them else "see above")
+    all_sound = sound == len(checks)
+    yield Verification(what, all_sound, f"{sound:,} of {len(checks):,} as recorded", "" if all_sound else "see above")
