@@ -33,8 +33,8 @@ from retrain.errors import (
 from retrain.modeling import estimators
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry, digest, save_model
-from retrain.registry.smoke_test import Told
-from retrain.registry.smoke_test.child import modules, pins, unlike
+from retrain.registry.smoke_test import ChildReport
+from retrain.registry.smoke_test.child import mismatches, modules_of, pinned_versions
 from retrain.results import Champion, Configuration, GateCheck
 from retrain.spec import Spec
 from retrain.state.run import Run
@@ -51,10 +51,10 @@ import sys
 
 
 def build(frame):
-    probed = "pytest" not in sys.modules
-    if probed:
+    in_the_child = "pytest" not in sys.modules
+    if in_the_child:
         pass
-        {in_the_probe}
+        {line}
     return frame.assign(double=frame["visits"].astype("float64") * 2)
 """
 
@@ -64,7 +64,7 @@ def spec_with(line: str = "", **serving: Any) -> Spec:
     data = churn_spec() | {"serving": serving}
     if line:
         data["training"]["features"] = {"file": "more.py", "function": "build", "adds": {"double": "number"}}
-    return spec_from(data, FEATURE.format(in_the_probe=line) if line else "")
+    return spec_from(data, FEATURE.format(line=line) if line else "")
 
 
 @pytest.fixture
@@ -80,18 +80,18 @@ def registered(home: Home, tmp_path: Path) -> Callable[..., tuple[Run, Champion]
         code = [estimators.carry(tmp_path / "carried")]
         save_model(model, folder, example=inputs, requirements=estimators.requirements(), code=code)
         change(folder)
-        made = digest(folder)
+        files_digest = digest(folder)
         registry = Registry(home.mlflow)
         about: dict[str, Any] = {"description": "", "tags": {}}
         run_id = registry.record(experiment="churn", key="run", name="run", params={}, metrics={}, files={}, **about)
-        version = registry.register(model="churn", run_id=run_id, folder=folder, digest=made, **about)
+        version = registry.register(model="churn", run_id=run_id, folder=folder, digest=files_digest, **about)
         rows = json.loads(inputs.head(6).to_json(orient="records", date_format="iso", double_precision=15))
-        said = estimators.predict(model, "binary", pd.DataFrame(rows)).tolist()
-        write_golden(run, rows, said)
+        predictions = estimators.predict(model, "binary", pd.DataFrame(rows)).tolist()
+        write_golden(run, rows, predictions)
         return run, Champion(
             version=version,
             run_id=run_id,
-            digest=made,
+            digest=files_digest,
             configuration=PLAIN,
             training="t",
             reference="churn/runs/run/refit",
@@ -102,8 +102,8 @@ def registered(home: Home, tmp_path: Path) -> Callable[..., tuple[Run, Champion]
     return make
 
 
-def write_golden(run: Run, rows: list[dict[str, Any]], said: list[float]) -> None:
-    run.store.write("churn/runs/run/refit/golden.json", json.dumps({"rows": rows, "predictions": said}).encode())
+def write_golden(run: Run, rows: list[dict[str, Any]], predictions: list[float]) -> None:
+    run.store.write("churn/runs/run/refit/golden.json", json.dumps({"rows": rows, "predictions": predictions}).encode())
 
 
 def stored(home: Home) -> Path:
@@ -132,7 +132,7 @@ def test_a_version_that_serves(
     assert "6 golden rows: 0 apart, 1e-09 is allowed" in checks["golden"].reason
 
 
-def test_other_answers_and_every_budget_are_told_together(registered: Callable[..., tuple[Run, Champion]]) -> None:
+def test_other_answers_and_every_budget_are_reported_together(registered: Callable[..., tuple[Run, Champion]]) -> None:
     run, target = registered(spec_with(row_ms=1e-6, memory_mb=1))
     golden = json.loads(run.store.read(f"{target.reference}/golden.json"))
     golden["predictions"][3] += 1e-6
@@ -155,7 +155,7 @@ def test_only_what_is_pinned_can_be_imported(registered: Callable[..., tuple[Run
     assert "the pinned requirements bring no module 'yaml'" in caught.value.found
 
 
-def test_what_a_model_tries_is_refused_and_told_even_if_it_hides_it(
+def test_what_a_model_tries_is_refused_and_reported_even_if_it_hides_it(
     registered: Callable[..., tuple[Run, Champion]], tmp_path: Path
 ) -> None:
     ran = str(tmp_path / "ran")
@@ -167,7 +167,7 @@ def test_what_a_model_tries_is_refused_and_told_even_if_it_hides_it(
         "__import__('ctypes').CDLL(None)",
         f"os.mkdir({ran!r})",
     ]
-    lines = "\n".join(f"        try: {one}\n        except PermissionError: pass" for one in tries).strip()
+    lines = "\n".join(f"        try: {attempt}\n        except PermissionError: pass" for attempt in tries).strip()
     run, target = registered(spec_with(lines))
     with pytest.raises(SmokeTestFailed) as caught:
         smoke_test.run_smoke_test(run, target)
@@ -179,16 +179,16 @@ def test_what_a_model_tries_is_refused_and_told_even_if_it_hides_it(
 
 def test_the_fresh_process_looks_at_the_bytes_itself(registered: Callable[..., tuple[Run, Champion]]) -> None:
     run, _ = registered(spec_with())
-    told = smoke_test.ask(run.spec, stored(run.home), "0" * 64, [{}])
-    assert told.error.startswith("DigestMismatch: what was handed to the smoke test has digest")
-    assert told.batch is None
+    report = smoke_test.run_child(run.spec, stored(run.home), "0" * 64, [{}])
+    assert report.error.startswith("DigestMismatch: what was handed to the smoke test has digest")
+    assert report.batch is None
 
 
 # --- what came back
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "message"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL, out of memory"),
@@ -202,7 +202,7 @@ def test_the_fresh_process_looks_at_the_bytes_itself(registered: Callable[..., t
     ids=["segfault", "killed", "garbage", "another report", "hangs"],
 )
 def test_a_process_that_does_not_report(
-    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "child.py").write_text(program)
     monkeypatch.setattr(smoke_test, "CHILD", tmp_path / "child.py")
@@ -216,22 +216,29 @@ def test_a_process_that_does_not_report(
 
     monkeypatch.setattr(smoke_test.subprocess, "Popen", Noted)
     spec = spec_with()
-    if "within" in said:
+    if "within" in message:
         soon = spec.serving.model_copy(update={"timeout": timedelta(seconds=0.5)})
         spec = spec.model_copy(update={"serving": soon})
-    with pytest.raises(SmokeTestFailed, match=said):
-        smoke_test.ask(spec, tmp_path / "model", "0" * 64, [])
+    with pytest.raises(SmokeTestFailed, match=message):
+        smoke_test.run_child(spec, tmp_path / "model", "0" * 64, [])
     assert begun[0].returncode is not None, "it is not left behind"
 
 
-ANSWERS: dict[str, Any] = {"unlike": [], "pinned": 7, "load_s": 1.0, "classes": [0, 1], "row_ms": 1.0, "memory_mb": 9.0}
+ANSWERS: dict[str, Any] = {
+    "mismatches": [],
+    "pinned": 7,
+    "load_s": 1.0,
+    "classes": [0, 1],
+    "row_ms": 1.0,
+    "memory_mb": 9.0,
+}
 
 
 def golden_check(expected: list[Any], batch: list[Any], single: list[Any] | None = None, **more: Any) -> GateCheck:
     task = more.pop("task", "binary")
     spec = spec_with(tolerance=0.01).model_copy(update={"task": task})
-    told = Told(**(ANSWERS | {"batch": batch, "single": batch if single is None else single} | more))
-    checks = smoke_test._judge(spec, 1, told, [{}] * len(expected), np.asarray(expected))
+    report = ChildReport(**(ANSWERS | {"batch": batch, "single": batch if single is None else single} | more))
+    checks = smoke_test._checks(spec, 1, report, [{}] * len(expected), np.asarray(expected))
     return next(check for check in checks if check.name == "golden")
 
 
@@ -249,13 +256,13 @@ def test_large_numbers_agree_as_a_share() -> None:
 
 
 def test_a_class_that_the_model_never_met_has_probability_zero() -> None:
-    spread, said = [[0.2, 0.0, 0.8]], [[0.2, 0.8]]
-    assert golden_check(spread, said, task="multiclass", classes=[0, 2]).passed
-    assert not golden_check(spread, said, task="multiclass", classes=[0, 1]).passed
+    spread, answers = [[0.2, 0.0, 0.8]], [[0.2, 0.8]]
+    assert golden_check(spread, answers, task="multiclass", classes=[0, 2]).passed
+    assert not golden_check(spread, answers, task="multiclass", classes=[0, 1]).passed
 
 
 @pytest.mark.parametrize(
-    ("batch", "said"),
+    ("batch", "message"),
     [
         ([[float("nan")] * 2], "not finite"),
         ([[0.4, 0.6]] * 2, r"shape \(2,\), \(1,\) in training"),
@@ -264,24 +271,24 @@ def test_a_class_that_the_model_never_met_has_probability_zero() -> None:
         ([], "cannot be compared"),
     ],
 )
-def test_answers_of_another_kind(batch: list[Any], said: str) -> None:
+def test_answers_of_another_kind(batch: list[Any], message: str) -> None:
     check = golden_check([0.6], batch)
     assert not check.passed
     assert check.reason.startswith("its answers cannot be compared")
-    assert pd.Series([check.reason]).str.contains(said).all()
+    assert pd.Series([check.reason]).str.contains(message).all()
 
 
 def test_requirements() -> None:
-    assert pins("mlflow==3.1\nnumpy==2.4.6\n\nscipy>=1\nx @ https://example.org/x\n") == (
+    assert pinned_versions("mlflow==3.1\nnumpy==2.4.6\n\nscipy>=1\nx @ https://example.org/x\n") == (
         {"numpy": "2.4.6"},
         ["scipy>=1", "x @ https://example.org/x"],
     )
-    assert unlike({"numpy": np.__version__, "no-such-package": "1"}) == [
+    assert mismatches({"numpy": np.__version__, "no-such-package": "1"}) == [
         "no-such-package is not installed, 1 is pinned"
     ]
-    found = modules(["pandas"])
-    assert {"pandas", "numpy", "dateutil", "pytz"} <= found
-    assert not {"sklearn", "yaml", "mlflow"} & found
+    importable = modules_of(["pandas"])
+    assert {"pandas", "numpy", "dateutil", "pytz"} <= importable
+    assert not {"sklearn", "yaml", "mlflow"} & importable
 
 
 # --- refused before anything is loaded
@@ -360,17 +367,17 @@ HOSTILE = {
 
 @pytest.fixture
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(*_: Any, **__: Any) -> Told:
+    def start(*_: Any, **__: Any) -> ChildReport:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(smoke_test, "ask", start)
+    monkeypatch.setattr(smoke_test, "run_child", start)
 
 
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_files_of_another_make(name: str, registered: Callable[..., tuple[Run, Champion]], tmp_path: Path) -> None:
-    change, error, said = HOSTILE[name]
-    with pytest.raises(error, match=said):
+    change, error, message = HOSTILE[name]
+    with pytest.raises(error, match=message):
         smoke_test.run_smoke_test(*registered(spec_with(), change))
     assert not (tmp_path / "ran").exists()
 
@@ -380,8 +387,8 @@ def test_files_that_are_not_there_any_more(registered: Callable[..., tuple[Run, 
     run, target = registered(spec_with())
     model = stored(run.home)
 
-    def refused(error: type[RetrainError], said: str) -> None:
-        with pytest.raises(error, match=said):
+    def refused(error: type[RetrainError], message: str) -> None:
+        with pytest.raises(error, match=message):
             smoke_test.run_smoke_test(run, target)
 
     swapped = (model / "model.skops").read_bytes()

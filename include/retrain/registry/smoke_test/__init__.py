@@ -1,4 +1,4 @@
-"""Does a registered version load, answer and fit its budget in a fresh process?
+"""Smoke test: a registered version loads, answers and fits its budgets in a fresh process, or is refused.
 
 What counts is what another machine would get: the files come from the registry, not from a copy that lies here. They
 are checked before anything is loaded. Then `child` loads them in a process of its own, with the pinned requirements
@@ -31,8 +31,8 @@ from retrain.results import Champion, GateCheck
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-THREADS = ("OMP_", "OPENBLAS_", "MKL_")
+KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+THREAD_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_")
 """What the fresh process is given of this one's environment: nothing that holds a secret or an address."""
 
 CHILD = Path(__file__).with_name("child.py")
@@ -40,14 +40,27 @@ ERROR_TAIL = 600
 DO = "the champion keeps serving; see the reasons, and serving in the spec for the budgets"
 
 
-class Told(BaseModel):
-    """What the fresh process said; a fact that it did not come to is None."""
+class ChildReport(BaseModel):
+    """What the fresh process reports.
+
+    Attributes:
+        mismatches: packages that are not installed as pinned; None if the requirements could not be read.
+        pinned: how many packages are pinned.
+        refused: what the model tried and was refused.
+        load_s: seconds that loading took; NaN if it did not load.
+        batch: the answers to all rows together; None if it did not come to them, as of each fact below.
+        single: the answers to the rows one by one.
+        classes: codes of the classes that the model knows.
+        row_ms: median time of one row.
+        memory_mb: the process's peak.
+        error: what ended it; empty if nothing did.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    unlike: list[str] | None = None
+    mismatches: list[str] | None = None
     pinned: int = 0
-    tried: list[str] = []
+    refused: list[str] = []
     load_s: float = math.nan
     batch: list[Any] | None = None
     single: list[Any] | None = None
@@ -64,8 +77,9 @@ def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[G
     Latency (the median over single rows) and peak memory are this machine's.
 
     Args:
-        back: the version has served before. A library that was upgraded since is said, but does not bar the way back
-            while the answers are the same.
+        target: the version, with the digest of its files and the folder of its golden rows.
+        back: the version has served before. A library that was upgraded since is reported, but does not bar the way
+            back while the answers are the same.
 
     Returns:
         The checks size_mb, digest, requirements, isolation, golden, row_ms and memory_mb, all of them passed.
@@ -82,11 +96,11 @@ def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[G
         size = _within(version, "size_mb", sum(map(len, files.values())) / 2**20, spec.serving.size_mb, "its folder")
         if not size.passed:
             raise SmokeTestFailed(f"version {version}: {size.reason}; it was not loaded", do=DO)
-        told = ask(spec, folder, target.digest, rows)
+        report = run_child(spec, folder, target.digest, rows)
     checks = (
         size,
         _check(version, "digest", True, f"its files have the digest {target.digest[:12]}, our format and known types"),
-        *_judge(spec, version, told, rows, expected),
+        *_checks(spec, version, report, rows, expected),
     )
     failed = [check.reason for check in checks if not check.passed and not (back and check.name == "requirements")]
     if failed:
@@ -94,22 +108,29 @@ def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[G
     return checks
 
 
-def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> Told:
-    """What the model in `folder` answers in a fresh process.
+def run_child(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> ChildReport:
+    """Load a model in a fresh process and let it answer rows.
+
+    Args:
+        folder: of the model; the process works beside it.
+        digest: that the folder's files must have.
+        rows: as JSON has them, column → value.
 
     Raises:
-        SmokeTestFailed: it hung, died, or said something else than its report.
+        SmokeTestFailed: the process hung, died, or wrote something else than its report.
     """
     seconds = spec.serving.timeout.total_seconds()
-    question = {
+    task = {
         "folder": str(folder),
         "digest": digest,
         "rows": rows,
         "method": "predict" if spec.task == "regression" else "predict_proba",
-        "house": str(Path(retrain.__file__).parents[1]),
+        "import_path": str(Path(retrain.__file__).parents[1]),
         "timeout": seconds,
     }
-    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(THREADS)}
+    environment = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(THREAD_PREFIXES)
+    }
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", "-X", "faulthandler", "-W", "ignore", CHILD],
@@ -117,11 +138,11 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
             stdout=out,
             stderr=errors,
             cwd=folder.parent,
-            env={**kept, "HOME": str(folder.parent), "TMPDIR": str(folder.parent)},
+            env={**environment, "HOME": str(folder.parent), "TMPDIR": str(folder.parent)},
             start_new_session=True,
         )
         try:
-            process.communicate(json.dumps(question).encode(), timeout=seconds)
+            process.communicate(json.dumps(task).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
             raise SmokeTestFailed(
                 f"its process did not answer within {spec.serving.timeout}",
@@ -132,7 +153,7 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         out.seek(0)
-        said = out.read()
+        output = out.read()
         errors.seek(max(0, errors.seek(0, os.SEEK_END) - ERROR_TAIL))
         tail = " ".join(errors.read().decode(errors="replace").split())
     if process.returncode < 0:
@@ -141,9 +162,9 @@ def ask(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]]) -> To
             f"its process was ended by {name}{', out of memory?' * (name == 'SIGKILL')}: {tail}", do=DO
         )
     try:
-        return Told.model_validate_json(said)
+        return ChildReport.model_validate_json(output)
     except ValidationError:
-        begin = said[:100].decode(errors="replace")
+        begin = output[:100].decode(errors="replace")
         raise SmokeTestFailed(
             f"its process ended with {process.returncode} and said {begin!r}: {tail}", do=DO
         ) from None
@@ -165,53 +186,60 @@ def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
 
 
 @dataclass(frozen=True)
-class _Last:
+class _LastStep:
     """The answers of a model that ran elsewhere, as `estimators.predict_last` reads them off an estimator."""
 
-    answer: Array
+    answers: Array
     classes_: list[int]
 
-    def predict(self, made: Any) -> Array:
-        return self.answer
+    def predict(self, features: Any) -> Array:
+        return self.answers
 
     predict_proba = predict
 
 
-def _judge(spec: Spec, version: int, told: Told, rows: list[dict[str, Any]], expected: Array) -> list[GateCheck]:
-    if told.unlike is None:
-        return [_check(version, "requirements", False, f"its requirements could not be read: {told.error}")]
-    same = "; ".join(told.unlike) or f"{told.pinned} packages are installed as pinned"
-    checks = [_check(version, "requirements", not told.unlike, same)]
-    quiet = f"it tried {'; '.join(told.tried)}" if told.tried else "it wrote no file, ran no program, reached nobody"
-    checks.append(_check(version, "isolation", not told.tried, quiet))
-    if told.error:
-        step = "load" if math.isnan(told.load_s) else "answer"
-        return [*checks, _check(version, "golden", False, f"it does not {step}: {told.error}")]
-    checks.append(_repeats(spec, version, told, rows, expected))
+def _checks(
+    spec: Spec, version: int, report: ChildReport, rows: list[dict[str, Any]], expected: Array
+) -> list[GateCheck]:
+    """What the child's report shows, up to the first step that failed."""
+    if report.mismatches is None:
+        return [_check(version, "requirements", False, f"its requirements could not be read: {report.error}")]
+    installed = "; ".join(report.mismatches) or f"{report.pinned} packages are installed as pinned"
+    checks = [_check(version, "requirements", not report.mismatches, installed)]
+    isolation = "it wrote no file, ran no program, reached nobody"
+    if report.refused:
+        isolation = f"it tried {'; '.join(report.refused)}"
+    checks.append(_check(version, "isolation", not report.refused, isolation))
+    if report.error:
+        step = "load" if math.isnan(report.load_s) else "answer"
+        return [*checks, _check(version, "golden", False, f"it does not {step}: {report.error}")]
+    checks.append(_golden_check(spec, version, report, rows, expected))
     for name, value, bound, what in (
-        ("row_ms", told.row_ms, spec.serving.row_ms, "one row"),
-        ("memory_mb", told.memory_mb, spec.serving.memory_mb, "its process, at the peak,"),
+        ("row_ms", report.row_ms, spec.serving.row_ms, "one row"),
+        ("memory_mb", report.memory_mb, spec.serving.memory_mb, "its process, at the peak,"),
     ):
         checks.append(_within(version, name, math.nan if value is None else value, bound, what))
     return checks
 
 
-def _repeats(spec: Spec, version: int, told: Told, rows: list[dict[str, Any]], expected: Array) -> GateCheck:
+def _golden_check(
+    spec: Spec, version: int, report: ChildReport, rows: list[dict[str, Any]], expected: Array
+) -> GateCheck:
     """The answers to the rows together and one by one, against those of training."""
     apart = 0.0
     k = expected.shape[1] if expected.ndim == 2 else 2
-    for said in (told.batch, told.single):
+    for reported in (report.batch, report.single):
         try:
-            answer = np.asarray(said, dtype=np.float64)
-            answer = estimators.predict_last(_Last(answer, told.classes), spec.task, answer, k)
-            if answer.shape != expected.shape:
-                raise ValueError(f"answers of shape {answer.shape}, {expected.shape} in training")
+            answers = np.asarray(reported, dtype=np.float64)
+            answers = estimators.predict_last(_LastStep(answers, report.classes), spec.task, answers, k)
+            if answers.shape != expected.shape:
+                raise ValueError(f"answers of shape {answers.shape}, {expected.shape} in training")
         except (NonFiniteMetric, ValueError, IndexError) as error:
             return _check(version, "golden", False, f"its answers cannot be compared: {getattr(error, 'found', error)}")
-        apart = max(apart, float((np.abs(answer - expected) / np.maximum(np.abs(expected), 1)).max()))
+        apart = max(apart, float((np.abs(answers - expected) / np.maximum(np.abs(expected), 1)).max()))
     passed, bound = apart <= spec.serving.tolerance, spec.serving.tolerance
     reason = (
-        f"loaded in {told.load_s:.1f} s, it {'repeats' if passed else 'does not repeat'} its answers to {len(rows)}"
+        f"loaded in {report.load_s:.1f} s, it {'repeats' if passed else 'does not repeat'} its answers to {len(rows)}"
         f" golden rows: {apart:.1g} apart, {bound:g} is allowed"
     )
     return _check(version, "golden", passed, reason, apart, bound)
