@@ -39,7 +39,7 @@ WRITING = {
     "retrain.data.versions": ("DataRegistry.publish",),
     "retrain.registry.mlflow": (
         *("save_model", "Registry.record", "Registry.register"),
-        *("Registry.point", "Registry.clear"),
+        *("Registry.set_alias", "Registry.delete_alias"),
     ),
 }
 levels_spent: defaultdict[str, float] = defaultdict(float)

@@ -69,7 +69,7 @@ def test_a_candidate_that_was_held_against_another_champion_is_found(
 
 
 def test_a_hand_that_is_overwritten_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Registry, "pointed", Registry.alias)
+    monkeypatch.setattr(Registry, "last_set_alias", Registry.alias)
     assert any("OutOfBandChange" in text for text in planted(History("planted", "", HANDS["alias moved"]), worlds))
 
 

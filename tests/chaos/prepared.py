@@ -70,7 +70,7 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
         experiment=world.model, key=run.key, name=run.key, description="", params={}, metrics={}, tags={}, files={}
     )
     version = registry.register(model=world.model, run_id=run_id, folder=folder, digest=digest, tags={}, description="")
-    registry.point(world.model, "challenger", version)
+    registry.set_alias(world.model, "challenger", version)
     about: dict[str, Any] = {"model": world.model, "interval": run.interval, "effective_at": run.as_of}
     yes = Decision(verdict="promote", reasons=("better",))
     configuration = Configuration(estimator="linear", parameters={}, pipeline="p")

@@ -110,7 +110,7 @@ def register(home: Home, root: Path, n: int) -> Champion:
 def promote(home: Home, n: int, champion: Champion, action: str = "promote", key: str = "") -> None:
     body = {"action": action, "version": champion.version, "champion": champion.model_dump(mode="json")}
     note(home, "promotion", key or f"run-{n}", body, n)
-    Registry(home.mlflow).point("churn", "champion", champion.version)
+    Registry(home.mlflow).set_alias("churn", "champion", champion.version)
     note(home, "completed", str(n), {"version": champion.version})
     anchor(home)
 
@@ -188,7 +188,7 @@ def alter_a_record(home: Home) -> None:
 def cut_the_tail(home: Home) -> None:
     with unguarded(home).begin() as connection:
         connection.exec_driver_sql("DELETE FROM retrain_records WHERE place > 9")
-    Registry(home.mlflow).point("churn", "champion", 1)
+    Registry(home.mlflow).set_alias("churn", "champion", 1)
 
 
 def write_the_ledger_anew(home: Home) -> None:
@@ -203,7 +203,7 @@ def write_the_ledger_anew(home: Home) -> None:
 
 def delete_the_ledger(home: Home) -> None:
     Path(home.ledger.removeprefix("sqlite:///")).unlink()
-    Registry(home.mlflow).clear("churn", "champion")
+    Registry(home.mlflow).delete_alias("churn", "champion")
 
 
 def move_the_alias(home: Home) -> None:

@@ -221,16 +221,16 @@ def test_a_version_deleted_before_the_alias_could_follow_is_undone(churn: Model)
 
 def test_a_slow_promoter_does_not_take_the_alias_back(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
-    point = Registry.point
+    set_alias = Registry.set_alias
     came: list[int] = []
 
     def slowly(self: Registry, model: str, name: str, version: int) -> None:
         if not came:
             came.append(version)
             promote(second)  # while the first stands before the alias
-        point(self, model, name, version)
+        set_alias(self, model, name, version)
 
-    monkeypatch.setattr(Registry, "point", slowly)
+    monkeypatch.setattr(Registry, "set_alias", slowly)
     promote(first)
     assert serving(churn) == 2
     sound(churn)

@@ -77,7 +77,7 @@ class Watched(Bench):
         run = dataclasses.replace(self.model.run(as_of, key=f"retrain-{as_of}"), known_at=self.spec.at(as_of).start)
         target = self.champion(version, self.digests[version], when=run.as_of)
         rollouts.begin_rollout(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
-        self.registry.point("churn", "challenger", version)
+        self.registry.set_alias("churn", "challenger", version)
 
     def told(self) -> list[str]:
         return [one.body["verdict"] for one in Ledger(self.home.ledger).records("churn", "rollout")]

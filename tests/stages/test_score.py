@@ -146,7 +146,7 @@ class Bench:
         ledger.append(
             "churn", "promotion", f"promotion-{len(history)}", body, effective_at=when, sequence=len(history) + 1
         )
-        self.registry.point("churn", "champion", version)
+        self.registry.set_alias("churn", "champion", version)
 
     def challenge(self, version: int = OTHER, *, champion: int = FIRST, share: float = 0.0, purpose: str = "") -> None:
         """From February on a version scores beside the champion."""
@@ -450,7 +450,7 @@ def test_the_champion_of_the_time_scores_not_todays(bench: Bench) -> None:
 
 
 def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
-    bench.registry.point("churn", "champion", OTHER)
+    bench.registry.set_alias("churn", "champion", OTHER)
     report = bench.score()
     assert report.version == 1
     said = "the champion alias points at version 2, the ledger says 1: version 1 scored"
@@ -459,7 +459,7 @@ def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
 
 
 def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
-    bench.registry.point("churn", "champion", OTHER)
+    bench.registry.set_alias("churn", "champion", OTHER)
     bench.registry._client.delete_model_version("churn", str(OTHER))
     report = bench.score()
     assert report.version == 1
@@ -602,7 +602,7 @@ def test_a_challenger_that_cannot_score_stops_nothing(
 
 
 def test_without_a_rollout_nobody_scores_beside(bench: Bench) -> None:
-    bench.registry.point("churn", "challenger", OTHER)
+    bench.registry.set_alias("churn", "challenger", OTHER)
     bench.challenge(champion=99)
     report = bench.score()
     assert report.shadow is None

@@ -19,6 +19,7 @@ def labelled_rows(run: Run, accepted: tuple[Accepted, ...], least: int | None = 
     """The labelled rows of batches, and how many rows have no label.
 
     Args:
+        run: whose store holds the batches and their labels.
         accepted: the batches, oldest first.
         least: labelled rows that there must be, by default `training.min_rows`.
 
@@ -53,6 +54,8 @@ def fit_on_window(spec: Spec, configuration: Configuration, known: Rows) -> tupl
     """Fit a configuration on the rows of its training window.
 
     Args:
+        spec: names the features, the target and the seed.
+        configuration: estimator, parameters, and which of the rows.
         known: labelled rows, oldest first.
 
     Returns:

@@ -91,7 +91,8 @@ def paired_evidence(run: Run, context: Context, rollout: Rollout) -> PairedEvide
 
     Args:
         run: whose report `diagnose`, if there is one, says which labels are in doubt.
-        context: what the run knows; its accepted batches are looked through.
+        context: what the run knows; its mature batches are gone through.
+        rollout: which two versions, and since when.
     """
     spec, watch = run.spec, rollout.purpose == "watch"
     by_interval = [_pair(run, rollout, accepted) for accepted in _labelled(run, context, rollout)]

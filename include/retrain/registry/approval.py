@@ -50,6 +50,9 @@ def answer_proposal(run: Run, proposal: Record, verdict: Literal["approve", "rej
     """Put a person's answer to a proposal on record.
 
     Args:
+        run: the one that proposed the version.
+        proposal: the record that is answered.
+        verdict: the answer.
         by: who answers.
         reason: for the record; may be empty.
 
@@ -74,6 +77,8 @@ def approval_at(run: Run, proposal: Record, now: datetime) -> tuple[Literal["app
     """The newest answer to a proposal that came in time and is of its very files.
 
     Args:
+        run: the one that proposed the version.
+        proposal: its record.
         now: the wall's clock. Once the proposal has expired without an answer, the spec's default is the answer.
 
     Returns:

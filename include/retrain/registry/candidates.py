@@ -29,8 +29,11 @@ def fit_candidate(
     """Fit a configuration on its training window, and lay the model in the store.
 
     Args:
+        run: whose spec and store are used.
         key: of the model's folder in the store.
         name: of the candidate in this run.
+        kind: of the candidate.
+        configuration: estimator, parameters and training window.
         accepted: the batches that the labelled rows are from, oldest first.
         known: labelled rows, oldest first.
         inner_score: mean of the primary metric over the folds of the search, where it was searched for.

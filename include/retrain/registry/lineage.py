@@ -77,6 +77,9 @@ def lineage_tags(run: Run, context: Context, train: TrainReport, fitted: Fitted)
     """Everything that brings a model back, as the tags of its run and version in MLflow.
 
     Args:
+        run: the one that made the model.
+        context: what it knew.
+        train: which intervals were held out.
         fitted: the model that goes on, or that was judged.
     """
     newest = context.accepted[-1]

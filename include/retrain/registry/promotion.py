@@ -82,7 +82,9 @@ def check_promotable(run: Run, changes: list[Record], target: Champion, effectiv
     """Refuse what may not be promoted, before anything is written.
 
     Args:
+        run: names the model.
         changes: every change of the champion on record.
+        target: the champion to come.
         effective_at: when the target would come to serve, on the data's clock.
 
     Raises:
@@ -168,6 +170,8 @@ def append_change(run: Run, change: ChampionChange, newest: Record | None, key: 
     """Write the record of a change after the newest one; the alias does not move yet.
 
     Args:
+        run: the one that makes the change.
+        change: what is to be written.
         newest: the newest change on record; None before the first.
         key: of the record, by default the run's.
 
@@ -206,6 +210,9 @@ def finish(run: Run, registry: Registry, record: Record, *, undo: bool = True) -
     """Let the alias follow a change that is on record, and put on record that it did.
 
     Args:
+        run: the one that finishes it, which need not be the one that made it.
+        registry: where the alias is.
+        record: the change.
         undo: whether a change to a version that is not in the registry any more is taken back.
 
     Raises:
@@ -216,7 +223,7 @@ def finish(run: Run, registry: Registry, record: Record, *, undo: bool = True) -
     # A slower promoter may come to the alias after a faster one: the newest record has the last word.
     while pointed is None or pointed.sequence != newest.sequence:
         try:
-            registry.point(run.model, CHAMPION, newest.body["version"])
+            registry.set_alias(run.model, CHAMPION, newest.body["version"])
         except ArtifactMissing:
             if not undo or (before := _undo(run, registry, newest)) is None:
                 raise
@@ -226,8 +233,8 @@ def finish(run: Run, registry: Registry, record: Record, *, undo: bool = True) -
                 do="see who deleted it; the next run trains anew",
             ) from None
         pointed, newest = newest, promotions(run)[-1]
-    if registry.pointed(run.model, CHALLENGER) == record.body["version"]:
-        registry.clear(run.model, CHALLENGER)
+    if registry.last_set_alias(run.model, CHALLENGER) == record.body["version"]:
+        registry.delete_alias(run.model, CHALLENGER)
     _record_completion(run, record)
 
 
@@ -271,6 +278,8 @@ def finish_pending(run: Run, registry: Registry, changes: list[Record]) -> Recor
     """Finish or undo the change that a killed promoter left.
 
     Args:
+        run: the one that finishes it.
+        registry: where the alias is.
         changes: every change of the champion on record.
 
     Returns:
@@ -306,7 +315,9 @@ def _is_pending(run: Run, registry: Registry, changes: list[Record]) -> bool:
     if alias == version:
         return newest is not None and not completed
     unfinished = not completed and newest is not None and alias in (None, newest.body["previous"])
-    if newest is None or not (unfinished or (alias is not None and alias == registry.pointed(run.model, CHAMPION))):
+    if newest is None or not (
+        unfinished or (alias is not None and alias == registry.last_set_alias(run.model, CHAMPION))
+    ):
         if len(promotions(run)) != len(changes):
             raise PromotionConflict("somebody else promoted at this very moment", do="run the stage again")
         raise OutOfBandChange(

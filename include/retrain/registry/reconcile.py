@@ -23,6 +23,7 @@ def reconcile(run: Run, take: Literal["", "ledger", "alias"], reason: str) -> st
     own files. An alias moved by hand is put back, or followed, as a person says.
 
     Args:
+        run: names the model, and by its trigger who asks.
         take: which of the two is right, where they differ; empty where nobody has said.
         reason: for the record.
 

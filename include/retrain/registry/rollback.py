@@ -61,7 +61,9 @@ def predecessor(run: Run, changes: list[Record], to: int | None = None) -> Recor
     """The record that made the champion's predecessor, or version `to`, champion.
 
     Args:
+        run: names the model.
         changes: every change of the champion on record, oldest first.
+        to: a version that was champion before; the predecessor where it is None.
 
     Raises:
         NothingToRollBack: there is none.

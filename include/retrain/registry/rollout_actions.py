@@ -120,7 +120,7 @@ def _stop(run: Run, rollout: Rollout, reason: str, *, blocks: bool) -> Decision:
         try:
             registry = Registry(run.home.mlflow)
             if registry.alias(run.model, CHALLENGER) == challenger.version:
-                registry.clear(run.model, CHALLENGER)
+                registry.delete_alias(run.model, CHALLENGER)
         except RetrainError as error:  # the ledger has stopped it; the alias is for people
             log.warning("%s: the challenger alias was not cleared: %s", run.model, error.found)
     outcome = f"version {challenger.version} is blocked" if blocks else f"version {rollout.champion} keeps serving"

@@ -42,6 +42,9 @@ def judge_watch(spec: Spec, rollout: Rollout, evidence: PairedEvidence, alarm: s
     """What follows for a new champion under watch.
 
     Args:
+        spec: its `promotion.watch` says how long.
+        rollout: the watch.
+        evidence: of the new champion and its predecessor.
         alarm: why the champion's realised performance is an alarm; empty if it is none.
     """
     summary = describe(spec, rollout, evidence)

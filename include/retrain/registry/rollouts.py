@@ -26,6 +26,7 @@ def new_rollout(
 
     Args:
         since: the first moment, on the data's clock, at which both versions score.
+        purpose: of the second version's scores.
         shadow: the challenger; of a watch the predecessor.
         champion: the version that serves.
         kind: what the gate called the challenger, or the new champion.
@@ -76,8 +77,11 @@ def record_rollout(
     """Put on record what scores beside the champion from the run's as-of time on.
 
     Args:
+        run: the one that has judged it.
         key: of the record; the same key twice is one record.
         rollout: None where nothing scores beside the champion any more.
+        verdict: what was decided.
+        reasons: for the record.
         was: what it was until then.
         blocked: the model that may not come to serve again.
     """

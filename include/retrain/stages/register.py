@@ -91,7 +91,7 @@ def register(run: Run) -> RegisterReport:
                 f"Model card: {CARD}/model_card.md among the files of its run; what is new: {CARD}/CHANGELOG.md",
             )
     _describe(run, registry, run_id, version, tags)
-    registry.point(run.model, CHALLENGER, version)
+    registry.set_alias(run.model, CHALLENGER, version)
     return _report(
         run,
         Decision(verdict="registered", reasons=(f"version {version}, {refit.decision.verdict}",)),

@@ -62,12 +62,19 @@ class Registry(Server):
         tags: Mapping[str, str],
         files: Mapping[str, Path],
     ) -> str:
-        """One FINISHED run per (experiment, key), however often this is called; returns its id.
+        """Record one FINISHED run per (experiment, key), however often this is called; returns its id.
 
         A run that a kill left half done is completed. Values beyond MLflow's limits are cut in the table
         and stand whole in the artifact `long_values.json`.
 
         Args:
+            experiment: made if there is none of that name.
+            key: of the run, as a tag of its own.
+            name: of the run, in MLflow's UI.
+            description: Markdown, on the run's page.
+            params: name → value; what is no text is written as JSON.
+            metrics: name → finite number.
+            tags: name → text.
             files: artifact path → local file or folder.
 
         Raises:
@@ -81,7 +88,7 @@ class Registry(Server):
             raise MissingInput(f"no such files: {', '.join(gone[:10])}", do="run the stage that writes them again")
         texts = {param: _text(value) for param, value in params.items()}
         labels = {**tags, "mlflow.note.content": description}
-        with self._asking():
+        with self._naming_failures():
             run = self._run(self._experiment(experiment), key, name, labels)
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
@@ -122,7 +129,7 @@ class Registry(Server):
             DigestMismatch: the folder, the stored copy, or the version of an earlier try is another model.
         """
         same(f"the folder {folder.name}", digest_of(read(folder)), digest)
-        with self._asking():
+        with self._naming_failures():
             version = self._version(model, run_id)
             if version is None:
                 with self._failing(run_id):
@@ -137,7 +144,7 @@ class Registry(Server):
         Raises:
             DanglingChampion: the version is gone; MLflow deletes the alias with it and says nothing.
         """
-        with self._asking():
+        with self._naming_failures():
             try:
                 registered = self._client.get_registered_model(model)
             except MlflowException as error:
@@ -153,9 +160,9 @@ class Registry(Server):
                 )
             return int(pointed) if pointed else None
 
-    def pointed(self, model: str, name: str) -> int | None:
-        """Where `point` last moved an alias; another hand may have moved it since."""
-        with self._asking():
+    def last_set_alias(self, model: str, name: str) -> int | None:
+        """The version that `set_alias` last moved an alias to; another hand may have moved it since."""
+        with self._naming_failures():
             try:
                 tag = self._client.get_registered_model(model).tags.get(_alias_tag(name))
             except MlflowException as error:
@@ -164,21 +171,21 @@ class Registry(Server):
                 raise
             return int(tag) if tag else None
 
-    def point(self, model: str, name: str, version: int) -> None:
-        """Move an alias.
+    def set_alias(self, model: str, name: str, version: int) -> None:
+        """Move an alias to a version.
 
         Raises:
             ArtifactMissing: no such version.
         """
-        with self._asking():
+        with self._naming_failures():
             self._existing(model, version)
             # The tag goes first: it is what still names the version after MLflow has dropped the alias with it.
             _twice(self._client.set_registered_model_tag, model, _alias_tag(name), str(version))
             _twice(self._client.set_registered_model_alias, model, name, str(version))
 
-    def clear(self, model: str, name: str) -> None:
+    def delete_alias(self, model: str, name: str) -> None:
         """Remove an alias; nothing happens if there is none."""
-        with self._asking():
+        with self._naming_failures():
             try:
                 registered = self._client.get_registered_model(model)
             except MlflowException as error:
@@ -196,9 +203,9 @@ class Registry(Server):
         Raises:
             ArtifactMissing: no such version.
         """
-        with self._asking():
-            found = self._existing(model, version)
-            return {**found.tags, "run_id": str(found.run_id)}
+        with self._naming_failures():
+            registered = self._existing(model, version)
+            return {**registered.tags, "run_id": str(registered.run_id)}
 
     def tag(self, model: str, version: int, key: str, value: str) -> None:
         """Set a tag of a version.
@@ -206,7 +213,7 @@ class Registry(Server):
         Raises:
             ArtifactMissing: no such version.
         """
-        with self._asking():
+        with self._naming_failures():
             self._existing(model, version)
             self._client.set_model_version_tag(model, str(version), key, value)
 
@@ -224,16 +231,19 @@ class Registry(Server):
             same(f"the copy at {into.name}", digest_of(read(into)), expected)
             return into
         into.parent.mkdir(parents=True, exist_ok=True)
-        with self._asking(), tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as temporary:
-            found = self._existing(model, version)
-            copy = self._download(str(found.run_id), Path(temporary), f"version {version} of {model}")
+        with (
+            self._naming_failures(),
+            tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as temporary,
+        ):
+            registered = self._existing(model, version)
+            copy = self._download(str(registered.run_id), Path(temporary), f"version {version} of {model}")
             same(f"version {version} of {model}", digest_of(read(copy)), expected)
             copy.rename(into)
         return into
 
     def attach(self, run_id: str, files: Mapping[str, str]) -> None:
         """Lay texts among the files of a run: path → text; one of the same path is replaced."""
-        with self._asking():
+        with self._naming_failures():
             for path, text in files.items():
                 self._client.log_text(run_id, text, inside(path))
 
@@ -256,7 +266,7 @@ class Registry(Server):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        made = self._client.create_model_version(
+        created = self._client.create_model_version(
             model,
             source=f"{self._client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
             run_id=run_id,
@@ -264,10 +274,10 @@ class Registry(Server):
             description=description,
             await_creation_for=0,
         )
-        kept = self._version(model, run_id) or made
-        if int(kept.version) != int(made.version):
-            self._client.delete_model_version(model, made.version)
-        return kept
+        oldest = self._version(model, run_id) or created
+        if int(oldest.version) != int(created.version):
+            self._client.delete_model_version(model, created.version)
+        return oldest
 
 
 def _twice(write: Callable[..., None], *arguments: str) -> None:

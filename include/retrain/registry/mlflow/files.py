@@ -107,13 +107,13 @@ def save_model(
     recipe = Model(utc_time_created="1970-01-01 00:00:00", model_uuid=hashlib.sha256(data).hexdigest()[:32])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "model"
+        written = Path(temporary) / "model"
         with warnings.catch_warnings():
             # Integer columns cannot hold a blank; the spec declares which may be null, so no hint is needed.
             warnings.filterwarnings("ignore", message=".*integer column.*")
             mlflow.sklearn.save_model(
                 pipeline,
-                str(made),
+                str(written),
                 mlflow_model=recipe,
                 serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
                 skops_trusted_types=types,
@@ -122,15 +122,17 @@ def save_model(
                 pip_requirements=list(requirements),
                 code_paths=[str(path) for path in code] or None,
             )
-        for cache in made.rglob("__pycache__"):
+        for cache in written.rglob("__pycache__"):
             shutil.rmtree(cache)
-        (made / MODEL_FILE).write_bytes(data)
+        (written / MODEL_FILE).write_bytes(data)
         # MLflow measured the file that has just been replaced.
-        recipe.model_size_bytes = sum(p.stat().st_size for p in made.rglob("*") if p.is_file() and p.name != "MLmodel")
-        recipe.save(str(made / "MLmodel"))
+        recipe.model_size_bytes = sum(
+            p.stat().st_size for p in written.rglob("*") if p.is_file() and p.name != "MLmodel"
+        )
+        recipe.save(str(written / "MLmodel"))
         if folder.exists():
             shutil.rmtree(folder)
-        made.rename(folder)
+        written.rename(folder)
     return digest(folder)
 
 
@@ -165,6 +167,11 @@ def load_model(folder: Path, expected: str) -> Any:
 
 
 def brief(error: Exception) -> str:
+    r"""An error's message in one line, at most 300 characters.
+
+    >>> brief(ValueError("no such\n    file"))
+    'no such file'
+    """
     return " ".join(str(error).split())[:300]
 
 
@@ -204,15 +211,15 @@ def _check_format(files: Mapping[str, bytes]) -> None:
         flavours = recipe["flavors"]
         wrong = [str(key) for key in set(recipe) - KEYS] + [str(name) for name in set(flavours) ^ set(RECIPE)]
         for name in set(flavours) & set(RECIPE):
-            allowed, found = RECIPE[name], dict(flavours[name])
-            wrong += [f"{name}.{key}" for key in set(found) - set(allowed)]
+            allowed, given = RECIPE[name], dict(flavours[name])
+            wrong += [f"{name}.{key}" for key in set(given) - set(allowed)]
             # `code` is written only where code was shipped.
-            wrong += [f"{name}.{key}" for key, ok in allowed.items() if ok and found.get(key) not in ok]
+            wrong += [f"{name}.{key}" for key, ok in allowed.items() if ok and given.get(key) not in ok]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ModelFormatRefused("the MLmodel file is not one that save_model writes", do=REGISTER_AGAIN) from error
     if strange := sorted(name for name in files if not FILES.fullmatch(name)) or {MODEL_FILE} - set(files):
-        told = ", ".join(strange)[:300]
-        raise ModelFormatRefused(f"files that a model of ours has not, or lacks: {told}", do=REGISTER_AGAIN)
+        names = ", ".join(strange)[:300]
+        raise ModelFormatRefused(f"files that a model of ours has not, or lacks: {names}", do=REGISTER_AGAIN)
     if wrong:
-        found_wrong = ", ".join(sorted(wrong)[:5])[:300]
-        raise ModelFormatRefused(f"the MLmodel file differs from ours in {found_wrong}", do=REGISTER_AGAIN)
+        keys = ", ".join(sorted(wrong)[:5])[:300]
+        raise ModelFormatRefused(f"the MLmodel file differs from ours in {keys}", do=REGISTER_AGAIN)

@@ -28,7 +28,7 @@ ABSENT = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 
 
 class Server:
-    """What a registry stands on; every call is made inside `_asking`, which bounds and names its failures."""
+    """What a registry stands on; every call is made inside `_naming_failures`, which bounds and names its failures."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
@@ -36,12 +36,12 @@ class Server:
         self._http = parts.scheme in ("http", "https")
         self._shown = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
         self._root: Path | None = None
-        with self._asking():
+        with self._naming_failures():
             if not self._http:
-                self._knock()
+                self._connect_once()
             self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
-    def _knock(self) -> None:
+    def _connect_once(self) -> None:
         """Connect once: MLflow itself tries a database that is down for minutes."""
         try:
             url = sqlalchemy.engine.make_url(self._uri)
@@ -57,7 +57,7 @@ class Server:
         engine.dispose()
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _naming_failures(self) -> Iterator[None]:
         try:
             yield
         except (MlflowException, requests.RequestException, sqlalchemy.exc.OperationalError) as error:
@@ -81,8 +81,8 @@ class Server:
             raise
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             location = str(self._root / inside(name)) if self._root else None
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
@@ -90,29 +90,29 @@ class Server:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             return self._experiment(name)
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise OutOfBandChange(f"the experiment {name} was deleted by hand", do="restore it in MLflow")
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _run(self, experiment_id: str, key: str, name: str, tags: Mapping[str, str]) -> Run:
         def first() -> Run | None:
-            found = self._client.search_runs(
+            runs = self._client.search_runs(
                 [experiment_id], f"tags.`{KEY}` = {quoted(key)}", order_by=["attributes.start_time ASC"], max_results=1
             )
-            return found[0] if found else None
+            return runs[0] if runs else None
 
         if (run := first()) is None:
             cut = {tag: cut_to(text, MAX_TAG_VAL_LENGTH) for tag, text in tags.items()}
-            made = self._client.create_run(experiment_id, tags={**cut, KEY: key}, run_name=name)
-            run = first() or made
-            if run.info.run_id != made.info.run_id:
+            created = self._client.create_run(experiment_id, tags={**cut, KEY: key}, run_name=name)
+            run = first() or created
+            if run.info.run_id != created.info.run_id:
                 # A second attempt of the same task came in between; both go on with the older run.
-                self._client.delete_run(made.info.run_id)
+                self._client.delete_run(created.info.run_id)
         return run
 
     def _version(self, model: str, run_id: str) -> ModelVersion | None:
-        found = self._client.search_model_versions(f"name = {quoted(model)} and run_id = {quoted(run_id)}")
-        return min(found, key=lambda version: int(version.version), default=None)
+        versions = self._client.search_model_versions(f"name = {quoted(model)} and run_id = {quoted(run_id)}")
+        return min(versions, key=lambda version: int(version.version), default=None)
 
     def _download(self, run_id: str, into: Path, what: str) -> Path:
         try:
@@ -134,19 +134,32 @@ class Server:
             raise
 
     def _existing(self, model: str, version: int) -> ModelVersion:
-        if (found := self._get(model, version)) is None:
+        if (registered := self._get(model, version)) is None:
             raise ArtifactMissing(
                 f"version {version} of {model} is not in the registry", do="choose a version that MLflow lists"
             )
-        return found
+        return registered
 
 
 def cut_to(text: str, limit: int) -> str:
+    """A text of at most `limit` characters, with a note where it was cut.
+
+    >>> cut_to("short", 100)
+    'short'
+    """
     note = " … (whole in long_values.json)"
     return text if len(text) <= limit else text[: limit - len(note)] + note
 
 
 def quoted(text: str) -> str:
+    """A text in the quotes of an MLflow filter.
+
+    Raises:
+        InvalidName: it holds a quote, a backslash or a NUL.
+
+    >>> quoted("churn")
+    "'churn'"
+    """
     if re.search(r"['\"\\`\0]", text):
         raise InvalidName(f"{text[:100]!r} holds a quote", do="use letters, digits, dots and dashes")
     return f"'{text}'"

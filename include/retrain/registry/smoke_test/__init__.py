@@ -77,6 +77,7 @@ def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[G
     Latency (the median over single rows) and peak memory are this machine's.
 
     Args:
+        run: its spec has the budgets, its home names the registry.
         target: the version, with the digest of its files and the folder of its golden rows.
         back: the version has served before. A library that was upgraded since is reported, but does not bar the way
             back while the answers are the same.
@@ -112,6 +113,7 @@ def run_child(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]])
     """Load a model in a fresh process and let it answer rows.
 
     Args:
+        spec: has the task, and the time that the process may take.
         folder: of the model; the process works beside it.
         digest: that the folder's files must have.
         rows: as JSON has them, column → value.

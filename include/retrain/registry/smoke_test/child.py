@@ -90,6 +90,7 @@ class AuditGuard:
         self.refused: list[str] = []
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Refuse an audit event that is on the list, and keep what was tried."""
         if event.startswith(DENIED) or (event == "open" and _writes(*arguments[1:3])):
             attempt = f"{event}({', '.join(map(repr, arguments))})"[:200]
             if len(self.refused) < 10:
