@@ -6,7 +6,7 @@ One name everywhere: module, function, DVC stage, Airflow task id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from pydantic import ConfigDict
 from retrain.errors import ConfigChanged, NotApproved, RetrainError
 from retrain.results import Context, Decision, Interval, PromoteReport, Result, StageReport, Trigger
 from retrain.spec import Spec
-from retrain.state.ledger import Ledger, Record
+from retrain.state.ledger import Kind, Ledger, Record
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -67,6 +67,10 @@ MONITORING = (
 NAMES = tuple(stage.name for stage in STAGES)
 DATA_STAGES = NAMES[:4]
 BY_NAME = {stage.name: stage for stage in (*SCORING, *MONITORING, *STAGES)}
+
+
+STAGE_KINDS: Mapping[str, Kind] = {"retrain": "stage", "score": "score stage", "monitor": "monitor stage"}
+"""Loop → the kind of the ledger's records of its stages."""
 
 
 def idle(name: str, run: Run) -> str | None:
@@ -199,7 +203,7 @@ def _keep(run: Run) -> None:
 def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float) -> None:
     run.ledger.append(
         run.model,
-        "stage" if run.loop == "retrain" else f"{run.loop} stage",
+        STAGE_KINDS[run.loop],
         f"{run.key}/{name}/{time.time_ns()}",
         {
             "stage": name,

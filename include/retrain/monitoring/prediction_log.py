@@ -14,6 +14,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
-KIND = "score"
+KIND: Final = "score"
 """Of the ledger's records."""
 SHADOW = "shadow_"
 FURTHEST = 20

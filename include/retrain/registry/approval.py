@@ -6,14 +6,15 @@ Airflow's form is one way to give it, the command line another; the promote stag
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from retrain.errors import NotApproved, UnknownVersion
 from retrain.results import Champion, GateReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
-PROPOSAL, APPROVAL = "proposal", "approval"
+PROPOSAL: Final = "proposal"
+APPROVAL: Final = "approval"
 """Kinds of the ledger's records: a version that waits for an answer, and an answer."""
 
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from retrain.data.versions import registry_of
 from retrain.errors import (
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases in MLflow."""
-PROMOTION, COMPLETED = "promotion", "completed"
+PROMOTION: Final = "promotion"
+COMPLETED: Final = "completed"
 """Kinds of the ledger's records: a change of the champion, and that the alias has followed it."""
 
 

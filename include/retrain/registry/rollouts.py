@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from retrain.results import BlockedModel, Champion, Rollout
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
-ROLLOUT = "rollout"
+ROLLOUT: Final = "rollout"
 """Kind of the ledger's records."""
 
 

@@ -82,7 +82,7 @@ class Record:
 
     id: int
     model: str
-    kind: str
+    kind: Kind
     key: str
     sequence: int | None
     run: str
@@ -127,7 +127,7 @@ class Ledger:
     def append(
         self,
         model: str,
-        kind: str,
+        kind: Kind,
         key: str,
         body: dict[str, Any],
         *,
