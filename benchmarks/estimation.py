@@ -32,7 +32,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import Figures
-from retrain.modeling.metrics import score
+from retrain.modeling.metrics import metric_value
 from retrain.monitoring import estimation
 from retrain.monitoring.estimation import PastEstimate
 
@@ -157,7 +157,7 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
     found = []
     for metric in METRICS[task]:
         learnt = estimation.learn(task, metric, known.y, said, known.frame, known.day, seed=seed)
-        expected_score = score(task, metric, known.y, said)
+        expected_score = metric_value(task, metric, known.y, said)
         judged = metric == METRICS[task][0]
         for setting in settings:
             past: list[PastEstimate] = []
@@ -165,7 +165,7 @@ def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, 
                 new = make(task, rows, setting, rng)
                 prediction = predict(new.frame)
                 one = learnt.estimate(prediction, new.frame, new.day, level=LEVEL, resamples=300, seed=seed)
-                realised = score(task, metric, new.y, prediction)
+                realised = metric_value(task, metric, new.y, prediction)
                 if one.value is None or one.low is None or one.high is None:
                     raise RuntimeError(f"{task}, {setting.name}: {one.reason}")
                 past.append(PastEstimate(one.value, one.low, one.high, realised))

@@ -165,7 +165,7 @@ class World:
         return self.answers(noise_for(self.metric, gain, rare), rare=rare)
 
     def draws(self, answers: Array) -> resampling.Draws:
-        return resampling.draw(
+        return resampling.resample(
             self.task, self.metric, self.y, answers, self.block, resamples=200, seed=0, leave_out=True
         )
 

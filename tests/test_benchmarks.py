@@ -113,9 +113,9 @@ def test_the_gates_world_is_as_true_as_it_says(monkeypatch: pytest.MonkeyPatch) 
     for metric in gates.TASKS:
         for kind, rare in (("independent", False), ("rare mistakes", True)):
             world = gates.World(np.random.default_rng(1), metric, kind, 2_000)
-            champion = metrics.score(world.task, metric, world.y, world.answers(gates.NOISE))
+            champion = metrics.metric_value(world.task, metric, world.y, world.answers(gates.NOISE))
             assert champion == pytest.approx(gates.true_score(metric, gates.NOISE, False), rel=0.02)
-            refresh = metrics.score(world.task, metric, world.y, world.challenger(-0.05))
+            refresh = metrics.metric_value(world.task, metric, world.y, world.challenger(-0.05))
             wanted = champion * (0.95 if metric == "roc_auc" else 1.05)
             assert refresh == pytest.approx(wanted, rel=0.02), (metric, rare)
     said = gates.cycles(("log_loss", "days", 30, 0, 6, (0.10, -0.10)))

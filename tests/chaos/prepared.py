@@ -17,7 +17,7 @@ import yaml
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from retrain.modeling import estimators
+from retrain.modeling import packaging
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
     Configuration,
@@ -64,7 +64,7 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
     folder = Path(run.store.url(run.path("refit", "model")))
     frame, zeros = pd.DataFrame({"x": [0.0, 1.0] * 50}), 10 + month + 40 * (place >= 0) + max(place, 0)
     pipe = Pipeline([("model", DummyClassifier(strategy="prior"))]).fit(frame, [0] * zeros + [1] * (100 - zeros))
-    digest = save_model(pipe, folder, example=frame[:2], requirements=estimators.requirements())
+    digest = save_model(pipe, folder, example=frame[:2], requirements=packaging.requirements())
     registry = Registry(world.home.mlflow)
     run_id = registry.record(
         experiment=world.model, key=run.key, name=run.key, description="", params={}, metrics={}, tags={}, files={}

@@ -22,7 +22,7 @@ from retrain.errors import InvalidSpec
 from retrain.gate import checks, table
 from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit
 from retrain.gate.checks.holdout import Holdout
-from retrain.modeling import estimators, resampling, trainer
+from retrain.modeling import estimators, pipelines, resampling, trainer
 from retrain.registry.candidates import fit_candidate
 from retrain.results import (
     Configuration,
@@ -307,7 +307,7 @@ class Laid:
                 models[one.name] = load_files(folder, one.digest)
         frame = dataset.read(self.run, self.context.accepted[3:])
         y = dataset.outcome(spec, frame).to_numpy()
-        said = {name: estimators.predict(model, spec.task, frame) for name, model in models.items()}
+        said = {name: pipelines.predict(model, spec.task, frame) for name, model in models.items()}
         return Holdout(self.run, self.train, models, frame, y, said, resampling.blocks(spec, frame))
 
 
@@ -331,7 +331,7 @@ def lay(home: Home, tmp_path: Path, spec: Spec, estimator: str = "linear", plant
     known, _ = trainer.labelled_rows(run, accepted[:3])
     named = {
         "new": of_estimator(estimator),
-        **{one: estimators.baseline(spec, one) for one in estimators.BASELINES},
+        **{one: pipelines.baseline(spec, one) for one in estimators.BASELINES},
     }
     made = [
         fit_candidate(

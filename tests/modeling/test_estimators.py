@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
-from retrain.modeling import estimators
+from retrain.modeling import estimators, packaging, pipelines
 from retrain.registry.mlflow import load_model, save_model
 from retrain.results import Configuration
 from retrain.spec import Spec
@@ -23,7 +23,7 @@ OWN = "def build(frame):\n    return frame.assign(double=frame['visits'] * 2)\n"
 
 
 def configured(spec: Spec, name: str, **parameters: Any) -> Configuration:
-    return Configuration(estimator=name, parameters=parameters, pipeline=estimators.pipeline_digest(spec))
+    return Configuration(estimator=name, parameters=parameters, pipeline=pipelines.pipeline_digest(spec))
 
 
 def table(rows: int = 300, seed: int = 0) -> pd.DataFrame:
@@ -74,9 +74,9 @@ def test_every_estimator_learns_every_task_and_comes_back_from_its_files(
     spec = spec_for(task, date_parts={"signup": ["weekday", "hour"]})
     frame = table()
     y = outcome(task, frame)
-    model = estimators.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
+    model = pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
     new = table(200, seed=1)
-    said = estimators.predict(model, task, new)
+    said = pipelines.predict(model, task, new)
     truth = outcome(task, new, seed=1)
     assert said.shape == ((200, 3) if task == "multiclass" else (200,))
     if task == "regression":
@@ -87,13 +87,13 @@ def test_every_estimator_learns_every_task_and_comes_back_from_its_files(
 
     asked = frame[list(spec.inputs)].head(20)
     digests = [
-        save_model(one, tmp_path / f"{place}", example=asked, requirements=estimators.requirements())
-        for place, one in enumerate([model, estimators.fit(spec, configured(spec, name, **SMALL[name]), frame, y)])
+        save_model(one, tmp_path / f"{place}", example=asked, requirements=packaging.requirements())
+        for place, one in enumerate([model, pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)])
     ]
     assert digests[0] == digests[1], "the same rows and configuration give the same files"
     again = load_model(tmp_path / "0", digests[0])
-    assert np.array_equal(estimators.predict(again, task, new), said)
-    assert type(again[-1]) is type(estimators.estimator(spec, configured(spec, name)))
+    assert np.array_equal(pipelines.predict(again, task, new), said)
+    assert type(again[-1]) is type(estimators.unfitted(spec, configured(spec, name)))
 
 
 @pytest.mark.parametrize("encode", ["onehot", "ordinal", "target"])
@@ -101,27 +101,27 @@ def test_every_estimator_learns_every_task_and_comes_back_from_its_files(
 def test_unknown_and_missing_categories_get_an_answer(spec_for: Callable[..., Spec], name: str, encode: str) -> None:
     spec = spec_for()
     frame = table()
-    model = estimators.fit(spec, configured(spec, name, encode=encode, **SMALL[name]), frame, outcome("binary", frame))
+    model = pipelines.fit(spec, configured(spec, name, encode=encode, **SMALL[name]), frame, outcome("binary", frame))
     new = frame.head(3).assign(plan=pd.Categorical(["gold", None, "basic"]), spend=np.nan)
-    said = estimators.predict(model, "binary", new)
-    unseen = estimators.predict(model, "binary", new.assign(plan=pd.Categorical(["silver", None, "basic"])))
+    said = pipelines.predict(model, "binary", new)
+    unseen = pipelines.predict(model, "binary", new.assign(plan=pd.Categorical(["silver", None, "basic"])))
     assert said[0] == unseen[0], "all unknown categories share one bucket"
 
 
 def test_columns_are_found_by_name(spec_for: Callable[..., Spec]) -> None:
     spec, frame = spec_for(), table()
-    model = estimators.fit(spec, configured(spec, "linear"), frame, outcome("binary", frame))
+    model = pipelines.fit(spec, configured(spec, "linear"), frame, outcome("binary", frame))
     swapped = frame[list(frame.columns[::-1])]
-    assert np.array_equal(estimators.predict(model, "binary", swapped), estimators.predict(model, "binary", frame))
+    assert np.array_equal(pipelines.predict(model, "binary", swapped), pipelines.predict(model, "binary", frame))
 
 
 def test_an_undeclared_column_is_no_feature(spec_for: Callable[..., Spec]) -> None:
     spec, frame = spec_for(), table()
     y = outcome("binary", frame)
-    plain = estimators.fit(spec, configured(spec, "linear"), frame, y)
+    plain = pipelines.fit(spec, configured(spec, "linear"), frame, y)
     planted = frame.assign(churned=y, left_at=y)
-    model = estimators.fit(spec, configured(spec, "linear"), planted, y)
-    assert np.array_equal(estimators.predict(model, "binary", planted), estimators.predict(plain, "binary", frame))
+    model = pipelines.fit(spec, configured(spec, "linear"), planted, y)
+    assert np.array_equal(pipelines.predict(model, "binary", planted), pipelines.predict(plain, "binary", frame))
 
 
 def test_a_saved_model_is_scored_with_its_own_code(spec_for: Callable[..., Spec], tmp_path: Path) -> None:
@@ -129,21 +129,21 @@ def test_a_saved_model_is_scored_with_its_own_code(spec_for: Callable[..., Spec]
     before = spec_for(code=OWN, features=features)
     after = spec_for(code=OWN.replace("* 2", "* -7"), features=features)
     frame = table()
-    model = estimators.fit(before, configured(before, "linear"), frame, outcome("binary", frame))
+    model = pipelines.fit(before, configured(before, "linear"), frame, outcome("binary", frame))
     example = frame[list(before.inputs)]
-    digest = save_model(model, tmp_path / "model", example=example, requirements=estimators.requirements())
-    said = estimators.predict(model, "binary", frame)
-    estimators.fit(after, configured(after, "linear"), frame, outcome("binary", frame))
-    assert np.array_equal(estimators.predict(load_model(tmp_path / "model", digest), "binary", frame), said)
-    assert estimators.pipeline_digest(before) != estimators.pipeline_digest(after)
+    digest = save_model(model, tmp_path / "model", example=example, requirements=packaging.requirements())
+    said = pipelines.predict(model, "binary", frame)
+    pipelines.fit(after, configured(after, "linear"), frame, outcome("binary", frame))
+    assert np.array_equal(pipelines.predict(load_model(tmp_path / "model", digest), "binary", frame), said)
+    assert pipelines.pipeline_digest(before) != pipelines.pipeline_digest(after)
 
 
 @pytest.mark.parametrize("name", list(SMALL))
 def test_a_class_that_the_rows_miss_has_no_chance(spec_for: Callable[..., Spec], name: str) -> None:
     spec, frame = spec_for("multiclass"), table()
     y = np.where(outcome("multiclass", frame) == 1, 2.0, outcome("multiclass", frame))
-    model = estimators.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
-    said = estimators.predict(model, "multiclass", frame)
+    model = pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
+    said = pipelines.predict(model, "multiclass", frame)
     assert said.shape == (300, 3)
     assert said[:, 1].max() < 0.1
     assert said.argmax(axis=1).tolist() != [0] * 300
@@ -156,8 +156,8 @@ def test_balanced_weights_lift_the_rare_class(spec_for: Callable[..., Spec], nam
     means = []
     for balance in (False, True):
         spec = spec_for(balance=balance)
-        model = estimators.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
-        means.append(estimators.predict(model, "binary", frame).mean())
+        model = pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
+        means.append(pipelines.predict(model, "binary", frame).mean())
     assert means[1] > means[0] * 1.5
 
 
@@ -168,9 +168,9 @@ def test_baselines_are_plain(spec_for: Callable[..., Spec]) -> None:
         ("regression", outcome("regression", frame).mean()),
     ):
         spec = spec_for(task, balance=task == "binary")
-        model = estimators.fit(spec, estimators.baseline(spec, "naive"), frame, outcome(task, frame))
-        assert np.allclose(estimators.predict(model, task, frame), wanted)
-        estimators.fit(spec, estimators.baseline(spec, "simple"), frame, outcome(task, frame))
+        model = pipelines.fit(spec, pipelines.baseline(spec, "naive"), frame, outcome(task, frame))
+        assert np.allclose(pipelines.predict(model, task, frame), wanted)
+        pipelines.fit(spec, pipelines.baseline(spec, "simple"), frame, outcome(task, frame))
 
 
 @pytest.mark.parametrize(
@@ -185,15 +185,15 @@ def test_baselines_are_plain(spec_for: Callable[..., Spec]) -> None:
 def test_nothing_to_learn(spec_for: Callable[..., Spec], y: Any, frame: pd.DataFrame, said: str) -> None:
     spec = spec_for()
     with pytest.raises(DegenerateTraining, match=said):
-        estimators.fit(spec, configured(spec, "linear"), frame, y)
+        pipelines.fit(spec, configured(spec, "linear"), frame, y)
 
 
 def test_an_answer_that_is_not_finite_is_refused(spec_for: Callable[..., Spec]) -> None:
     spec, frame = spec_for("regression"), table()
-    model = estimators.fit(spec, configured(spec, "linear"), frame, outcome("regression", frame))
+    model = pipelines.fit(spec, configured(spec, "linear"), frame, outcome("regression", frame))
     model[-1].intercept_ = np.nan
     with pytest.raises(NonFiniteMetric, match="300 of 300"):
-        estimators.predict(model, "regression", frame)
+        pipelines.predict(model, "regression", frame)
 
 
 @pytest.mark.parametrize(
@@ -224,18 +224,19 @@ def test_only_the_list_is_let_in(name: str, task: str, said: str) -> None:
 def test_parameters_are_checked(spec_for: Callable[..., Spec], parameters: Data, said: str) -> None:
     spec = spec_for()
     with pytest.raises(EstimatorRefused, match=said):
-        estimators.build(spec, configured(spec, "xgboost", **parameters))
+        pipelines.build(spec, configured(spec, "xgboost", **parameters))
 
 
 def test_an_estimator_by_its_path(spec_for: Callable[..., Spec]) -> None:
     spec, frame = spec_for(), table()
     name = "sklearn.ensemble.HistGradientBoostingClassifier"
-    model = estimators.fit(spec, configured(spec, name, max_iter=10), frame, outcome("binary", frame))
-    assert estimators.predict(model, "binary", frame).std() > 0.1
+    model = pipelines.fit(spec, configured(spec, name, max_iter=10), frame, outcome("binary", frame))
+    assert pipelines.predict(model, "binary", frame).std() > 0.1
     assert model[-1].random_state == spec.training.seed
 
 
 def test_what_travels_with_a_model(tmp_path: Path) -> None:
-    package = estimators.carry(tmp_path)
-    assert sorted(file.name for file in package.iterdir()) == ["__init__.py", "errors.py", "features.py"]
-    assert all("==" in reference_champion for reference_champion in estimators.requirements())
+    package = packaging.carry(tmp_path)
+    carried = sorted(file.relative_to(package).as_posix() for file in package.rglob("*.py"))
+    assert carried == ["__init__.py", "errors.py", "modeling/__init__.py", "modeling/features.py"]
+    assert all("==" in requirement for requirement in packaging.requirements())

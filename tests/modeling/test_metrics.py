@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from retrain.errors import NonFiniteMetric
-from retrain.modeling import metrics, resampling
+from retrain.modeling import gains, metrics, resampling
 from retrain.spec import METRICS, Spec, parse
 
 RNG = np.random.default_rng(7)
@@ -48,7 +48,7 @@ DATA = {"binary": binary, "multiclass": multiclass, "regression": regression}
 @pytest.mark.parametrize("task", DATA)
 def test_every_metric_is_finite_on_sound_rows(task: str) -> None:
     y, p = DATA[task]()
-    found = metrics.measure(task, y, p)
+    found = metrics.metric_values(task, y, p)
     assert METRICS[task].keys() <= found.keys()
     assert all(value is not None and np.isfinite(value) for value in found.values())
 
@@ -57,8 +57,8 @@ def test_weights_count_as_repeated_rows() -> None:
     for task, data in DATA.items():
         y, p = data()
         weight = RNG.integers(1, 4, N)
-        repeated = metrics.measure(task, y.repeat(weight), p.repeat(weight, axis=0))
-        weighted = metrics.measure(task, y, p, weight.astype(float))
+        repeated = metrics.metric_values(task, y.repeat(weight), p.repeat(weight, axis=0))
+        weighted = metrics.metric_values(task, y, p, weight.astype(float))
         # The weighted median lies between two rows where the repeated one lies on them.
         for name in repeated.keys() - {"median_ae", "ece"}:
             assert weighted[name] == pytest.approx(repeated[name]), name
@@ -68,41 +68,41 @@ def test_one_class_leaves_ranks_undefined_and_log_loss_fine() -> None:
     y, p = np.zeros(50), np.full(50, 0.2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = metrics.measure("binary", y, p)
+        found = metrics.metric_values("binary", y, p)
     assert found["roc_auc"] is None
     assert found["average_precision"] is None
     assert found["recall"] is None
     assert found["log_loss"] == pytest.approx(-np.log(0.8))
     with pytest.raises(NonFiniteMetric, match="roc_auc is undefined on 50 rows with 1 distinct"):
-        metrics.score("binary", "roc_auc", y, p)
+        metrics.metric_value("binary", "roc_auc", y, p)
 
 
 def test_constant_outcome_has_no_r2() -> None:
-    found = metrics.measure("regression", np.full(20, 3.0), np.linspace(2, 4, 20))
+    found = metrics.metric_values("regression", np.full(20, 3.0), np.linspace(2, 4, 20))
     assert found["r2"] is None
     assert found["rmse"] is not None
 
 
 def test_relative_error_is_left_out_near_zero() -> None:
-    assert metrics.measure("regression", np.array([0.0, 5.0, 9.0]), np.array([1.0, 5.0, 9.0]))["mape"] is None
+    assert metrics.metric_values("regression", np.array([0.0, 5.0, 9.0]), np.array([1.0, 5.0, 9.0]))["mape"] is None
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1.5, -0.2])
 def test_what_is_no_probability_is_refused(wrong: float) -> None:
     with pytest.raises(NonFiniteMetric):
-        metrics.score("binary", "log_loss", np.array([0.0, 1.0]), np.array([0.5, wrong]))
+        metrics.metric_value("binary", "log_loss", np.array([0.0, 1.0]), np.array([0.5, wrong]))
 
 
 def test_outcome_without_a_value_is_refused() -> None:
     with pytest.raises(NonFiniteMetric, match="1 of 2 outcomes"):
-        metrics.score("regression", "mae", np.array([0.0, np.nan]), np.array([0.5, 1.0]))
+        metrics.metric_value("regression", "mae", np.array([0.0, np.nan]), np.array([0.5, 1.0]))
 
 
 def test_calibration_error_is_zero_where_predictions_mean_what_they_say() -> None:
     p = np.repeat([0.1, 0.6], 50)
     y = np.concatenate([np.r_[np.ones(5), np.zeros(45)], np.r_[np.ones(30), np.zeros(20)]])
-    assert metrics.measure("binary", y, p)["ece"] == pytest.approx(0)
-    assert metrics.measure("binary", 1 - y, p)["ece"] == pytest.approx(0.5 * 0.8 + 0.5 * 0.2)
+    assert metrics.metric_values("binary", y, p)["ece"] == pytest.approx(0)
+    assert metrics.metric_values("binary", 1 - y, p)["ece"] == pytest.approx(0.5 * 0.8 + 0.5 * 0.2)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_bands_are_few() -> None:
 
 
 def drawn(task: str, metric: str, y: Any, p: Any, block: Any) -> resampling.Draws:
-    return resampling.draw(task, metric, y, p, block, resamples=200, seed=0, leave_out=True)
+    return resampling.resample(task, metric, y, p, block, resamples=200, seed=0, leave_out=True)
 
 
 @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task in METRICS for metric in METRICS[task]])
@@ -140,11 +140,11 @@ def test_draws_equal_the_metric_on_the_drawn_rows(task: str, metric: str) -> Non
     y, p = DATA[task]()
     block = RNG.integers(0, 9, N)
     block = np.unique(block, return_inverse=True)[1]
-    draws = resampling.draw(task, metric, y, p, block, resamples=5, seed=3)
+    draws = resampling.resample(task, metric, y, p, block, resamples=5, seed=3)
     chosen = np.random.default_rng(3).integers(0, 9, size=(9, 5))
     for place in range(5):
         times = np.bincount(chosen[:, place], minlength=9)[block]
-        drawn = metrics.score(task, metric, y.repeat(times), p.repeat(times, axis=0))
+        drawn = metrics.metric_value(task, metric, y.repeat(times), p.repeat(times, axis=0))
         assert draws.drawn[place] == pytest.approx(drawn, abs=1e-12)
 
 
@@ -154,7 +154,7 @@ def test_without_a_block_is_the_metric_on_the_other_rows(task: str, metric: str)
     block = np.arange(N) // 50
     for place, value in enumerate(drawn(task, metric, y, p, block).without):
         left = block != place
-        assert value == pytest.approx(metrics.score(task, metric, y[left], p[left]), abs=1e-12)
+        assert value == pytest.approx(metrics.metric_value(task, metric, y[left], p[left]), abs=1e-12)
 
 
 def test_of_independent_rows_it_is_delongs_variance() -> None:
@@ -172,7 +172,7 @@ def test_of_independent_rows_it_is_delongs_variance() -> None:
 def test_rank_draws_equal_weighted_auc_of_sklearn() -> None:
     y, p = binary()
     block = np.arange(N)
-    draws = resampling.draw("binary", "roc_auc", y, p, block, resamples=3, seed=1)
+    draws = resampling.resample("binary", "roc_auc", y, p, block, resamples=3, seed=1)
     chosen = np.random.default_rng(1).integers(0, N, size=(N, 3))
     for place in range(3):
         weight = np.bincount(chosen[:, place], minlength=N)
@@ -183,7 +183,7 @@ def test_rank_draws_equal_weighted_auc_of_sklearn() -> None:
 def test_the_same_predictions_gain_exactly_nothing(task: str, metric: str) -> None:
     y, p = DATA[task]()
     one, two = (drawn(task, metric, y, q, np.arange(N) // 20) for q in (p, p.copy()))
-    pair = resampling.paired(task, ("new", one), ("champion", two), 0.05)
+    pair = gains.paired_gain(task, ("new", one), ("champion", two), 0.05)
     assert (pair.gain, pair.low, pair.high) == (0.0, 0.0, 0.0)
     assert pair.blocks == 20
 
@@ -193,9 +193,9 @@ def test_a_gain_above_zero_is_better(task: str, metric: str) -> None:
     y, p = DATA[task]()
     worse = RNG.permutation(p)
     good, bad = (drawn(task, metric, y, q, np.arange(N) // 20) for q in (p, worse))
-    pair = resampling.paired(task, ("new", good), ("champion", bad), 0.05)
+    pair = gains.paired_gain(task, ("new", good), ("champion", bad), 0.05)
     assert 0 < pair.low < pair.gain < pair.high
-    back = resampling.paired(task, ("new", bad), ("champion", good), 0.05)
+    back = gains.paired_gain(task, ("new", bad), ("champion", good), 0.05)
     assert (back.low, back.high) == pytest.approx((-pair.high, -pair.low))
 
 
@@ -204,15 +204,15 @@ def test_a_rare_class_that_is_often_not_drawn_has_no_interval() -> None:
     y[:3] = 1
     draws = drawn("binary", "roc_auc", y, RNG.random(200), np.arange(200) // 20)
     assert np.isnan(draws.drawn).any()
-    assert resampling.interval(draws, 0.05).low is None
+    assert resampling.confidence_interval(draws, 0.05).low is None
     with pytest.raises(NonFiniteMetric, match="undefined in too many draws"):
-        resampling.paired("binary", ("new", draws), ("champion", draws), 0.05)
+        gains.paired_gain("binary", ("new", draws), ("champion", draws), 0.05)
 
 
 def test_one_block_has_no_interval() -> None:
     y, p = binary()
     draws = drawn("binary", "brier", y, p, np.zeros(N, dtype=int))
-    assert resampling.interval(draws, 0.05).low is None
+    assert resampling.confidence_interval(draws, 0.05).low is None
 
 
 def test_blocks_cover_where_rows_alone_would_not() -> None:
@@ -224,8 +224,8 @@ def test_blocks_cover_where_rows_alone_would_not() -> None:
         rng = np.random.default_rng(trial)
         y = rng.normal(0, 1, days)[block] + rng.normal(0, 1, days * per_day)
         for name, code in (("day", block), ("row", np.arange(len(y)))):
-            draws = resampling.draw("regression", "rmse", y, np.zeros(len(y)), code, resamples=300, seed=trial)
-            measured = resampling.interval(draws, 0.05)
+            draws = resampling.resample("regression", "rmse", y, np.zeros(len(y)), code, resamples=300, seed=trial)
+            measured = resampling.confidence_interval(draws, 0.05)
             covered[name] += measured.low <= np.sqrt(2) <= measured.high
     assert 0.80 <= covered["day"] / trials <= 0.97
     assert covered["row"] / trials < 0.6
@@ -249,7 +249,7 @@ def test_a_bound_is_wrong_no_more_often_than_its_level(skewed: bool, follows: fl
     for trial in range(trials):
         old, new = losses(np.random.default_rng(trial), days, skewed, follows)
         sides = [drawn("regression", "mae", np.zeros(len(block)), errors, block) for errors in (new, old)]
-        pair = resampling.paired("regression", ("new", sides[0]), ("champion", sides[1]), 0.05)
+        pair = gains.paired_gain("regression", ("new", sides[0]), ("champion", sides[1]), 0.05)
         wrong["paired"] += pair.low > 0
         wrong["percentile"] += np.quantile(sides[1].drawn - sides[0].drawn, 0.05) > 0
     assert wrong["paired"] <= 0.075 * trials, wrong
@@ -260,10 +260,10 @@ def test_a_bound_is_wrong_no_more_often_than_its_level(skewed: bool, follows: fl
 def test_a_margin_is_a_share_of_a_score_that_is_uncertain_too() -> None:
     y, p = DATA["regression"]()
     one, two = (drawn("regression", "mae", y, q, np.arange(N) // 20) for q in (p, p + RNG.normal(0, 0.1, N)))
-    pair = resampling.paired("regression", ("new", one), ("champion", two), 0.05, margin=0.4)
+    pair = gains.paired_gain("regression", ("new", one), ("champion", two), 0.05, margin=0.4)
     known = pair.low + 0.4 * two.value
     assert pair.within_low < known - 1e-6
-    assert resampling.paired("regression", ("new", one), ("champion", two), 0.05).within_low == pair.low
+    assert gains.paired_gain("regression", ("new", one), ("champion", two), 0.05).within_low == pair.low
 
 
 # --- blocks

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import estimation as benchmark
 from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
-from retrain.modeling.metrics import score
+from retrain.modeling.metrics import metric_value
 from retrain.monitoring import estimation
 from retrain.monitoring.estimation import ExcessLoss, PastEstimate, backtest, importance_weighting, learn
 from retrain.monitoring.estimation.losses import metric_of_draws
@@ -71,8 +71,8 @@ def learnt(task: str, metric: str, known: Rows, seed: int = 0) -> estimation.Per
 def test_the_estimate_follows_the_rows_where_the_expected_score_does_not(task: str, metric: str) -> None:
     known, new = rows(task, seed=1), rows(task, seed=2, shift=1)
     estimate = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=200)
-    expected_score = score(task, metric, known.y, known.prediction)
-    realised = score(task, metric, new.y, new.prediction)
+    expected_score = metric_value(task, metric, known.y, known.prediction)
+    realised = metric_value(task, metric, new.y, new.prediction)
     assert estimate.value is not None
     assert estimate.low is not None
     assert estimate.high is not None
@@ -89,7 +89,7 @@ def test_drawn_labels_are_scored_as_scikit_learn_scores_them(task: str, metric: 
     p = sample.prediction.round(1) if task == "binary" else sample.prediction  # with ties
     drawn = np.column_stack([sample.y, rows(task, 300, seed=5).y])
     metrics = metric_of_draws(task, metric, p)(drawn)
-    assert metrics == pytest.approx([score(task, metric, y, p) for y in drawn.T])
+    assert metrics == pytest.approx([metric_value(task, metric, y, p) for y in drawn.T])
 
 
 @pytest.mark.parametrize(("task", "metric"), [("binary", "log_loss"), ("regression", "rmse")])
@@ -100,7 +100,7 @@ def test_the_interval_holds_as_often_as_it_says(task: str, metric: str) -> None:
         estimate = learnt(task, metric, known).estimate(new.prediction, new.frame, new.day, resamples=100, level=0.1)
         assert estimate.low is not None
         assert estimate.high is not None
-        held.append(estimate.low <= score(task, metric, new.y, new.prediction) <= estimate.high)
+        held.append(estimate.low <= metric_value(task, metric, new.y, new.prediction) <= estimate.high)
     assert 12 <= sum(held) <= 19  # 80 % of 20; both ends are below one in a hundred
 
 
@@ -143,9 +143,9 @@ def test_calibration_looks_at_rows_like_the_new_ones() -> None:
 
     known, new = mix(6_000, 0.3, 1), mix(3_000, 0.9, 2)
     estimate = learnt("binary", "log_loss", known).estimate(new.prediction, new.frame, new.day, resamples=100)
-    realised = score("binary", "log_loss", new.y, new.prediction)
+    realised = metric_value("binary", "log_loss", new.y, new.prediction)
     assert estimate.value == pytest.approx(realised, rel=0.07)
-    assert score("binary", "log_loss", known.y, known.prediction) < 0.85 * realised
+    assert metric_value("binary", "log_loss", known.y, known.prediction) < 0.85 * realised
 
 
 def test_expected_losses_are_paired_with_realised_ones() -> None:
@@ -175,7 +175,7 @@ def test_more_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     model = learnt("binary", "log_loss", known)
     estimate = model.estimate(new.prediction, new.frame, new.day, resamples=50)
     assert estimate.rows == 800
-    assert estimate.value == pytest.approx(score("binary", "log_loss", new.y, new.prediction), rel=0.2)
+    assert estimate.value == pytest.approx(metric_value("binary", "log_loss", new.y, new.prediction), rel=0.2)
     assert len(model.expected(new.prediction, new.frame)) == 2_000
     excess_loss = model.excess_loss(new.y, new.prediction, new.frame, new.day)
     assert excess_loss is not None
@@ -202,7 +202,7 @@ def test_drift_of_the_concept_is_not_seen_without_labels_and_is_with_them(task: 
     model = learnt(task, metric, rows(task, seed=1))
     new = rows(task, seed=2, drift=1)
     estimate = model.estimate(new.prediction, new.frame, new.day, resamples=100)
-    realised = score(task, metric, new.y, new.prediction)
+    realised = metric_value(task, metric, new.y, new.prediction)
     assert estimate.high is not None
     assert estimate.high < realised
     excess_loss = model.excess_loss(new.y, new.prediction, new.frame, new.day)

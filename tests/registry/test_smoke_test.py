@@ -30,7 +30,7 @@ from retrain.errors import (
     RetrainError,
     SmokeTestFailed,
 )
-from retrain.modeling import estimators
+from retrain.modeling import packaging, pipelines
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry, digest, save_model
 from retrain.registry.smoke_test import ChildReport
@@ -75,10 +75,10 @@ def registered(home: Home, tmp_path: Path) -> Callable[..., tuple[Run, Champion]
         run = Run(home, spec, spec.at(START), "run")
         frame = churn_rows(START).assign(signup=lambda rows: pd.to_datetime(rows["signup"], utc=True))
         inputs = frame[list(spec.inputs)]
-        model = estimators.fit(spec, PLAIN, frame, frame["churned"].astype(int).to_numpy())
+        model = pipelines.fit(spec, PLAIN, frame, frame["churned"].astype(int).to_numpy())
         folder = tmp_path / "model"
-        code = [estimators.carry(tmp_path / "carried")]
-        save_model(model, folder, example=inputs, requirements=estimators.requirements(), code=code)
+        code = [packaging.carry(tmp_path / "carried")]
+        save_model(model, folder, example=inputs, requirements=packaging.requirements(), code=code)
         change(folder)
         files_digest = digest(folder)
         registry = Registry(home.mlflow)
@@ -86,7 +86,7 @@ def registered(home: Home, tmp_path: Path) -> Callable[..., tuple[Run, Champion]
         run_id = registry.record(experiment="churn", key="run", name="run", params={}, metrics={}, files={}, **about)
         version = registry.register(model="churn", run_id=run_id, folder=folder, digest=files_digest, **about)
         rows = json.loads(inputs.head(6).to_json(orient="records", date_format="iso", double_precision=15))
-        predictions = estimators.predict(model, "binary", pd.DataFrame(rows)).tolist()
+        predictions = pipelines.predict(model, "binary", pd.DataFrame(rows)).tolist()
         write_golden(run, rows, predictions)
         return run, Champion(
             version=version,

@@ -36,7 +36,7 @@ from retrain.errors import (
     SchemaChanged,
     ScoringFailed,
 )
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
 from retrain.modeling.features import Typed
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
@@ -511,7 +511,7 @@ def test_an_interim_analysis_is_on_record_before_the_rows_are_scored(
         records.extend(interim_analyses(bench))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(estimators, "predict", predict)
+    monkeypatch.setattr(pipelines, "predict", predict)
     with pytest.raises(KeyboardInterrupt):
         bench.evaluate()
     assert [record.body["batches"] for record in records] == [[bench.accepted[3].batch.sha256]]

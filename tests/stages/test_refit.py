@@ -14,7 +14,7 @@ import pytest
 
 from retrain.data import dataset
 from retrain.errors import MissingInput, SameModel
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
 from retrain.registry.mlflow import load_model
 from retrain.results import Champion, Context, Decision, GateReport, RefitReport, TrainReport
 from retrain.stages.refit import refit
@@ -97,11 +97,11 @@ def test_the_golden_rows_are_answered_from_json(gated: Callable[..., Run]) -> No
     report = refit(run)
     golden = json.loads(run.store.read(report.golden))
     assert len(golden["rows"]) == 20
-    said = estimators.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
+    said = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
     assert np.array_equal(said, golden["predictions"])
     stored = dataset.read(run, run.read(Context, "context").accepted[-1:])
     kept = stored[stored["signup"].isin(pd.to_datetime([row["signup"] for row in golden["rows"]], utc=True))]
-    assert np.allclose(sorted(estimators.predict(loaded(run, report), "binary", kept)), sorted(said))
+    assert np.allclose(sorted(pipelines.predict(loaded(run, report), "binary", kept)), sorted(said))
 
 
 def test_a_refit_that_moves_too_far_gives_way_to_the_gated_model(
@@ -121,7 +121,7 @@ def test_a_refit_that_moves_too_far_gives_way_to_the_gated_model(
     assert report.fitted.training == candidate(run).training
     assert report.fitted.key == run.path("refit", "model")
     golden = json.loads(run.store.read(report.golden))
-    said = estimators.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
+    said = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
     assert np.array_equal(said, golden["predictions"])
 
 
@@ -136,7 +136,7 @@ def test_the_reference_has_predictions_for_holdout_rows_only(gated: Callable[...
     with run.store.local(candidate(run).key) as folder:
         old = load_model(folder, candidate(run).digest)
     holdout = dataset.read(run, run.read(Context, "context").accepted[-1:])
-    assert np.allclose(reference["prediction"].dropna(), estimators.predict(old, "binary", holdout))
+    assert np.allclose(reference["prediction"].dropna(), pipelines.predict(old, "binary", holdout))
 
     facts = json.loads(run.store.read(run.path("refit", "reference.json")))
     assert facts["rows"] == 600

@@ -30,7 +30,7 @@ from retrain.errors import (
     ScoringFailed,
     SnapshotCorrupt,
 )
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
 from retrain.monitoring import prediction_log
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import Accepted, Champion, Configuration, IngestReport, Rollout, ScoreReport
@@ -104,7 +104,7 @@ class Bench:
         run = self.begin(JANUARY, key="training")
         frame = dataset.read(run, [self.accept(run)])
         y = dataset.outcome(self.spec, frame).to_numpy()
-        return estimators.fit(self.spec, configuration, frame[np.isfinite(y)], y[np.isfinite(y)])
+        return pipelines.fit(self.spec, configuration, frame[np.isfinite(y)], y[np.isfinite(y)])
 
     def register(self, model: Pipeline, *, as_of: str = FEBRUARY) -> int:
         """A version in the registry, as the stages register it; returns its number."""
@@ -176,7 +176,7 @@ class Bench:
 
     def predicted(self, version: int, run: Run) -> Any:
         frame = dataset.read(run, [self.accept(run)], ordered=False)
-        return estimators.predict(self.models[version], self.spec.task, frame)
+        return pipelines.predict(self.models[version], self.spec.task, frame)
 
 
 @pytest.fixture(scope="module")

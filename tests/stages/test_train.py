@@ -12,8 +12,8 @@ import pytest
 
 from retrain.data import dataset
 from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
-from retrain.modeling import estimators, search
-from retrain.modeling.search import Rows
+from retrain.modeling import early_stopping, folds, pipelines, search
+from retrain.modeling.folds import Rows
 from retrain.modeling.trainer import labelled_rows
 from retrain.registry.mlflow import load_model
 from retrain.results import Champion, Context, TrainReport
@@ -62,7 +62,7 @@ def loaded(run: Run, one: Any) -> Any:
 
 def scored(run: Run, one: Any) -> np.ndarray[Any, Any]:
     context_rows = dataset.read(run, run.read(Context, "context").accepted)
-    return estimators.predict(loaded(run, one), run.spec.task, context_rows)
+    return pipelines.predict(loaded(run, one), run.spec.task, context_rows)
 
 
 def test_candidates_and_baselines_are_fitted_before_the_holdout_month(begin: Callable[..., Run]) -> None:
@@ -163,8 +163,8 @@ def test_no_refresh_where_the_spec_wants_none(begin: Callable[..., Run]) -> None
 
 def test_luck_does_not_displace_the_first_candidate() -> None:
     first = [0.60, 0.70, 0.65]
-    assert search._as_good(first, [0.66, 0.66, 0.66])
-    assert not search._as_good(first, [0.62, 0.73, 0.67])
+    assert search._within_one_standard_error(first, [0.66, 0.66, 0.66])
+    assert not search._within_one_standard_error(first, [0.62, 0.73, 0.67])
 
 
 def test_the_champions_configuration_may_come_back_with_more_trees(begin: Callable[..., Run]) -> None:
@@ -175,7 +175,7 @@ def test_the_champions_configuration_may_come_back_with_more_trees(begin: Callab
     report = by_name(train(begin(champion=serving, candidates=[slow])))
     assert report["refresh"].configuration == few, "its own number of trees"
     assert report["new"].configuration.parameters["n_estimators"] > 2
-    assert search.same_but_trees(begin().spec, report["new"].configuration, few)
+    assert early_stopping.same_except_trees(begin().spec, report["new"].configuration, few)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
@@ -246,16 +246,16 @@ def known(begin: Callable[..., Run]) -> Callable[..., tuple[Run, Rows]]:
 
 def test_folds_by_time_train_on_the_past_and_validate_on_the_next_month(known: Callable[..., Any]) -> None:
     run, part = known()
-    found = [(set(part.interval[train_]), set(part.interval[valid])) for train_, valid in search.folds(run.spec, part)]
+    found = [(set(part.interval[train_]), set(part.interval[valid])) for train_, valid in folds.folds(run.spec, part)]
     assert found == [({0}, {1}), ({0, 1}, {2}), ({0, 1, 2}, {3})]
 
 
 def test_few_months_are_cut_by_time(known: Callable[..., Any]) -> None:
     run, part = known(months=MONTHS[:1])
     when = part.frame["signup"]
-    folds = list(search.folds(run.spec, part))
-    assert len(folds) == 3
-    for train_, valid in folds:
+    pairs = list(folds.folds(run.spec, part))
+    assert len(pairs) == 3
+    for train_, valid in pairs:
         assert when.iloc[train_].max() < when.iloc[valid].min()
 
 
@@ -266,14 +266,14 @@ def test_groups_stay_on_one_side(known: Callable[..., Any], split: str) -> None:
     else:
         run, part = known(group="plan", search={"split": "group"})
     groups = part.frame[run.spec.training.group].astype(str).to_numpy()
-    for train_, valid in [*search.folds(run.spec, part), *search.watched(run.spec, part)]:
+    for train_, valid in [*folds.folds(run.spec, part), *early_stopping.stretches(run.spec, part)]:
         assert len(train_)
         assert not set(groups[train_]) & set(groups[valid])
 
 
 def test_stratified_folds_validate_where_every_window_trains(known: Callable[..., Any]) -> None:
     run, part = known(windows=["all", 2], search={"split": "stratified"})
-    for train_, valid in search.folds(run.spec, part):
+    for train_, valid in folds.folds(run.spec, part):
         assert set(part.interval[valid]) == {2, 3}
         assert set(part.interval[train_]) == {0, 1, 2, 3}
         assert part.y[valid].mean() == pytest.approx(part.y.mean(), abs=0.1)
@@ -282,7 +282,7 @@ def test_stratified_folds_validate_where_every_window_trains(known: Callable[...
 def test_trees_are_counted_on_later_rows_than_they_are_fitted_on(known: Callable[..., Any]) -> None:
     run, part = known()
     when = part.frame["signup"]
-    stretches = list(search.watched(run.spec, part))
+    stretches = list(early_stopping.stretches(run.spec, part))
     assert len(stretches) == 3
     for fit, rest in stretches:
         assert when.iloc[fit].max() < when.iloc[rest].min()
@@ -291,17 +291,17 @@ def test_trees_are_counted_on_later_rows_than_they_are_fitted_on(known: Callable
 
 def test_what_is_fitted_in_a_fold_has_not_seen_its_validation_rows(known: Callable[..., Any]) -> None:
     run, part = known(candidates=[{"estimator": "linear"}, XGBOOST], months=MONTHS[:1])
-    folds = list(search.folds(run.spec, part))
-    train_, valid = folds[0]
+    pairs = list(folds.folds(run.spec, part))
+    train_, valid = pairs[0]
     scores = []
     for spend in (1.0, 1e7):
         frame = part.frame.copy()
         frame.loc[valid, "spend"] = frame.loc[valid, "spend"] * spend
         frame["plan"] = frame["plan"].astype(str)
         frame.loc[valid, "plan"] = "only here" if spend > 1 else "other"
-        door = estimators.build(run.spec, search.configurations(run.spec, 1)[0])[:-2]
-        planted = Rows(search._beside(frame, door.fit_transform(frame), run.spec), part.y, part.interval)
-        race = search._Race(run.spec, planted, [folds[0]], list(search.configurations(run.spec, 1)))
+        door = pipelines.build(run.spec, search.configurations(run.spec, 1)[0])[:-2]
+        planted = Rows(search._with_fold_columns(frame, door.fit_transform(frame), run.spec), part.y, part.interval)
+        race = search._Race(run.spec, planted, [pairs[0]], list(search.configurations(run.spec, 1)))
         cache: search.Cache = {}
         for one in range(2):
             race._answer(one, train_, valid, cache)

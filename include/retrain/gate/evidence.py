@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 
 from retrain.errors import NonFiniteMetric
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
-from retrain.modeling import metrics, resampling
+from retrain.modeling import gains, metrics, resampling
 from retrain.modeling.metrics import Array
 from retrain.results import Accepted, Champion, Context, Measured, Paired, Slice, TrainReport
 from retrain.spec import METRICS, Spec
@@ -92,12 +92,12 @@ def measure_models(
     primary: PrimaryDraws = {}
     for name, prediction in predictions.items():
         measured[name] = {}
-        for metric, value in metrics.measure(spec.task, y, prediction).items():
+        for metric, value in metrics.metric_values(spec.task, y, prediction).items():
             measured[name][metric] = Measured(value=value)
             if value is None or metric not in METRICS[spec.task]:
                 continue
             count = spec.evaluation.resamples
-            draws = resampling.draw(
+            draws = resampling.resample(
                 spec.task,
                 metric,
                 y,
@@ -107,7 +107,7 @@ def measure_models(
                 seed=spec.training.seed,
                 leave_out=metric == spec.gate.metric,
             )
-            measured[name][metric] = resampling.interval(draws, spec.gate.level)
+            measured[name][metric] = resampling.confidence_interval(draws, spec.gate.level)
             if metric == spec.gate.metric:
                 primary[name] = draws
     return measured, primary
@@ -137,7 +137,7 @@ def paired_gains(spec: Spec, train: TrainReport, draws: PrimaryDraws, level: flo
         fitted = [other.name for other in train.fitted if other.name != candidate.name and other.kind != "new"]
         for other in (CHAMPION, REFERENCE_CHAMPION, *fitted):
             if other in draws:
-                pair = resampling.paired(
+                pair = gains.paired_gain(
                     spec.task,
                     (candidate.name, draws[candidate.name]),
                     (other, draws[other]),
@@ -158,11 +158,12 @@ def measure_slices(spec: Spec, frame: pd.DataFrame, y: Array, predictions: Mappi
         y: (n,) outcomes.
         predictions: model → (n,) or (n, k) predictions.
     """
+    metric = spec.gate.metric
     for column in spec.evaluation.slices:
         values = metrics.bands(frame[column], spec.columns[column].type)
         for value, place in sorted(values.groupby(values, sort=True).indices.items()):
             scores = {
-                name: metrics.measure(spec.task, y[place], prediction[place], only=spec.gate.metric)[spec.gate.metric]
+                name: metrics.metric_values(spec.task, y[place], prediction[place], only=metric)[metric]
                 for name, prediction in predictions.items()
             }
             yield Slice(column=column, value=str(value), rows=len(place), scores=scores)

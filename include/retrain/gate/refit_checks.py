@@ -10,9 +10,9 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
+from retrain.modeling.folds import Rows
 from retrain.modeling.metrics import Array
-from retrain.modeling.search import Rows
 from retrain.results import GateCheck
 from retrain.spec import Spec
 
@@ -42,7 +42,7 @@ def refit_checks(
         NonFiniteMetric: the refit answers with NaN.
     """
     sample = dataset.sample(known.frame, SAMPLE, spec.training.seed)
-    estimators.predict(refitted, spec.task, sample)
+    pipelines.predict(refitted, spec.task, sample)
     finite = GateCheck(name="finite", model="refit", passed=True, reason=f"finite on {len(sample):,} rows")
 
     apart = float(np.abs(predict_golden(spec, reloaded, golden) - predict_golden(spec, refitted, golden)).max())
@@ -57,7 +57,7 @@ def refit_checks(
 
     # Regression: in standard deviations of the target; probabilities: as they are, 0.1 is ten points.
     scale = float(np.std(known.y)) if spec.task == "regression" else 1.0
-    means = mean_prediction(estimators.predict(refitted, spec.task, judged)), mean_prediction(gated)
+    means = mean_prediction(pipelines.predict(refitted, spec.task, judged)), mean_prediction(gated)
     moved = max(abs(new - old) for new, old in zip(*means, strict=True)) / scale
     unit = " target standard deviations" if spec.task == "regression" else ""
     near = GateCheck(
@@ -74,7 +74,7 @@ def refit_checks(
 
 def predict_golden(spec: Spec, model: Pipeline, golden: Golden) -> Array:
     """A model's answers to the golden rows, (n,) or (n, k)."""
-    return estimators.predict(model, spec.task, pd.DataFrame(golden, columns=list(spec.inputs)))
+    return pipelines.predict(model, spec.task, pd.DataFrame(golden, columns=list(spec.inputs)))
 
 
 def mean_prediction(prediction: Array) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
-from retrain.modeling import estimators, metrics
+from retrain.modeling import metrics, pipelines
 from retrain.modeling.metrics import Array
 from retrain.spec import Spec
 
@@ -38,9 +38,9 @@ def permutation_importance(spec: Spec, model: Pipeline, frame: pd.DataFrame, y: 
     size, sign = len(sample), 1.0 if spec.greater_is_better else -1.0
 
     def score(prediction: Array) -> float:
-        return sign * metrics.score(spec.task, spec.gate.metric, outcome, prediction)
+        return sign * metrics.metric_value(spec.task, spec.gate.metric, outcome, prediction)
 
-    intact = score(estimators.predict(model, spec.task, sample))
+    intact = score(pipelines.predict(model, spec.task, sample))
     copies = pd.concat([sample[inputs]] * len(inputs), ignore_index=True)
     loss = np.zeros(len(inputs))
     for _ in range(REPEATS):
@@ -48,6 +48,6 @@ def permutation_importance(spec: Spec, model: Pipeline, frame: pd.DataFrame, y: 
         for n, name in enumerate(inputs):
             places[name][n * size : (n + 1) * size] = n * size + rng.permutation(size)
         shuffled = pd.DataFrame({name: copies[name].array.take(places[name]) for name in inputs})
-        predictions = estimators.predict(model, spec.task, shuffled)
+        predictions = pipelines.predict(model, spec.task, shuffled)
         loss += [intact - score(predictions[n * size : (n + 1) * size]) for n in range(len(inputs))]
     return {name: float(total) / REPEATS for name, total in zip(inputs, loss, strict=True)}

@@ -24,7 +24,7 @@ BANDS = 12
 Table = dict[str, Callable[[], Any]]
 
 
-def score(task: str, metric: str, y: Array, prediction: Array, weight: Array | None = None) -> float:
+def metric_value(task: str, metric: str, y: Array, prediction: Array, weight: Array | None = None) -> float:
     """One metric of predictions.
 
     Args:
@@ -35,10 +35,10 @@ def score(task: str, metric: str, y: Array, prediction: Array, weight: Array | N
     Raises:
         NonFiniteMetric: it is undefined here (one class, constant outcome), or an input is not finite.
 
-    >>> score("binary", "brier", np.array([0, 1]), np.array([0.0, 0.5]))
+    >>> metric_value("binary", "brier", np.array([0, 1]), np.array([0.0, 0.5]))
     0.125
     """
-    value = measure(task, y, prediction, weight, only=metric)[metric]
+    value = metric_values(task, y, prediction, weight, only=metric)[metric]
     if value is None:
         raise NonFiniteMetric(
             f"{metric} is undefined on {len(y)} rows with {len(np.unique(y))} distinct outcomes",
@@ -47,7 +47,7 @@ def score(task: str, metric: str, y: Array, prediction: Array, weight: Array | N
     return value
 
 
-def measure(
+def metric_values(
     task: str, y: Array, prediction: Array, weight: Array | None = None, *, only: str | None = None
 ) -> dict[str, float | None]:
     """Every metric of the task, or `only` one; None where it is undefined.

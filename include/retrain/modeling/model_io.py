@@ -77,7 +77,7 @@ def read(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def digest_of(files: Mapping[str, bytes]) -> str:
+def files_digest(files: Mapping[str, bytes]) -> str:
     """SHA-256 over the sorted (path, content) of every file."""
     total = hashlib.sha256()
     for name in sorted(files):
@@ -85,7 +85,7 @@ def digest_of(files: Mapping[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def same(what: str, found: str, expected: str) -> None:
+def check_digest(what: str, found: str, expected: str) -> None:
     """Raises: DigestMismatch: `found` is another digest than `expected`."""
     if found != expected:
         raise DigestMismatch(
@@ -94,7 +94,7 @@ def same(what: str, found: str, expected: str) -> None:
         )
 
 
-def trusted(data: bytes) -> list[str]:
+def trusted_types(data: bytes) -> list[str]:
     """The types beyond skops' own list that `data` needs, all of them on ours; nothing is built.
 
     Raises:
@@ -129,7 +129,7 @@ def load(files: Mapping[str, bytes]) -> Any:
     Raises:
         ModelFormatRefused, EstimatorRefused: nothing was built.
     """
-    types = trusted(files[MODEL_FILE])
+    types = trusted_types(files[MODEL_FILE])
     return skops.io.loads(current(files[MODEL_FILE]), trusted=types)
 
 

@@ -1,37 +1,27 @@
-"""What resampling whole blocks of rows says about a metric and about the gain of one model over another.
+"""Resampling of whole blocks of rows: the uncertainty of a metric.
 
 Neighbouring rows are not independent (one storm delays a day of flights), so whole blocks of time or of a
 group are drawn with replacement (Carlstein 1986 for blocks that do not overlap, after Künsch 1989; Field
-and Welsh 2007 for groups). Models are compared on the same draws, so that what moves both cancels out.
+and Welsh 2007 for groups). Models are compared on the same draws (`retrain.modeling.gains`), so that
+what moves both cancels out.
 
 The interval of one metric is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the
 Bootstrap"): few blocks make percentiles too narrow, so they are moved outwards as Student's t asks.
-
-What promotes a model needs more: a bound that is wrong no more often than its level says, also where losses are
-skewed, blocks are few and days follow each other. The gain is cut into one value per block by leaving each block out in
-turn (jackknife, Tukey 1958; of the area under the curve with rows as blocks, this is the variance of DeLong et al.
-1988), the values are resampled and studentized (bootstrap-t, Efron 1981; Hall 1988), and the bound is the wider of that
-and Student's t. Neighbouring blocks that are still alike widen it as they would an AR(1) mean, by their correlation
-without its small-sample bias (Marriott and Pope 1954). A few blocks hardly show how skewed losses are; so where there
-are few, parts of blocks are left out too, and the bound is no nearer than their skewness, error and tails would have
-it; heavy tails take degrees of freedom as in Satterthwaite (1946).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from retrain.errors import NonFiniteMetric
-from retrain.modeling.metrics import Array, checked, score
-from retrain.results import Measured, Paired
-from retrain.spec import METRICS, Spec
+from retrain.modeling.metrics import Array, checked, metric_value
+from retrain.results import Measured
+from retrain.spec import Spec
 
 MAX_BLOCKS = 1_000
 """More blocks are joined with their neighbours; that costs no validity, and resampling stays cheap."""
@@ -40,14 +30,9 @@ UNDEFINED_DRAWS = 0.01
 """Share of draws in which a metric may be undefined (a rare class was not drawn)."""
 
 _STEP = 32
-_CELLS = 1 << 20
-_PER_TAIL, _MOST = 40, 10_000
-"""Draws beyond a studentized bound; beyond `_MOST` in all, Student's t holds it."""
 _PARTS = 150
 """Fewer blocks are cut into parts, so many in all, to see how skewed losses are."""
-_LEAST_ERROR, _MOST_ALIKE = 0.1, 0.8
-"""The least standard error of a draw, as a share of that of the sample, and the highest correlation assumed."""
-_EPS = np.finfo(np.float64).eps
+EPSILON = np.finfo(np.float64).eps
 
 
 def blocks(spec: Spec, frame: pd.DataFrame) -> Array:
@@ -78,8 +63,15 @@ Statistic = Callable[[Array], Array]
 class Draws:
     """A metric on the rows as they are, on every draw of their blocks, and without each block in turn.
 
-    Where it is undefined it is NaN. `without` and `finer`, the same for parts of blocks, are empty where nobody asked
-    for them.
+    Where it is undefined it is NaN.
+
+    Attributes:
+        metric: its name.
+        value: on the rows as they are.
+        drawn: (resamples,) on each draw.
+        blocks: how many blocks there are.
+        without: (blocks,) without each block in turn; empty where nobody asked for it.
+        finer: the same for parts of blocks.
     """
 
     metric: str
@@ -90,7 +82,7 @@ class Draws:
     finer: Array = field(default_factory=lambda: np.empty(0))
 
 
-def draw(
+def resample(
     task: str,
     metric: str,
     y: Array,
@@ -107,20 +99,26 @@ def draw(
     between the distinct scores of the positives.
 
     Args:
+        task: the spec's.
+        metric: one of the task's.
+        y: (n,) class codes, or numbers for regression.
+        prediction: (n,) probability of the last class, (n, k) probabilities, or (n,) numbers.
         block: (n,) codes 0 … k-1.
-        leave_out: also measure without each block in turn, which `paired` needs.
+        resamples: how many draws.
+        seed: of the draws.
+        leave_out: also measure without each block in turn, which `gains.paired_gain` needs.
 
     Raises:
         NonFiniteMetric: the metric is undefined on the rows themselves.
     """
-    value = score(task, metric, y, prediction)
+    value = metric_value(task, metric, y, prediction)
     y, prediction = checked(task, y, prediction)
     count = int(block.max()) + 1
     make = _ranked if metric in ("roc_auc", "average_precision") else _summed
     statistic = make(task, metric, y, prediction, block, count)
     rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
-        drawn = np.concatenate([statistic(_times(rng, count, size)) for size in _steps(resamples, _STEP)])
+        drawn = np.concatenate([statistic(draw_counts(rng, count, size)) for size in steps(resamples, _STEP)])
         if not leave_out:
             return Draws(metric, value, drawn, count)
         without = finer = _without(statistic, count)
@@ -147,15 +145,20 @@ def _cut(block: Array, into: int) -> tuple[Array, int]:
     sizes = np.bincount(block)
     place = np.empty(len(block), dtype=int)
     place[order] = np.arange(len(block)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    found, code = np.unique(block * into + place * into // sizes[block], return_inverse=True)
-    return code, len(found)
+    distinct, code = np.unique(block * into + place * into // sizes[block], return_inverse=True)
+    return code, len(distinct)
 
 
-def _steps(total: int, step: int) -> list[int]:
+def steps(total: int, step: int) -> list[int]:
+    """`total` as a sum of numbers of at most `step`.
+
+    >>> steps(70, 32)
+    [32, 32, 6]
+    """
     return [min(step, total - begin) for begin in range(0, total, step)]
 
 
-def _times(rng: np.random.Generator, count: int, size: int) -> Array:
+def draw_counts(rng: np.random.Generator, count: int, size: int) -> Array:
     """How often each block is in each draw, (count, size)."""
     chosen = rng.integers(0, count, size=(count, size)) * size + np.arange(size)
     return np.bincount(chosen.ravel(), minlength=count * size).reshape(count, size).astype(float)
@@ -169,24 +172,24 @@ def _summed(task: str, metric: str, y: Array, p: Array, block: Array, count: int
 
 
 def _sums(task: str, metric: str, y: Array, p: Array) -> tuple[list[Array], Statistic]:
-    one = np.ones(len(y))
+    ones = np.ones(len(y))
     if metric == "r2":
         centred = y - y.mean()
-        return [one, (y - p) ** 2, centred, centred**2], lambda s: 1 - s[1] / (s[3] - s[2] ** 2 / s[0])
+        return [ones, (y - p) ** 2, centred, centred**2], lambda s: 1 - s[1] / (s[3] - s[2] ** 2 / s[0])
     if metric == "log_loss":
         chance = np.where(y == 1, p, 1 - p) if task == "binary" else p[np.arange(len(y)), y.astype(int)]
-        loss = -np.log(chance.clip(_EPS, 1 - _EPS))
+        loss = -np.log(chance.clip(EPSILON, 1 - EPSILON))
     else:
         loss = np.abs(y - p) if metric == "mae" else (y - p) ** 2
     if metric == "rmse":
-        return [one, loss], lambda s: np.sqrt(s[1] / s[0])
-    return [one, loss], lambda s: s[1] / s[0]
+        return [ones, loss], lambda s: np.sqrt(s[1] / s[0])
+    return [ones, loss], lambda s: s[1] / s[0]
 
 
 def _sums_of_classes(task: str, metric: str, y: Array, p: Array) -> tuple[list[Array], Statistic]:
-    said, k = p.argmax(axis=1), p.shape[1]
-    true = [(y == one).astype(float) for one in range(k)]
-    given = [(said == one).astype(float) for one in range(k)]
+    likeliest, k = p.argmax(axis=1), p.shape[1]
+    true = [(y == code).astype(float) for code in range(k)]
+    given = [(likeliest == code).astype(float) for code in range(k)]
     hit = [a * b for a, b in zip(true, given, strict=True)]
 
     def combine(s: Array) -> Array:
@@ -227,107 +230,10 @@ def _ranked(task: str, metric: str, y: Array, p: Array, block: Array, count: int
     return area if metric == "roc_auc" else precision
 
 
-# --- intervals
-
-
-def interval(draws: Draws, level: float) -> Measured:
+def confidence_interval(draws: Draws, level: float) -> Measured:
     """A metric with the interval of coverage 1 - 2·level; no interval where too many draws are undefined."""
     bounds = _bounds(draws.drawn, draws.blocks, level)
     return Measured(value=draws.value, low=bounds and bounds[0], high=bounds and bounds[1])
-
-
-def paired(
-    task: str, model: tuple[str, Draws], against: tuple[str, Draws], level: float, *, margin: float = 0.0, seed: int = 0
-) -> Paired:
-    """The gain of one model over another on the same rows, turned so that above zero is better.
-
-    `low` and `high` are each a one-sided bound at `level`: `low > 0` is a test at that level that the model
-    is better. Together they are an interval of coverage 1 - 2·level. `within_low` and `within_high` bound
-    gain + margin·|score of `against`|, the uncertainty of that score included.
-
-    Raises:
-        NonFiniteMetric: the metric is undefined in more than 1 % of the draws, or without some block.
-        ValueError: the draws were made without `leave_out`.
-    """
-    (name, mine), (other, theirs) = model, against
-    sign = 1.0 if METRICS[task][mine.metric] else -1.0
-    gain = sign * (mine.value - theirs.value)
-    left, finer = sign * (mine.without - theirs.without), sign * (mine.finer - theirs.finer)
-    if len(left) != mine.blocks:
-        raise ValueError("a pair needs draws made with leave_out")
-    defined = np.isfinite(mine.drawn - theirs.drawn)
-    if mine.blocks < 2 or defined.mean() < 1 - UNDEFINED_DRAWS or not np.isfinite(left).all():
-        raise NonFiniteMetric(
-            f"{mine.metric} has no interval: {mine.blocks} block(s), and undefined in too many draws of them",
-            do="judge on more intervals (evaluation.holdout) or smaller blocks, or by a metric that is always defined",
-        )
-    resamples = min(max(len(mine.drawn), round(_PER_TAIL / level)), _MOST)
-    low, high = within = _studentized(gain, left, finer, level, resamples, seed)
-    if margin:
-        granted = [margin * np.abs(one) for one in (theirs.value, theirs.without, theirs.finer)]
-        within = _studentized(gain + float(granted[0]), left + granted[1], finer + granted[2], level, resamples, seed)
-    return Paired(
-        model=name,
-        against=other,
-        metric=mine.metric,
-        gain=gain,
-        low=low,
-        high=high,
-        within_low=within[0],
-        within_high=within[1],
-        level=level,
-        blocks=mine.blocks,
-        resamples=resamples,
-    )
-
-
-def _studentized(
-    value: float, without: Array, finer: Array, level: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """One-sided bounds of a statistic from its values without each block in turn, and without each part of one.
-
-    >>> _studentized(0.0, np.zeros(9), np.zeros(18), 0.05, 100, 0)
-    (0.0, 0.0)
-    """
-    count = len(without)
-    each = (count - 1) * (without.mean() - without)
-    spread = float(each @ each)
-    if spread <= (_EPS * count) ** 2 * max(value**2, float(without @ without)):
-        return value, value
-    found = float(each[1:] @ each[:-1]) / spread
-    alike = min(max(found + (1 + 4 * max(found, 0.0)) / count, 0.0), _MOST_ALIKE)
-    stretch = (1 + alike) / (1 - alike)
-    # Rare great losses leave the error itself in doubt: the degrees of freedom match its variance.
-    tails = max(float(stats.kurtosis(finer)), 0.0) * count / len(finer)
-    student = float(stats.t.isf(level, max(count / (1 + tails / 2) / stretch - 1, 1)))
-    error, below, above = _quantiles(without, level, resamples, seed)
-    part_error, part_below, part_above = _quantiles(finer, level, resamples, seed)
-    # Of the parts only the shape counts: how many there are says nothing where their rows depend on each other.
-    skewed = student / float(stats.t.isf(level, len(finer) - 1))
-    wide = max(error, part_error) * float(np.sqrt(stretch))
-    return (
-        value - max(above, part_above * skewed, student) * wide,
-        value + max(-below, -part_below * skewed, student) * wide,
-    )
-
-
-def _quantiles(without: Array, level: float, resamples: int, seed: int) -> tuple[float, float, float]:
-    """The standard error by leaving out, and the lower and upper quantile of the studentized draws."""
-    count = len(without)
-    each = (count - 1) * (without.mean() - without)
-    error = np.sqrt(each @ each / (count * (count - 1)))
-    times = _weights(count, resamples, seed)
-    mean = each @ times
-    errors = np.sqrt(np.maximum((each**2 @ times - mean**2) / (count - 1), (_LEAST_ERROR * error) ** 2))
-    below, above = np.quantile(mean / errors, [level, 1 - level])
-    return float(error), float(below), float(above)
-
-
-@lru_cache(maxsize=4)
-def _weights(count: int, resamples: int, seed: int) -> Array:
-    """The share of each block in each draw, (count, resamples); every pair is asked by the same draws."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate([_times(rng, count, n) for n in _steps(resamples, max(_CELLS // count, 1))], axis=1) / count
 
 
 def _bounds(drawn: Array, count: int, level: float) -> tuple[float, float] | None:

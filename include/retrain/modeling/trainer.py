@@ -8,8 +8,8 @@ from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
 from retrain.errors import DegenerateTraining
-from retrain.modeling import estimators
-from retrain.modeling.search import Rows
+from retrain.modeling import pipelines
+from retrain.modeling.folds import Rows
 from retrain.results import Accepted, Configuration
 from retrain.spec import Spec
 from retrain.state.run import Run
@@ -69,4 +69,4 @@ def fit_on_window(spec: Spec, configuration: Configuration, known: Rows) -> tupl
     rows = known.window(configuration.window)
     if configuration.since:
         rows = known.take(np.flatnonzero(known.frame[spec.source.time] >= configuration.since))
-    return estimators.fit(spec, configuration, rows.frame, rows.y), rows
+    return pipelines.fit(spec, configuration, rows.frame, rows.y), rows

@@ -19,7 +19,7 @@ import pandas as pd
 from retrain.data import dataset
 from retrain.errors import AmbiguousKeys
 from retrain.modeling import resampling
-from retrain.modeling.estimators import Array
+from retrain.modeling.metrics import Array
 from retrain.monitoring import confidence_sequence, estimation, prediction_log
 from retrain.monitoring.confidence_sequence import Bounds
 from retrain.results import HELD, Accepted, Context, DiagnoseReport, Interval, Rollout

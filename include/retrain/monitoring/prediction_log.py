@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from retrain.data import dataset, row_contract
 from retrain.errors import AmbiguousKeys
-from retrain.modeling.estimators import Array
+from retrain.modeling.metrics import Array
 from retrain.results import Accepted, Coverage, Disagreement, Disparity, Interval
 from retrain.spec import Spec
 from retrain.state.ledger import Record

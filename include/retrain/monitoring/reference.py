@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from retrain.modeling.folds import Rows
 from retrain.modeling.metrics import Array
-from retrain.modeling.search import Rows
 from retrain.spec import Spec
 
 ROWS = 20_000

@@ -9,8 +9,8 @@ from typing import Literal
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
-from retrain.modeling import estimators, trainer
-from retrain.modeling.search import Rows
+from retrain.modeling import packaging, trainer
+from retrain.modeling.folds import Rows
 from retrain.registry.mlflow import save_model
 from retrain.results import Accepted, Configuration, Fitted
 from retrain.state.run import Run
@@ -53,8 +53,8 @@ def fit_candidate(
             model,
             folder / "model",
             example=rows.frame[list(run.spec.inputs)],
-            requirements=estimators.requirements(),
-            code=[estimators.carry(folder)],
+            requirements=packaging.requirements(),
+            code=[packaging.carry(folder)],
         )
         run.store.put_folder(key, folder / "model")
     batches = trainer.batches_in_window(accepted, configuration)

@@ -24,8 +24,8 @@ import pandas as pd
 from retrain import pipeline
 from retrain.data import dataset
 from retrain.errors import MissingInput, RetrainError
-from retrain.modeling import estimators
-from retrain.modeling.metrics import score
+from retrain.modeling import pipelines
+from retrain.modeling.metrics import metric_value
 from retrain.policy.presets import FIXED, with_policy
 from retrain.registry.champion import load_champion, refit_as_champion
 from retrain.results import (
@@ -218,9 +218,9 @@ class _Walk:
         known = np.isfinite(y)
         if not known.any():
             return None
-        predictions = estimators.predict(load_champion(run, model), self.spec.task, frame.loc[known])
+        predictions = pipelines.predict(load_champion(run, model), self.spec.task, frame.loc[known])
         try:
-            return score(self.spec.task, self.spec.gate.metric, y[known], predictions)
+            return metric_value(self.spec.task, self.spec.gate.metric, y[known], predictions)
         except RetrainError:
             return None
 

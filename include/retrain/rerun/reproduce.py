@@ -21,7 +21,7 @@ from retrain import pipeline
 from retrain.data import dataset
 from retrain.data.versions import Version, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
-from retrain.modeling import estimators, model_io
+from retrain.modeling import model_io, packaging
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import number
@@ -293,6 +293,6 @@ def _circumstances(home: Home, found: Lineage) -> Iterator[str]:
     key = found.run.path("refit", "model/requirements.txt")
     if found.run.store.exists(key):
         then_pinned = dict(line.split("==") for line in found.run.store.read(key).decode().split() if "==" in line)
-        for name, now in (pin.split("==") for pin in estimators.requirements()):
+        for name, now in (pin.split("==") for pin in packaging.requirements()):
             if then_pinned.get(name) != now:
                 yield f"{name} {now}, was {then_pinned.get(name, 'none')}"

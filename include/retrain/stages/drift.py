@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrain.data import dataset
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
 from retrain.monitoring import drift as judge
 from retrain.registry.champion import load_champion
 from retrain.results import Accepted, Champion, ColumnDrift, Context, Decision, DriftReport
@@ -221,7 +221,7 @@ def _intervals(reference: pd.DataFrame) -> np.ndarray | None:
 
 def _predictions(run: Run, champion: Champion, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The champion's own answers, by its own code; one column per class above two."""
-    answers = estimators.predict(load_champion(run, champion), run.spec.task, frame)
+    answers = pipelines.predict(load_champion(run, champion), run.spec.task, frame)
     if answers.ndim == 1:
         return {PREDICTION: answers}
     return {f"{PREDICTION}_{place}": answers[:, place] for place in range(answers.shape[1])}

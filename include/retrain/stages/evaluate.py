@@ -19,7 +19,7 @@ from retrain.data import dataset
 from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
 from retrain.gate import alpha_spending, checks, evidence
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
-from retrain.modeling import estimators, resampling
+from retrain.modeling import pipelines, resampling
 from retrain.modeling.importance import permutation_importance
 from retrain.modeling.metrics import Array
 from retrain.registry.champion import load_champion
@@ -176,7 +176,7 @@ def _predict(name: str, model: Pipeline, spec: Spec, frame: pd.DataFrame) -> Arr
     if tuple(model[0].outcomes) != classes:
         raise ScoringFailed(f"{name} knows the classes {model[0].outcomes}, the spec now has {classes}", do=do)
     try:
-        return estimators.predict(model, spec.task, frame)
+        return pipelines.predict(model, spec.task, frame)
     except RetrainError as error:
         raise type(error)(f"{name}: {error.found}", do=error.do) from error
     except Exception as error:

@@ -16,7 +16,7 @@ import pandas as pd
 from retrain.data import dataset
 from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling import metrics, resampling
-from retrain.modeling.estimators import Array
+from retrain.modeling.metrics import Array
 from retrain.monitoring import estimation, realised
 from retrain.monitoring.estimation import PerformanceEstimator
 from retrain.monitoring.estimation.holdout import holdout_estimator
@@ -151,7 +151,7 @@ def _surprise(run: Run, learnt: PerformanceEstimator, *parts: Joined) -> estimat
 def _level(run: Run, known: Joined, block: Array) -> Measured:
     spec = run.spec
     try:
-        draws = resampling.draw(
+        draws = resampling.resample(
             spec.task,
             spec.gate.metric,
             known.outcome,
@@ -162,7 +162,7 @@ def _level(run: Run, known: Joined, block: Array) -> Measured:
         )
     except NonFiniteMetric:
         return Measured(value=None)
-    return resampling.interval(draws, spec.gate.level)
+    return resampling.confidence_interval(draws, spec.gate.level)
 
 
 def _judge(

@@ -16,8 +16,8 @@ import pandas as pd
 from retrain.data import dataset
 from retrain.errors import DegenerateTraining, MissingInput, NonFiniteMetric, SameModel
 from retrain.gate.refit_checks import Golden, mean_prediction, predict_golden, refit_checks
-from retrain.modeling import estimators, trainer
-from retrain.modeling.search import Rows
+from retrain.modeling import pipelines, trainer
+from retrain.modeling.folds import Rows
 from retrain.monitoring import reference
 from retrain.registry.candidates import fit_candidate
 from retrain.registry.mlflow import load_model
@@ -44,7 +44,7 @@ def refit(run: Run) -> RefitReport:
     begin = run.read(TrainReport, "train").judged_from or holdout[0].batch.interval.start
     in_holdout = (known.frame[spec.source.time] >= begin).to_numpy()
     judged = known.frame.loc[in_holdout]
-    gated_prediction = estimators.predict(gated_model, spec.task, judged)
+    gated_prediction = pipelines.predict(gated_model, spec.task, judged)
 
     key, golden_key = run.path("refit", "model"), run.path("refit", "golden.json")
     golden = _golden(run, known)
@@ -92,7 +92,7 @@ def refit(run: Run) -> RefitReport:
         decision=decision,
         fitted=fitted,
         golden=golden_key,
-        mean_prediction=mean_prediction(estimators.predict(model, spec.task, judged)),
+        mean_prediction=mean_prediction(pipelines.predict(model, spec.task, judged)),
         checks=checks,
     )
 

@@ -39,8 +39,8 @@ from retrain.errors import (
     RowsRejected,
     ScoringFailed,
 )
-from retrain.modeling import estimators
-from retrain.modeling.estimators import Array
+from retrain.modeling import pipelines
+from retrain.modeling.metrics import Array
 from retrain.monitoring import prediction_log
 from retrain.monitoring.prediction_log import Answers
 from retrain.registry.champion import load_champion
@@ -187,7 +187,7 @@ def _predict(run: Run, model: Pipeline, version: int, frame: pd.DataFrame) -> Ar
             f"version {version} knows the classes {tuple(model[0].outcomes)}, the spec now has {classes}", do=do
         )
     try:
-        return estimators.predict(model, run.spec.task, frame)
+        return pipelines.predict(model, run.spec.task, frame)
     except NonFiniteMetric as error:
         raise NonFiniteMetric(f"version {version}: {error.found}", do=error.do) from error
     except Exception as error:

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from retrain.data import dataset
-from retrain.modeling import estimators, resampling, trainer
-from retrain.modeling.search import count_trees, same_but_trees, search
+from retrain.modeling import early_stopping, estimators, pipelines, resampling, trainer
+from retrain.modeling.search import search
 from retrain.registry.candidates import fit_candidate
 from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
 from retrain.spec import Spec
@@ -45,7 +45,7 @@ def train(run: Run) -> TrainReport:
 
     incumbent = None
     if context.champion is not None and spec.training.refresh:
-        if context.champion.configuration.pipeline == estimators.pipeline_digest(spec):
+        if context.champion.configuration.pipeline == pipelines.pipeline_digest(spec):
             incumbent = context.champion.configuration
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
@@ -58,14 +58,14 @@ def train(run: Run) -> TrainReport:
     if incumbent is not None:
         plan.append(("refresh", "refresh", incumbent, result.incumbent))
     winner = result.configuration
-    if estimators.stops_early(spec, winner):
-        winner = count_trees(spec, winner, labelled.window(winner.window))
+    if early_stopping.stops_early(spec, winner):
+        winner = early_stopping.count_trees(spec, winner, labelled.window(winner.window))
         notes.append(f"new: {winner.parameters['n_estimators']} trees, by early stopping")
     if incumbent is not None and _alike(run, winner, incumbent):
         notes.append("the search kept the champion's configuration: only the refresh remains")
     else:
         plan.append(("new", "new", winner, result.score))
-    plan += [(name, "baseline", estimators.baseline(spec, name), None) for name in estimators.BASELINES]
+    plan += [(name, "baseline", pipelines.baseline(spec, name), None) for name in estimators.BASELINES]
 
     fitted = []
     for name, kind, configuration, inner in plan:
@@ -145,9 +145,9 @@ def _fit_since_change(
 
 def _alike(run: Run, winner: Configuration, champion: Configuration) -> bool:
     """The same configuration, its number of trees within a fifth: early stopping tells no finer."""
-    if not same_but_trees(run.spec, winner, champion):
+    if not early_stopping.same_except_trees(run.spec, winner, champion):
         return False
-    if not estimators.stops_early(run.spec, winner):
+    if not early_stopping.stops_early(run.spec, winner):
         return True
     old, new = champion.parameters["n_estimators"], winner.parameters["n_estimators"]
     return bool(abs(new - old) <= FEW_TREES * old)

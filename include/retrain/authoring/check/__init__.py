@@ -130,7 +130,7 @@ def _wrong_candidates(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
             try:
                 for value in values or [None]:
                     made = Configuration(estimator=one.estimator, parameters={name: value}, pipeline="")
-                    estimators.estimator(spec, made)
+                    estimators.unfitted(spec, made)
             except RetrainError as error:
                 yield (*where, part, name), f"{error.found}; {error.do}"
             if not values:

@@ -35,7 +35,7 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
             yield Finding(check="calibration", model=name, value=None, rows=len(errors), text=text)
             continue
         plain, denoised = expected_error(errors, bins, holdout.block, seed=spec.training.seed)
-        interval = resampling.interval(denoised, spec.gate.level)
+        interval = resampling.confidence_interval(denoised, spec.gate.level)
         text = f"mean error {plain:.4g} standard deviations of the outcome"
         if spec.task != "regression":
             text = f"expected calibration error {plain:.4g} in {len(np.unique(bins))} bins"

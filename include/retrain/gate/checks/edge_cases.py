@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from retrain.errors import RetrainError
 from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
-from retrain.modeling import estimators
+from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
 from retrain.spec import Spec
@@ -31,7 +31,7 @@ def _answer(spec: Spec, model: Pipeline, case: Case) -> Array | str:
     """The model's answer, or why it has none."""
     row = {**dict.fromkeys(model[0].columns), **case.row}
     try:
-        answers = estimators.predict(model, spec.task, pd.DataFrame({name: [value] for name, value in row.items()}))
+        answers = pipelines.predict(model, spec.task, pd.DataFrame({name: [value] for name, value in row.items()}))
     except RetrainError as error:
         return f"{type(error).__name__}: {error.found}"
     except Exception as error:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from retrain.data import dataset
 from retrain.gate.checks.holdout import Holdout, findings_of, finite
-from retrain.modeling import estimators, metrics
+from retrain.modeling import metrics, pipelines
 from retrain.modeling.metrics import Array
 from retrain.results import Context, EvaluateReport, Finding, Fitted, GateCheck, Interval
 from retrain.spec import Spec
@@ -26,7 +26,7 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
         if candidate.intervals not in samples:
             samples[candidate.intervals] = _sample(holdout, context, candidate.intervals)
         frame, y = samples[candidate.intervals]
-        prediction = estimators.predict(holdout.models[candidate.name], spec.task, frame) if len(y) else y
+        prediction = pipelines.predict(holdout.models[candidate.name], spec.task, frame) if len(y) else y
         on_training = _score(spec, y, prediction)
         on_holdout = _score(spec, holdout.y, holdout.predictions[candidate.name])
         gap, text = None, f"{spec.gate.metric} is undefined on {len(y):,} training rows"
@@ -39,7 +39,7 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
 
 def _score(spec: Spec, y: Array, prediction: Array) -> float | None:
     metric = spec.gate.metric
-    return metrics.measure(spec.task, y, prediction, only=metric)[metric] if len(y) else None
+    return metrics.metric_values(spec.task, y, prediction, only=metric)[metric] if len(y) else None
 
 
 def _sample(holdout: Holdout, context: Context, intervals: tuple[Interval, ...]) -> tuple[pd.DataFrame, Array]:

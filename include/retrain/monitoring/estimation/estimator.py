@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from retrain.modeling.metrics import Array, checked
-from retrain.modeling.resampling import UNDEFINED_DRAWS, Draws, interval
+from retrain.modeling.resampling import UNDEFINED_DRAWS, Draws, confidence_interval
 from retrain.monitoring.estimation.importance_weighting import FeatureEncoder, sample_rows
 from retrain.monitoring.estimation.losses import LOSS, MEANS, loss_of, metric_of_draws
 
@@ -162,7 +162,7 @@ class PerformanceEstimator(ABC):
             value = float(np.sqrt(value)) if self.metric == "rmse" else value
         # Calibrations of drawn rows lie a little off that of all rows; only their spread is wanted.
         values = values + (value - middle)
-        bounds = interval(Draws(self.metric, value, values, int(self._block.max()) + 1), level)
+        bounds = confidence_interval(Draws(self.metric, value, values, int(self._block.max()) + 1), level)
         return Estimate(value, bounds.low, bounds.high, len(prediction))
 
     def excess_loss(
@@ -210,7 +210,7 @@ class PerformanceEstimator(ABC):
         times = np.random.default_rng(self.seed).multinomial(count, np.full(count, 1 / count), size=resamples)
         drawn = (times * sums[np.arange(resamples) % len(sums)]).sum(axis=1) / (times @ rows)
         value = float(excess[0].mean())
-        bounds = interval(Draws(LOSS[self.metric], value, drawn, count), level)
+        bounds = confidence_interval(Draws(LOSS[self.metric], value, drawn, count), level)
         return ExcessLoss(
             loss=LOSS[self.metric],
             realised=float(realised.mean()),

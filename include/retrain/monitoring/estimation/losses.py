@@ -49,7 +49,7 @@ def class_probabilities(probability: Array) -> Array:
 
 
 def metric_of_draws(task: str, metric: str, p: Array) -> Callable[[Array], Array]:
-    """The function from (n, r) labels to (r,) metrics, as `metrics.score` has them; NaN where undefined.
+    """The function from (n, r) labels to (r,) metrics, as `metrics.metric_value` has them; NaN where undefined.
 
     Args:
         task: binary, multiclass or regression.

@@ -32,7 +32,7 @@ from mlflow.models import Model
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ConfigChanged, DanglingChampion, MissingInput, NonFiniteMetric
-from retrain.modeling.model_io import digest_of, read, same
+from retrain.modeling.model_io import check_digest, files_digest, read
 from retrain.registry.mlflow.files import digest, load_model, save_model
 from retrain.registry.mlflow.server import ABSENT, ARTIFACT, Server, cut_to
 from retrain.results import inside
@@ -128,13 +128,13 @@ class Registry(Server):
         Raises:
             DigestMismatch: the folder, the stored copy, or the version of an earlier try is another model.
         """
-        same(f"the folder {folder.name}", digest_of(read(folder)), digest)
+        check_digest(f"the folder {folder.name}", files_digest(read(folder)), digest)
         with self._naming_failures():
             version = self._version(model, run_id)
             if version is None:
                 with self._failing(run_id):
                     version = self._publish(model, run_id, folder, digest, tags, description)
-            same(f"version {version.version} of {model}", version.tags.get("digest", ""), digest)
+            check_digest(f"version {version.version} of {model}", version.tags.get("digest", ""), digest)
             self._client.set_terminated(run_id)
             return int(version.version)
 
@@ -228,7 +228,7 @@ class Registry(Server):
             DigestMismatch: the files are others than those registered.
         """
         if into.exists() and any(into.iterdir()):
-            same(f"the copy at {into.name}", digest_of(read(into)), expected)
+            check_digest(f"the copy at {into.name}", files_digest(read(into)), expected)
             return into
         into.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -237,7 +237,7 @@ class Registry(Server):
         ):
             registered = self._existing(model, version)
             copy = self._download(str(registered.run_id), Path(temporary), f"version {version} of {model}")
-            same(f"version {version} of {model}", digest_of(read(copy)), expected)
+            check_digest(f"version {version} of {model}", files_digest(read(copy)), expected)
             copy.rename(into)
         return into
 
@@ -257,7 +257,7 @@ class Registry(Server):
         self._client.log_artifacts(run_id, str(folder), ARTIFACT)
         with tempfile.TemporaryDirectory() as temporary:
             copy = self._download(run_id, Path(temporary), f"the model of run {run_id}")
-            same(f"the stored model of run {run_id}", digest_of(read(copy)), expected)
+            check_digest(f"the stored model of run {run_id}", files_digest(read(copy)), expected)
         recipe = {**Model.load(str(folder)).get_tags_dict(), "artifact_path": ARTIFACT, "run_id": run_id}
         # What the UI reads to show the folder as a model, with its schema, on the run's page.
         self._client.set_tag(run_id, "mlflow.log-model.history", json.dumps([recipe]))

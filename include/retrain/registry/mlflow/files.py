@@ -29,7 +29,16 @@ from mlflow.models import Model, infer_signature
 from skops.io.exceptions import UnsupportedTypeException
 
 from retrain.errors import EstimatorRefused, ModelFormatRefused
-from retrain.modeling.model_io import MODEL_FILE, REGISTER_AGAIN, REPLACE_TYPE, digest_of, load, read, same, trusted
+from retrain.modeling.model_io import (
+    MODEL_FILE,
+    REGISTER_AGAIN,
+    REPLACE_TYPE,
+    check_digest,
+    files_digest,
+    load,
+    read,
+    trusted_types,
+)
 
 EXAMPLE_ROWS = 100
 
@@ -102,7 +111,7 @@ def save_model(
         data = _canonical(skops.io.dumps(pipeline))
     except UnsupportedTypeException as error:
         raise EstimatorRefused(f"skops cannot store this pipeline: {brief(error)}", do=REPLACE_TYPE) from error
-    types = trusted(data)
+    types = trusted_types(data)
     rows = example.head(EXAMPLE_ROWS)
     recipe = Model(utc_time_created="1970-01-01 00:00:00", model_uuid=hashlib.sha256(data).hexdigest()[:32])
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +152,7 @@ def digest(folder: Path) -> str:
         ArtifactMissing: no folder, or nothing in it.
         InvalidName: a symlink, which could lead out of the folder.
     """
-    return digest_of(read(folder))
+    return files_digest(read(folder))
 
 
 def check_model(folder: Path, expected: str) -> dict[str, bytes]:
@@ -155,9 +164,9 @@ def check_model(folder: Path, expected: str) -> dict[str, bytes]:
         EstimatorRefused: a type that is not on the list.
     """
     files = read(folder)
-    same(f"the model in {folder.name}", digest_of(files), expected)
+    check_digest(f"the model in {folder.name}", files_digest(files), expected)
     _check_format(files)
-    trusted(files[MODEL_FILE])
+    trusted_types(files[MODEL_FILE])
     return files
 
 

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import retrain
 from retrain.errors import ArtifactMissing, NonFiniteMetric, SmokeTestFailed
-from retrain.modeling import estimators
-from retrain.modeling.estimators import Array
+from retrain.modeling import estimators, pipelines
+from retrain.modeling.metrics import Array
 from retrain.registry.mlflow import Registry
 from retrain.registry.mlflow.files import check_model
 from retrain.results import Champion, GateCheck
@@ -189,7 +189,7 @@ def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
 
 @dataclass(frozen=True)
 class _LastStep:
-    """The answers of a model that ran elsewhere, as `estimators.predict_last` reads them off an estimator."""
+    """The answers of a model that ran elsewhere, as `pipelines.predict_last` reads them off an estimator."""
 
     answers: Array
     classes_: list[int]
@@ -233,7 +233,7 @@ def _golden_check(
     for reported in (report.batch, report.single):
         try:
             answers = np.asarray(reported, dtype=np.float64)
-            answers = estimators.predict_last(_LastStep(answers, report.classes), spec.task, answers, k)
+            answers = pipelines.predict_last(_LastStep(answers, report.classes), spec.task, answers, k)
             if answers.shape != expected.shape:
                 raise ValueError(f"answers of shape {answers.shape}, {expected.shape} in training")
         except (NonFiniteMetric, ValueError, IndexError) as error:

@@ -195,8 +195,8 @@ def load_and_answer(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     from retrain.modeling import model_io
 
     files = model_io.read(folder)
-    model_io.same("what was handed to the smoke test", model_io.digest_of(files), task["digest"])
-    for name in model_io.trusted(files[model_io.MODEL_FILE]):
+    model_io.check_digest("what was handed to the smoke test", model_io.files_digest(files), task["digest"])
+    for name in model_io.trusted_types(files[model_io.MODEL_FILE]):
         importlib.import_module(name.rpartition(".")[0])
     warm_up()
     guard = AuditGuard()
