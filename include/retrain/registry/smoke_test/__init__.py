@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import retrain
 from retrain.errors import ArtifactMissing, NonFiniteMetric, SmokeTestFailed
-from retrain.modeling import estimators, pipelines
+from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
 from retrain.registry.mlflow import Registry
 from retrain.registry.mlflow.files import check_model
