@@ -17,7 +17,7 @@ from airflow.sdk import Param
 from airflow.sdk.configuration import conf
 from refusals import final_refusals
 
-from retrain import pipeline
+from retrain import actions
 from retrain.rendering.text import markdown as escape
 from retrain.results import GateReport, RegisterReport
 from retrain.spec import Spec
@@ -65,7 +65,7 @@ class AskApproval(HITLOperator):
             from retrain.registry import approval
 
             reason = answer["params_input"].get("reason", "")
-            with pipeline.refusals(self.spec, "approve"):
+            with actions.named_refusals(self.spec, "approve"):
                 approval.answer_proposal(run, proposal, VERDICTS[option], user["name"], reason)
         return answer
 
@@ -95,7 +95,7 @@ def proposed(spec: Spec, params: Any) -> tuple[Run, Record]:
         UnknownVersion: it was not proposed.
         NotApproved: it was proposed with other files.
     """
-    return pipeline.proposed(Home.from_environment(), spec, params["version"], params["digest"])
+    return actions.proposed_run(Home.from_environment(), spec, params["version"], params["digest"])
 
 
 def form(run: Run, proposal: Record, expires: datetime) -> str:

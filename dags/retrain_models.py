@@ -15,7 +15,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from refusals import final_refusals
 from stage_tasks import Loop, current_run, failure_notifier, notify_of, perform, perform_when_ready, start_notifier
 
-from retrain import pipeline
+from retrain import actions, pipeline
 from retrain.errors import InvalidSpec, NotApproved
 from retrain.results import Trigger
 from retrain.spec import Spec, load
@@ -214,7 +214,7 @@ def rollback_dag(spec: Spec) -> DAG:
             home, params = Home.from_environment(), context["params"]
             key, by = run_key(context["dag_run"].run_id), context["dag_run"].triggering_user_name or ""
             with final_refusals():
-                report = pipeline.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
+                report = actions.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
             run = Run(home, spec, report.interval, key, Trigger(kind="manual", by=by, reason=params["reason"]))
             notify_of(report, run)

@@ -1,31 +1,33 @@
-"""The ordered stages as names and edges; imports a stage only to run it.
+"""The ordered stages of each loop, and the one way to run a stage: noted in the ledger, its report in the store.
 
-One name everywhere: module, function, DVC stage, Airflow task id.
+A stage is imported only to run it. One name everywhere: module, function, DVC stage, Airflow task id.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, cast
+from typing import cast
 
 from pydantic import ConfigDict
 
-from retrain.errors import ConfigChanged, NotApproved, RetrainError
-from retrain.results import Context, Decision, Interval, PromoteReport, Result, StageReport, Trigger
-from retrain.spec import Spec
-from retrain.state.ledger import Kind, Ledger, Record
+from retrain.errors import ConfigChanged, RetrainError
+from retrain.results import Context, Decision, Result, StageReport
+from retrain.state.ledger import Kind
 from retrain.state.run import Run
-from retrain.state.settings import Home
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, and the verdict of an earlier one without which it has nothing to do."""
+    """A stage of a loop.
+
+    Attributes:
+        name: of module, function, DVC stage and Airflow task.
+        does: what it does, for people.
+        needs: stage and verdict without which it has nothing to do.
+    """
 
     name: str
     does: str
@@ -67,8 +69,6 @@ MONITORING = (
 NAMES = tuple(stage.name for stage in STAGES)
 DATA_STAGES = NAMES[:4]
 BY_NAME = {stage.name: stage for stage in (*SCORING, *MONITORING, *STAGES)}
-
-
 STAGE_KINDS: Mapping[str, Kind] = {"retrain": "stage", "score": "score stage", "monitor": "monitor stage"}
 """Loop → the kind of the ledger's records of its stages."""
 
@@ -91,7 +91,13 @@ def idle(name: str, run: Run) -> str | None:
 
 
 def skip(name: str, run: Run, why: str) -> StageReport:
-    """Write down that a stage had nothing to do, with the files that `dvc.yaml` expects of it."""
+    """Write the report of a stage that has nothing to do, with the files that `dvc.yaml` expects of it.
+
+    Args:
+        name: of the stage.
+        run: where its report goes.
+        why: the reason that the report gives.
+    """
     report = Skipped(
         model=run.model,
         interval=run.interval,
@@ -104,7 +110,7 @@ def skip(name: str, run: Run, why: str) -> StageReport:
 
 
 class Skipped(StageReport):
-    """A stage that had nothing to do."""
+    """The report of a stage that had nothing to do."""
 
     decision: Decision
 
@@ -117,11 +123,11 @@ class Decided(Result):
 
 
 def last_line(report: StageReport, stage: str) -> str:
-    """What the stage says for people, in one line."""
+    """One line for people: the verdict with its reasons, or the figures."""
     decision = getattr(report, "decision", None)
     facts = ", ".join(f"{name} {value}" for name, value in report.facts().items())
-    said = f"{decision.verdict}: {'; '.join(decision.reasons)}" if decision else facts or "done"
-    return f"{report.model} · {report.interval.name} · {stage}: {said}"
+    outcome = f"{decision.verdict}: {'; '.join(decision.reasons)}" if decision else facts or "done"
+    return f"{report.model} · {report.interval.name} · {stage}: {outcome}"
 
 
 def run_stage(name: str, run: Run) -> StageReport:
@@ -135,11 +141,11 @@ def run_stage(name: str, run: Run) -> StageReport:
     verdict, reasons = "done", ["done"]
     facts: dict[str, object] = {}
     try:
-        _same_spec(run)
+        _check_spec(run)
         stage = getattr(import_module(f"retrain.stages.{name}"), name)
         report = cast(StageReport, stage(run))
         run.write(report, name)
-        _signal(run, report)
+        _record_signals(run, report)
         facts = report.facts()
         if decision := getattr(report, "decision", None):
             verdict, reasons = decision.verdict, list(decision.reasons)
@@ -152,21 +158,21 @@ def run_stage(name: str, run: Run) -> StageReport:
         verdict, reasons = "crashed", [f"{type(error).__name__}: {error}"[:500]]
         raise
     finally:
-        _note(name, run, verdict, reasons, facts, time.monotonic() - began)
+        _record_stage(name, run, verdict, reasons, facts, time.monotonic() - began)
 
 
-def _signal(run: Run, report: StageReport) -> None:
-    """Put what policies will read on record, once per question, interval, champion and moment."""
+def _record_signals(run: Run, report: StageReport) -> None:
+    """Put a report's signals on record, once per question, interval, champion and moment."""
     if not report.answers() or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
         return
     for signal in report.signals_of(champion.version):
-        told = {"question": signal.question, "interval": signal.interval.name}
         run.ledger.append(
             run.model,
             "signal",
             f"{signal.question}/{signal.interval.name}/v{champion.version}/{run.as_of:%Y-%m-%dT%H%M}",
             {
-                **told,
+                "question": signal.question,
+                "interval": signal.interval.name,
                 "champion": champion.version,
                 "verdict": signal.verdict,
                 "signal": signal.model_dump(mode="json"),
@@ -176,9 +182,10 @@ def _signal(run: Run, report: StageReport) -> None:
         )
 
 
-def _same_spec(run: Run) -> None:
+def _check_spec(run: Run) -> None:
+    """Refuse a run whose spec was edited since it began."""
     key = f"{run.folder}/spec.json"
-    _keep(run)
+    _keep_spec(run)
     # The laptop's run folder is used again after every edit; DVC decides there what is stale.
     if run.trigger.kind == "laptop" or not run.store.exists(key):
         run.store.write(key, run.spec.digest.encode())
@@ -189,8 +196,8 @@ def _same_spec(run: Run) -> None:
         )
 
 
-def _keep(run: Run) -> None:
-    """The spec and the files beside it, for whoever reproduces this run."""
+def _keep_spec(run: Run) -> None:
+    """Keep the spec and the files beside it in the run's folder, for whoever reproduces the run."""
     own = run.spec.training.features
     files = {"spec.yaml": run.spec.text, own.file if own else "": run.spec.code}
     files |= {run.spec.gate.cases or "": run.spec.cases}
@@ -200,7 +207,10 @@ def _keep(run: Run) -> None:
             run.store.write(key, text.encode())
 
 
-def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float) -> None:
+def _record_stage(
+    name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float
+) -> None:
+    """Put on record that a stage ran, and how it ended."""
     run.ledger.append(
         run.model,
         STAGE_KINDS[run.loop],
@@ -222,80 +232,11 @@ def _note(name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str
 
 
 def run_all(run: Run) -> Iterator[tuple[str, StageReport]]:
-    """Run the stages of the run's loop in this process, one after the other; those with nothing to do are left out."""
-    chain = {"retrain": STAGES, "score": SCORING, "monitor": MONITORING}[run.loop]
-    for name in (stage.name for stage in chain):
-        if idle(name, run) is None:
-            yield name, run_stage(name, run)
+    """Run the stages of the run's loop in this process, one after the other; those with nothing to do are left out.
 
-
-def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None = None, by: str = "") -> PromoteReport:
-    """Put the champion's predecessor, or version `to`, back; the same key twice is one rollback."""
-    from retrain.registry.rollback import roll_back as back
-
-    with refusals(spec, "rollback"):
-        return back(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), reason, to=to)
-
-
-def reconcile(
-    home: Home, spec: Spec, key: str, take: Literal["", "ledger", "alias"], reason: str, *, by: str = ""
-) -> str:
-    """Make ledger and alias agree again; what was done, for people."""
-    from retrain.registry.reconcile import reconcile as agree
-
-    with refusals(spec, "reconcile"):
-        return agree(_apart(home, spec, key, Trigger(kind="manual", reason=reason, by=by)), take, reason)
-
-
-def proposed(home: Home, spec: Spec, version: int, digest: str = "") -> tuple[Run, Record]:
-    """The run that proposed a version, as it was, and its proposal on record.
-
-    Raises:
-        UnknownVersion: it has not been proposed.
-        NotApproved: it was proposed with other files than those of `digest`.
+    Yields:
+        Name and report of each stage, once it has run.
     """
-    from retrain.registry.approval import proposal_of
-
-    with refusals(spec, "approve"):
-        proposal = proposal_of(_apart(home, spec, f"answer-{version}", Trigger()), version)
-        if digest not in ("", proposal.body["digest"]):
-            raise NotApproved(
-                f"version {version} was proposed with the files {proposal.body['digest'][:12]}, not {digest[:12]}",
-                do="look at the version that waits, and answer that",
-            )
-        trigger = Trigger.model_validate(proposal.body["trigger"])
-        run = Run(home, spec, spec.at(proposal.body["interval"]), proposal.run, trigger)
-        return replace(run, known_at=proposal.effective_at), proposal
-
-
-def answer(
-    home: Home, spec: Spec, version: int, verdict: Literal["approve", "reject"], by: str, reason: str
-) -> StageReport:
-    """A person's word about a proposed version; its run's promote stage then does what follows from it."""
-    from retrain.registry.approval import answer_proposal
-
-    run, proposal = proposed(home, spec, version)
-    with refusals(spec, "approve"):
-        answer_proposal(run, proposal, verdict, by, reason)
-    return run_stage("promote", run)
-
-
-@contextmanager
-def refusals(spec: Spec, stage: str) -> Iterator[None]:
-    """Our own refusals leave with model and stage."""
-    try:
-        yield
-    except RetrainError as error:
-        raise error.at(spec.model, stage) from None
-
-
-def _apart(home: Home, spec: Spec, key: str, trigger: Trigger) -> Run:
-    """A run that belongs to no batch: its interval is empty, at the moment of the newest promotion."""
-    made = Ledger(home.ledger).records(spec.model, "promotion")
-    moment = made[-1].effective_at if made else next(spec.intervals_until(datetime.max.replace(tzinfo=UTC))).end
-    return Run(home=home, spec=spec, interval=Interval(start=moment, end=moment), key=key, trigger=trigger)
-
-
-def history(run: Run) -> Iterator[Interval]:
-    """The intervals before and including the run's."""
-    return run.spec.intervals_until(run.interval.end)
+    for stage in {"retrain": STAGES, "score": SCORING, "monitor": MONITORING}[run.loop]:
+        if idle(stage.name, run) is None:
+            yield stage.name, run_stage(stage.name, run)

@@ -25,7 +25,7 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  both loaded once, h
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from retrain import pipeline
+from retrain import actions, pipeline
 from retrain.errors import RetrainError
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry
@@ -107,13 +107,13 @@ class World:
                 Store(self.home.store).write(str(file.relative_to(self.home.store)), context.to_json().encode())
 
     def rolled_back(self, key: str, to: int | None = None) -> int | None:
-        return pipeline.roll_back(self.home, self.home.spec(self.model), key, "bad", to=to).version
+        return actions.roll_back(self.home, self.home.spec(self.model), key, "bad", to=to).version
 
     def reconciled(self, take: Literal["", "ledger", "alias"], key: str = "rc") -> str:
-        return pipeline.reconcile(self.home, self.home.spec(self.model), key, take, "settled")
+        return actions.reconcile(self.home, self.home.spec(self.model), key, take, "settled")
 
     def approved(self, version: int) -> str:
-        pipeline.answer(self.home, self.home.spec(self.model), version, "approve", "bob", "fine")
+        actions.answer(self.home, self.home.spec(self.model), version, "approve", "bob", "fine")
         return "approved"
 
     def apart(self, body: Body, act: points.Act | None = None) -> Outcome:

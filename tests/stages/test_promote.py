@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from retrain import pipeline
+from retrain import actions
 from retrain.errors import (
     ArtifactMissing,
     ModelBlocked,
@@ -138,7 +138,7 @@ def test_what_pins_is_kept_until_another_is_shown_better(churn: Model) -> None:
         promote(registered(churn, month, becomes_reference=becomes_reference))
     becomes_reference = [one.body["reference_champion"]["version"] for one in chain(churn)]
     assert becomes_reference == [1, 1, 1, 4]
-    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     back = projections.reference_champion(chain(churn))
     assert back
     assert back.version == 1, "the reference champion goes back with the champion"
@@ -245,9 +245,9 @@ def test_an_alias_moved_by_hand_is_never_overwritten(churn: Model) -> None:
         promote(runs[3])
     spec = churn.home.spec("churn")
     with pytest.raises(OutOfBandChange):
-        pipeline.roll_back(churn.home, spec, "rb", "bad")
+        actions.roll_back(churn.home, spec, "rb", "bad")
     with pytest.raises(OutOfBandChange, match="--take ledger"):
-        pipeline.reconcile(churn.home, spec, "rc", "", "")
+        actions.reconcile(churn.home, spec, "rc", "", "")
     assert serving(churn) == 2
     assert len(chain(churn)) == 3
 
@@ -257,19 +257,19 @@ def test_a_person_settles_an_alias_moved_by_hand(churn: Model) -> None:
         promote(registered(churn, month))
     spec, home = churn.home.spec("churn"), churn.home
     move_by_hand(churn, 2)
-    assert "put back to version 3" in pipeline.reconcile(home, spec, "rc-1", "ledger", "a slip", by="ada")
+    assert "put back to version 3" in actions.reconcile(home, spec, "rc-1", "ledger", "a slip", by="ada")
     sound(churn)
     move_by_hand(churn, 1)
-    assert "version 1 serves" in pipeline.reconcile(home, spec, "rc-2", "alias", "as she said", by="ada")
+    assert "version 1 serves" in actions.reconcile(home, spec, "rc-2", "alias", "as she said", by="ada")
     sound(churn)
     last = chain(churn)[-1]
     assert (last.body["action"], last.body["version"], last.by) == ("adopt", 1, "ada")
     registered(churn, MONTHS[3])
     move_by_hand(churn, 4)
     with pytest.raises(UnknownVersion):
-        pipeline.reconcile(home, spec, "rc-3", "alias", "never promoted")
-    assert "put back" in pipeline.reconcile(home, spec, "rc-4", "ledger", "")
-    assert "by ledger and alias" in pipeline.reconcile(home, spec, "rc-5", "", "")
+        actions.reconcile(home, spec, "rc-3", "alias", "never promoted")
+    assert "put back" in actions.reconcile(home, spec, "rc-4", "ledger", "")
+    assert "by ledger and alias" in actions.reconcile(home, spec, "rc-5", "", "")
 
 
 def test_a_deleted_champion_is_registered_again(churn: Model) -> None:
@@ -277,12 +277,12 @@ def test_a_deleted_champion_is_registered_again(churn: Model) -> None:
         promote(registered(churn, month))
     MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
     before = chain(churn)[-1].body["champion"]
-    assert "serve as version" in pipeline.reconcile(churn.home, churn.home.spec("churn"), "rc", "", "deleted by a slip")
+    assert "serve as version" in actions.reconcile(churn.home, churn.home.spec("churn"), "rc", "", "deleted by a slip")
     after = chain(churn)[-1].body["champion"]
     assert after["digest"] == before["digest"]
     assert serving(churn) == after["version"] != 2
     sound(churn)
-    assert pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == 1
+    assert actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == 1
 
 
 def test_a_deleted_champion_whose_alias_a_hand_moved_is_registered_again_too(churn: Model) -> None:
@@ -290,7 +290,7 @@ def test_a_deleted_champion_whose_alias_a_hand_moved_is_registered_again_too(chu
         promote(registered(churn, month))
     MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
     move_by_hand(churn, 1)
-    assert "serve as version" in pipeline.reconcile(churn.home, churn.home.spec("churn"), "rc", "ledger", "both slips")
+    assert "serve as version" in actions.reconcile(churn.home, churn.home.spec("churn"), "rc", "ledger", "both slips")
     assert chain(churn)[-1].body["action"] == "restore"
     sound(churn)
 
@@ -316,11 +316,11 @@ def test_rollback_puts_the_predecessor_back_and_again(churn: Model) -> None:
     for month in MONTHS[:3]:
         promote(registered(churn, month))
     spec, home = churn.home.spec("churn"), churn.home
-    assert pipeline.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2
-    assert pipeline.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2, "the same one"
-    assert pipeline.roll_back(home, spec, "rb-2", "still bad").version == serving(churn) == 1
+    assert actions.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2
+    assert actions.roll_back(home, spec, "rb-1", "bad scores", by="ada").version == serving(churn) == 2, "the same one"
+    assert actions.roll_back(home, spec, "rb-2", "still bad").version == serving(churn) == 1
     with pytest.raises(NothingToRollBack):
-        pipeline.roll_back(home, spec, "rb-3", "still bad")
+        actions.roll_back(home, spec, "rb-3", "still bad")
     made = chain(churn)
     assert (made[-1].body["action"], made[-1].body["reasons"]) == ("rollback", ["still bad"])
     assert made[-2].by == "ada"
@@ -332,12 +332,12 @@ def test_what_was_put_back_does_not_come_again(churn: Model) -> None:
     promote(first)
     promote(second)
     spec, home = churn.home.spec("churn"), churn.home
-    pipeline.roll_back(home, spec, "rb-1", "bad")
+    actions.roll_back(home, spec, "rb-1", "bad")
     again = registered(churn, MONTHS[3], key="again")  # April's files are February's
     with pytest.raises(ModelBlocked, match="version 3 is the model of version 2, which is blocked: bad"):
         promote(again)
     assert serving(churn) == 1
-    pipeline.roll_back(home, spec, "rb-2", "it was not that one", to=2)
+    actions.roll_back(home, spec, "rb-2", "it was not that one", to=2)
     assert serving(churn) == 2
     assert projections.blocklist(chain(churn))[0].version == 1, (
         "named by a person it is blocked no more; the other one is"
@@ -350,7 +350,7 @@ def test_on_the_datas_clock_a_rollback_serves_from_now_on(churn: Model) -> None:
         promote(registered(churn, month))
     third = churn.run(MONTHS[2])
     third.ledger.append("churn", "stage", "later", {}, effective_at=third.as_of)
-    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     served = [projections.champion_at(chain(churn), churn.run(month).interval.end) for month in MONTHS[:3]]
     assert [one and one.version for one in served] == [1, 2, 1]
 
@@ -359,7 +359,7 @@ def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
     runs = [registered(churn, month) for month in MONTHS[:3]]
     for run in runs[:2]:
         promote(run)
-    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb-1", "bad")
+    actions.roll_back(churn.home, churn.home.spec("churn"), "rb-1", "bad")
     said = promote(runs[2])
     assert (said.version, said.previous) == (serving(churn), 1) == (3, 1)
 
@@ -370,7 +370,7 @@ def test_a_predecessor_whose_files_are_gone_is_refused(churn: Model) -> None:
     files = [path for path in churn.home.state.rglob("model.skops") if "mlartifacts" in str(path)]
     shutil.rmtree(min(files, key=lambda path: path.stat().st_mtime_ns).parent)
     with pytest.raises(ArtifactMissing):
-        pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+        actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert serving(churn) == 2
     assert len(chain(churn)) == 2
 
@@ -405,7 +405,7 @@ def test_a_rejected_version_does_not_serve(churn: Model, spec_of: Any) -> None:
     asks(churn, spec_of(), "approve")
     run = registered(churn, MONTHS[1])
     promote(run)
-    said = pipeline.answer(churn.home, churn.home.spec("churn"), 2, "reject", "bob", "not now")
+    said = actions.answer(churn.home, churn.home.spec("churn"), 2, "reject", "bob", "not now")
     assert said.decision.verdict == "kept"  # type: ignore[attr-defined]
     assert "reject by bob: not now" in said.decision.reasons[0]  # type: ignore[attr-defined]
     assert serving(churn) == 1
@@ -424,9 +424,9 @@ def test_of_two_first_versions_that_waited_one_serves(churn: Model, spec_of: Any
     for month in MONTHS[:2]:
         promote(registered(churn, month))
     spec = churn.home.spec("churn")
-    pipeline.answer(churn.home, spec, 1, "approve", "bob", "the first")
+    actions.answer(churn.home, spec, 1, "approve", "bob", "the first")
     with pytest.raises(PromotionConflict, match="held against no champion, version 1 serves now"):
-        pipeline.answer(churn.home, spec, 2, "approve", "bob", "it was never held against it")
+        actions.answer(churn.home, spec, 2, "approve", "bob", "it was never held against it")
     assert serving(churn) == 1
     sound(churn)
 
@@ -439,9 +439,9 @@ def test_two_people_are_two(churn: Model, spec_of: Any) -> None:
     spec = churn.home.spec("churn")
     for nobody in ("ada", ""):
         with pytest.raises(NotApproved):
-            pipeline.answer(churn.home, spec, 2, "approve", nobody, "mine")
+            actions.answer(churn.home, spec, 2, "approve", nobody, "mine")
     assert serving(churn) == 1
-    pipeline.answer(churn.home, spec, 2, "approve", "bob", "his")
+    actions.answer(churn.home, spec, 2, "approve", "bob", "his")
     assert serving(churn) == 2
 
 
@@ -478,5 +478,5 @@ def test_the_predecessor_goes_on_scoring_beside_a_new_champion(churn: Model, spe
     found = projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
     assert found
     assert (found.purpose, found.shadow.version, found.champion) == ("watch", 1, 2)
-    pipeline.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None

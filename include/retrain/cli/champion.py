@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from retrain import pipeline
+from retrain import actions
 from retrain.cli.options import IntervalStart, Model, Reason, Version, laptop_trigger, make_run
 from retrain.cli.output import show_report
 from retrain.errors import MissingInput
@@ -24,7 +24,7 @@ def rollback(
 ) -> None:
     """Put the champion's predecessor back, and block the champion from coming again."""
     home = Home.from_environment()
-    report = pipeline.roll_back(home, home.spec(model), _new_key("rollback"), reason, to=to, by=getpass.getuser())
+    report = actions.roll_back(home, home.spec(model), _new_key("rollback"), reason, to=to, by=getpass.getuser())
     show_report("rollback", report)
 
 
@@ -37,7 +37,7 @@ def approve(
     """Answer a version that waits for a person's word; approved, it serves."""
     home = Home.from_environment()
     verdict: Literal["approve", "reject"] = "reject" if reject else "approve"
-    show_report("promote", pipeline.answer(home, home.spec(model), version, verdict, getpass.getuser(), reason))
+    show_report("promote", actions.answer(home, home.spec(model), version, verdict, getpass.getuser(), reason))
 
 
 def reconcile(
@@ -49,7 +49,7 @@ def reconcile(
     if take not in ("", "ledger", "alias"):
         raise typer.BadParameter("--take is ledger or alias")
     home = Home.from_environment()
-    outcome = pipeline.reconcile(
+    outcome = actions.reconcile(
         home,
         home.spec(model),
         _new_key("reconcile"),

@@ -40,7 +40,7 @@ def stage_command(stage: pipeline.Stage) -> Callable[..., None]:
     ) -> None:
         newest = make_run(model, interval, run, laptop_trigger(force=force, dry_run=dry_run, revise=revise))
         if history and stage.name in pipeline.DATA_STAGES:
-            for span in pipeline.history(newest):
+            for span in newest.spec.intervals_until(newest.interval.end):
                 if span != newest.interval:
                     key = loop_run_key("retrain", f"laptop-{span.name}")
                     _run_earlier(stage.name, replace(newest, interval=span, key=key))
@@ -83,7 +83,7 @@ def _run_loops(loops: tuple[Literal["retrain", "score", "monitor"], ...], newest
 
     A bad or missing batch ends the run of its own interval; an earlier one does not block the later ones.
     """
-    for span in pipeline.history(newest) if history else [newest.interval]:
+    for span in newest.spec.intervals_until(newest.interval.end) if history else [newest.interval]:
         for loop in loops:
             this = replace(newest, interval=span, key=loop_run_key(loop, f"laptop-{span.name}"), loop=loop)
             try:
