@@ -39,7 +39,7 @@ def test_a_spec_is_explained(home: Home, spec_of: Callable[[], dict[str, Any]]) 
     spec["training"]["windows"] = ["all", 2]
     spec["evaluation"] = {"slices": ["plan"], "holdout": 2}
     write(home, spec)
-    said = " ".join(CliRunner().invoke(app, ["check", "churn"]).output.split())
+    description = " ".join(CliRunner().invoke(app, ["check", "churn"]).output.split())
     for part in (
         "churn · Rank subscribers",
         "owner Ada Example <ada@example.org>",
@@ -58,7 +58,7 @@ def test_a_spec_is_explained(home: Home, spec_of: Callable[[], dict[str, Any]]) 
         "no slice of plan worse by 10%",
         "at once; then watched beside its predecessor for 3 interval(s)",
     ):
-        assert part in said, part
+        assert part in description, part
 
 
 def test_one_wrong_spec_does_not_hide_the_others(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
@@ -97,7 +97,7 @@ def test_feature_code_is_not_run(home: Home, tmp_path: Path, spec_of: Callable[[
 
 def test_every_key_is_on_the_page_with_its_default_and_a_word() -> None:
     page = (ROOT / "docs" / "spec.md").read_text()
-    assert page == reference(), "spec.py changed: python -m retrain.authoring.check.manual > docs/spec.md"
+    assert page == reference(), "retrain/spec changed: python -m retrain.authoring.check.manual > docs/spec.md"
     listed = [key for key in keys() if key.type != "mapping"]
     assert len(listed) > 80
     for key in listed:
@@ -108,8 +108,8 @@ def test_every_key_is_on_the_page_with_its_default_and_a_word() -> None:
 def test_a_schema_error_costs_no_heavy_import(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
     write(home, {**spec_of(), "task": "guess"})
     code = (
-        "import sys; from retrain.authoring.check import check; from retrain.state.settings import Home;"
-        "assert check(Home.from_environment())[0].wrong;"
+        "import sys; from retrain.authoring.check import check_specs; from retrain.state.settings import Home;"
+        "assert check_specs(Home.from_environment())[0].problems;"
         "print({'pandas', 'sklearn', 'great_expectations'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

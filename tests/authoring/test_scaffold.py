@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from retrain.authoring.scaffold import looking
+from retrain.authoring.scaffold import profile
 from retrain.cli import app
 from retrain.errors import (
     DegenerateTraining,
@@ -268,14 +268,14 @@ def test_a_key_may_be_named_or_made_of_two(home: Home) -> None:
 
 
 def test_many_rows_are_thinned_evenly(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "KEPT_ROWS", 100)
+    monkeypatch.setattr(profile, "KEPT_ROWS", 100)
     for kind in ("csv", "jsonl", "parquet"):
         assert new(home, loans(1000), "--target", "bad", name=f"loans.{kind}", model=kind).exit_code == 0
-        seen = looking.look(f"data/loans.{kind}", home.root)
-        assert (seen.rows, seen.kept) == (1000, 63)
-        assert seen.columns["loan"].values.tolist() == [f"L-{i:05d}" for i in range(0, 1000, 16)]
-    monkeypatch.setattr(looking, "SEEN_ROWS", 700)
-    assert looking.look("data/loans.csv", home.root).rows == 700
+        profiled = profile.profile_files(f"data/loans.{kind}", home.root)
+        assert (profiled.rows, profiled.kept) == (1000, 63)
+        assert profiled.columns["loan"].values.tolist() == [f"L-{i:05d}" for i in range(0, 1000, 16)]
+    monkeypatch.setattr(profile, "MAX_ROWS", 700)
+    assert profile.profile_files("data/loans.csv", home.root).rows == 700
 
 
 # --- hostile input
@@ -361,8 +361,8 @@ def test_two_at_once_write_one_spec(home: Home) -> None:
     assert new(home, loans(300), "--target", "bad", model="first").exit_code == 0
     call = [sys.executable, "-m", "retrain", "new", "loans", "data/loans.csv", "--target", "bad"]
     both = [subprocess.Popen(call, stderr=subprocess.PIPE) for _ in range(2)]
-    said = [one.communicate()[1].decode() for one in both]
-    assert sorted(one.returncode for one in both) == [0, 1], said
+    errors = [process.communicate()[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], errors
     assert sorted(file.name for file in home.models.iterdir()) == ["first.yaml", "loans.yaml"]
     home.spec("loans")
 

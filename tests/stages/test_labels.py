@@ -508,16 +508,16 @@ def test_a_month_without_a_batch_waits_for_no_labels(apart: Disparity) -> None:
 
 
 def test_check_says_where_labels_come_from(apart: Disparity) -> None:
-    from retrain.authoring.check import check
+    from retrain.authoring.check import check_specs
 
     apart.spec["quality"]["expectations"] = [
         {"expect": "expect_column_values_to_not_be_null", "args": {"column": "churned"}}
     ]
     apart.declare(min_coverage=0.8)
-    (checked,) = check(apart.model.home, "churn")
-    (said,) = [line for line in checked.explained if line.split()[0] == "labels"]
+    (checked,) = check_specs(apart.model.home, "churn")
+    (said,) = [line for line in checked.description if line.split()[0] == "labels"]
     assert "apart from labels/churn-{start:%Y-%m}.csv, by id, from 80% of the rows on; mature 2w after" in said
-    assert "no column 'churned' comes with a batch: labels come apart" in checked.wrong[0]
+    assert "no column 'churned' comes with a batch: labels come apart" in checked.problems[0]
     apart.declare(source={"path": "ftp://labels"})
-    (checked,) = check(apart.model.home, "churn")
+    (checked,) = check_specs(apart.model.home, "churn")
     assert "labels.source.path: ftp://labels: the scheme 'ftp' is not allowed" in " ".join(checked.warnings)

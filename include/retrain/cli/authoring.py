@@ -22,8 +22,8 @@ def new(
     """Look at data and write a spec to correct by hand."""
     from retrain.authoring import scaffold
 
-    written = scaffold.new(Home.from_environment(), model, data, target=target, time=time, key=key or [])
-    for line in written.said:
+    new_spec = scaffold.write_spec(Home.from_environment(), model, data, target=target, time=time, key=key or [])
+    for line in new_spec.summary:
         typer.echo(line)
     typer.echo(f"next: python -m retrain check {model}\n      python -m retrain run {model} --history")
 
@@ -32,9 +32,9 @@ def check(model: AnyModel = "") -> None:
     """Explain every spec, or say what is wrong with it."""
     from retrain.authoring import check
 
-    specs = check.check(Home.from_environment(), model)
+    specs = check.check_specs(Home.from_environment(), model)
     typer.echo("\n\n".join(map(str, specs)))
-    if any(spec.wrong for spec in specs):
+    if any(spec.problems for spec in specs):
         raise typer.Exit(1)
 
 

@@ -14,84 +14,102 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrain.authoring.check.words import explain
+from retrain.authoring.check.description import describe
 from retrain.errors import InvalidSpec, RetrainError, near
 from retrain.results import Batch, Configuration
 from retrain.spec import Spec, line_of, load
 from retrain.state.settings import Home
 
+Problem = tuple[tuple[Any, ...], str]
+"""The path to a key of the spec, and what is wrong there."""
+
 
 @dataclass(frozen=True)
-class Checked:
-    """What is to be said of one spec; it is right when nothing is `wrong`."""
+class SpecCheck:
+    """What the check of one spec came to; the spec is right when there are no `problems`.
+
+    Attributes:
+        model: name of the spec's file.
+        description: the spec in words.
+        problems: what must be corrected, each with file and line.
+        warnings: what may be meant so, each with file and line.
+    """
 
     model: str
-    explained: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
+    description: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        marked = [f"wrong: {one}" for one in self.wrong] + [f"warning: {one}" for one in self.warnings]
-        return "\n".join([*self.explained, *(f"  {one}" for one in marked)])
+        marked = [f"wrong: {problem}" for problem in self.problems]
+        marked += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([*self.description, *(f"  {line}" for line in marked)])
 
 
-def check(home: Home, model: str = "") -> tuple[Checked, ...]:
-    """Look at one spec, or at all of them.
+def check_specs(home: Home, model: str = "") -> tuple[SpecCheck, ...]:
+    """Check one spec, or all of them.
+
+    Args:
+        home: where the specs are.
+        model: the one to check; by default all.
 
     Raises:
         InvalidSpec: no spec of that name, or none at all.
     """
+    files = home.specs
     if model:
         file = home.models / f"{model}.yaml"
-        files: tuple[Path, ...] = (file,) if file in home.specs else (_absent(home, model),)
-    else:
-        files = home.specs
+        if file not in files:
+            home.spec(model)  # it refuses the name and says which there are
+        files = (file,)
     if not files:
         raise InvalidSpec(
             f"{home.models.name}/ holds no spec", do="write one: python -m retrain new MODEL DATA --target COLUMN"
         )
-    return tuple(_checked(home, file) for file in files)
+    return tuple(_check(home, file) for file in files)
 
 
-def _absent(home: Home, model: str) -> Path:
-    home.spec(model)  # says which names there are
-    raise AssertionError(model)
-
-
-def _checked(home: Home, file: Path) -> Checked:
+def _check(home: Home, file: Path) -> SpecCheck:
     try:
         spec = load(file)
     except InvalidSpec as error:
-        return Checked(
-            file.stem, (f"{file.stem} · not a valid spec",), tuple(error.found.split("\n  ")[1:]) or (error.found,)
-        )
+        problems = tuple(error.found.split("\n  ")[1:]) or (error.found,)
+        return SpecCheck(file.stem, (f"{file.stem} · not a valid spec",), problems)
     text = file.read_text(encoding="utf-8")
 
-    def placed(found: Iterator[tuple[tuple[Any, ...], str]]) -> tuple[str, ...]:
-        return tuple(f"{file.name}:{line_of(text, path)}: {'.'.join(map(str, path))}: {said}" for path, said in found)
+    def placed(problems: Iterator[Problem]) -> tuple[str, ...]:
+        return tuple(
+            f"{file.name}:{line_of(text, path)}: {'.'.join(map(str, path))}: {message}" for path, message in problems
+        )
 
-    return Checked(spec.model, tuple(explain(spec)), placed(_wrong(spec)), placed(_warnings(spec, home)))
-
-
-# --- what the schema cannot see --------------------------------------------------------------------
-
-
-def _wrong(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
-    yield from _wrong_expectations(spec)
-    yield from _wrong_candidates(spec)
-    if own := spec.training.features:
-        where = ("training", "features")
-        try:
-            body = ast.parse(spec.code).body
-        except SyntaxError as error:
-            yield (*where, "file"), f"{own.file}:{error.lineno}: {error.msg}"
-        else:
-            named = [one.name for one in body if isinstance(one, ast.FunctionDef)]
-            if own.function not in named:
-                yield (*where, "function"), f"{own.file} has no function {own.function!r}{near(own.function, named)}"
+    return SpecCheck(spec.model, tuple(describe(spec)), placed(_problems(spec)), placed(_warnings(spec, home)))
 
 
-def _wrong_expectations(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
+# --- what the schema cannot see
+
+
+def _problems(spec: Spec) -> Iterator[Problem]:
+    yield from _expectation_problems(spec)
+    yield from _candidate_problems(spec)
+    yield from _feature_problems(spec)
+
+
+def _feature_problems(spec: Spec) -> Iterator[Problem]:
+    """The feature function's file is read here, and not run."""
+    if not (own := spec.training.features):
+        return
+    where = ("training", "features")
+    try:
+        body = ast.parse(spec.code).body
+    except SyntaxError as error:
+        yield (*where, "file"), f"{own.file}:{error.lineno}: {error.msg}"
+        return
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    if own.function not in functions:
+        yield (*where, "function"), f"{own.file} has no function {own.function!r}{near(own.function, functions)}"
+
+
+def _expectation_problems(spec: Spec) -> Iterator[Problem]:
     from retrain.data.expectations import Expectation, check_names
     from retrain.stages.validate import contract
 
@@ -99,49 +117,51 @@ def _wrong_expectations(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
     try:
         list(contract(spec, Batch(interval=first, sha256="", rows=0, bytes=0, key="")))
     except InvalidSpec as error:
-        key, _, said = error.found.partition(": ")
-        yield tuple(key.split(".", 1)), f"{said}; {error.do}"
-    for place, one in enumerate(spec.quality.expectations):
+        key, _, message = error.found.partition(": ")
+        yield tuple(key.split(".", 1)), f"{message}; {error.do}"
+    for place, named in enumerate(spec.quality.expectations):
         where = ("quality", "expectations", place)
-        for problem in check_names([Expectation(one.expect, one.args, one.severity)]):
+        for problem in check_names([Expectation(named.expect, named.args, named.severity)]):
             yield where, problem
-        listed = one.args.get("column_list") or ()
-        for name in [one.args.get(key) for key in ("column", "column_A", "column_B")] + list(listed):
-            if name is not None and name not in spec.delivered:
-                declared = name in spec.columns
+        columns = [named.args.get(key) for key in ("column", "column_A", "column_B")]
+        for column in [*columns, *(named.args.get("column_list") or ())]:
+            if column is not None and column not in spec.delivered:
+                declared = column in spec.columns
                 why = (
-                    "comes with a batch: labels come apart" if declared else f"is declared{near(name, spec.delivered)}"
+                    "comes with a batch: labels come apart"
+                    if declared
+                    else f"is declared{near(column, spec.delivered)}"
                 )
-                yield where, f"{one.expect}: no column {name!r} {why}"
+                yield where, f"{named.expect}: no column {column!r} {why}"
 
 
-def _wrong_candidates(spec: Spec) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _candidate_problems(spec: Spec) -> Iterator[Problem]:
     from retrain.modeling import estimators
 
-    for place, one in enumerate(spec.training.candidates):
+    for place, candidate in enumerate(spec.training.candidates):
         where = ("training", "candidates", place)
         try:
-            estimators.resolve(one.estimator, spec.task)
+            estimators.resolve(candidate.estimator, spec.task)
         except RetrainError as error:
             yield (*where, "estimator"), f"{error.found}; {error.do}"
             continue
-        tried = [("parameters", name, [value]) for name, value in one.parameters.items()]
-        for part, name, values in [*tried, *(("search", name, values) for name, values in one.search.items())]:
+        fixed = [("parameters", name, [value]) for name, value in candidate.parameters.items()]
+        for key, name, values in [*fixed, *(("search", name, values) for name, values in candidate.search.items())]:
             try:
                 for value in values or [None]:
-                    made = Configuration(estimator=one.estimator, parameters={name: value}, pipeline="")
-                    estimators.unfitted(spec, made)
+                    configuration = Configuration(estimator=candidate.estimator, parameters={name: value}, pipeline="")
+                    estimators.unfitted(spec, configuration)
             except RetrainError as error:
-                yield (*where, part, name), f"{error.found}; {error.do}"
+                yield (*where, key, name), f"{error.found}; {error.do}"
             if not values:
-                yield (*where, part, name), "no value to try"
+                yield (*where, key, name), "no value to try"
 
 
-def _warnings(spec: Spec, home: Home) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
     from retrain.data.sources.address import render, scheme_of
 
-    for key, said in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
-        if "change me" in said.lower():
+    for key, value in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
+        if "change me" in value.lower():
             yield ("owner", key), "still says 'change me'; nobody would be told"
     if "change me" in spec.objective.lower():
         yield ("objective",), "still says 'change me'"
@@ -149,13 +169,13 @@ def _warnings(spec: Spec, home: Home) -> Iterator[tuple[tuple[Any, ...], str]]:
         where = ("source", "path")
         try:
             address = render(spec.source.path, spec.at(spec.interval.start))
-            found = scheme_of(address) != "file" or glob.glob(  # noqa: PTH207 - Path.glob takes no absolute pattern
+            delivered = scheme_of(address) != "file" or glob.glob(  # noqa: PTH207 - Path.glob takes no absolute pattern
                 str(home.root / address.removeprefix("file://")), recursive=True
             )
         except RetrainError as error:
             yield where, f"{error.found}; {error.do}"
         else:
-            if not found:
+            if not delivered:
                 yield where, f"nothing lies at {address} yet, where the first interval's batch is looked for"
     if spec.labels.source != "same" and spec.labels.source.path is not None:
         try:

@@ -1,6 +1,6 @@
 """Every key of a spec, from the models that read it: `docs/spec.md` is this text.
 
-After a change of `spec.py`: `python -m retrain.authoring.check.manual > docs/spec.md`; a test holds the two together.
+After a change of a key: `python -m retrain.authoring.check.manual > docs/spec.md`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from retrain.authoring.check.words import span
+from retrain.authoring.check.description import duration
 from retrain.spec import COMPUTED, EXAMPLE, Spec
 
 HEAD = f"""# The model spec
@@ -33,11 +33,14 @@ A duration is a number with m, h, d or w, like `12h`; a date is `2024-01-31`, or
 
 
 @dataclass(frozen=True)
-class Key:
+class SpecKey:
     """A key of the spec.
 
     Attributes:
+        path: from the top, like `policy.budget.per`; `[]` for each entry of a list, `NAME` for a name of one's own.
+        type: in words, with its limits.
         default: as YAML would have it; `required` where there is none.
+        description: what it says.
     """
 
     path: str
@@ -46,8 +49,12 @@ class Key:
     description: str
 
 
-def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[Key]:
+def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[SpecKey]:
     """Every key that can be written, in the order of the models.
+
+    Args:
+        kind: the model whose keys are wanted.
+        prefix: the path to it, with its last separator.
 
     >>> [key.path for key in keys()][:3]
     ['model', 'objective', 'owner']
@@ -55,37 +62,37 @@ def keys(kind: type[BaseModel] = Spec, prefix: str = "") -> Iterator[Key]:
     for name, field in kind.model_fields.items():
         if kind is Spec and name in COMPUTED:
             continue
-        inner, step = _inside(field.annotation)
+        inner, step = _nested(field.annotation)
         about = field.description or " ".join((inner.__doc__ or "").split()) if inner else field.description or ""
         kind_of = "mapping" if step == ".NAME." else _type(field.annotation, _limits(field))
-        yield Key(prefix + name, kind_of, _default(prefix + name, field), about)
+        yield SpecKey(prefix + name, kind_of, _default(prefix + name, field), about)
         if inner:
             yield from keys(inner, prefix + name + step)
 
 
 def reference() -> str:
-    """The page: a table for each part of the spec."""
-    parts: dict[str, list[Key]] = {}
+    """The text of `docs/spec.md`: a table for each section of the spec."""
+    parts: dict[str, list[SpecKey]] = {}
     for key in keys():
         parts.setdefault(key.path.split(".")[0].partition("[")[0], []).append(key)
-    lines = [HEAD, *_table("Of the whole", [found[0] for found in parts.values() if len(found) == 1])]
-    for name, found in parts.items():
-        if len(found) > 1:
+    lines = [HEAD, *_table("Of the whole", [section[0] for section in parts.values() if len(section) == 1])]
+    for name, section in parts.items():
+        if len(section) > 1:
             lines += [
                 f"\n## {name}\n",
-                found[0].description[:1].upper() + found[0].description[1:],
+                section[0].description[:1].upper() + section[0].description[1:],
                 "",
-                *_rows(found[1:]),
+                *_rows(section[1:]),
             ]
     return "\n".join(lines) + "\n"
 
 
-def _table(title: str, found: list[Key]) -> list[str]:
-    return [f"## {title}", "", *_rows(found)]
+def _table(title: str, keys: list[SpecKey]) -> list[str]:
+    return [f"## {title}", "", *_rows(keys)]
 
 
-def _rows(found: list[Key]) -> list[str]:
-    rows = [f"| `{key.path}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.description)} |" for key in found]
+def _rows(keys: list[SpecKey]) -> list[str]:
+    rows = [f"| `{key.path}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.description)} |" for key in keys]
     return ["| key | value | default | what it says |", "|---|---|---|---|", *rows]
 
 
@@ -93,14 +100,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+def _nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     """The model that is nested in a field, and how its keys are reached."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, "."
     for part in get_args(annotation):
-        found, _ = _inside(part)
-        if found:
-            return found, {tuple: "[].", dict: ".NAME."}.get(get_origin(annotation), ".")
+        model, _ = _nested(part)
+        if model:
+            return model, {tuple: "[].", dict: ".NAME."}.get(get_origin(annotation), ".")
     return None, ""
 
 
@@ -114,9 +121,9 @@ def _type(annotation: Any, limits: str = "") -> str:
     if origin is Annotated:
         return _type(inner[0], limits or _bounds(inner[1:]))
     if origin is Literal:
-        return " | ".join(str(one) for one in inner)
+        return " | ".join(str(value) for value in inner)
     if origin in (Union, types.UnionType):
-        return " | ".join(_type(one, limits) for one in inner if one is not type(None))
+        return " | ".join(_type(part, limits) for part in inner if part is not type(None))
     if origin in (tuple, list):
         return f"list of {_type(inner[0])}"
     if origin is dict:
@@ -130,8 +137,8 @@ def _type(annotation: Any, limits: str = "") -> str:
         datetime: "date",
         Any: "any value",
     }
-    said = plain.get(annotation, "mapping")
-    return f"{said} {limits}" if limits and annotation in (int, float) else said
+    words = plain.get(annotation, "mapping")
+    return f"{words} {limits}" if limits and annotation in (int, float) else words
 
 
 def _limits(field: FieldInfo) -> str:
@@ -139,13 +146,13 @@ def _limits(field: FieldInfo) -> str:
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
-    said = []
-    for one in metadata:
-        for part in [one, *getattr(one, "metadata", ())]:
+    bounds = []
+    for constraint in metadata:
+        for part in [constraint, *getattr(constraint, "metadata", ())]:
             for attribute, sign in {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}.items():
                 bound = getattr(part, attribute, None)
-                said += [] if bound is None else [f"{sign} {bound}"]
-    return ", ".join(said)
+                bounds += [] if bound is None else [f"{sign} {bound}"]
+    return ", ".join(bounds)
 
 
 def _default(path: str, field: FieldInfo) -> str:
@@ -155,7 +162,7 @@ def _default(path: str, field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "as below"
     if isinstance(value, timedelta):
-        return f"`{span(value)}`"
+        return f"`{duration(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if value is None or value in ("", (), {}):

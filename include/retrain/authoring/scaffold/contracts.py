@@ -1,4 +1,4 @@
-"""What a column's contract should say: what was seen, with some slack."""
+"""Proposals for a column's contract: the range and the values of the profile, with some slack."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from typing import Any
 import pandas as pd
 
 
-def bounds(values: pd.Series[Any], *, whole: bool) -> dict[str, Any]:
-    """Half the seen range as slack on both sides; counts and amounts stay above zero, a share stays a share."""
+def value_bounds(values: pd.Series[Any], *, whole: bool) -> dict[str, Any]:
+    """The keys `min` and `max`: half the range as slack on both sides.
+
+    Counts and amounts stay above zero, a share stays a share.
+
+    Args:
+        values: (n,) floats.
+        whole: whether the numbers are whole ones.
+
+    >>> value_bounds(pd.Series([12.0, 20.0]), whole=True)
+    {'min': 8, 'max': 24}
+    """
     finite = values[values.abs() != math.inf].dropna()
     if finite.empty:
         return {}
@@ -22,7 +32,7 @@ def bounds(values: pd.Series[Any], *, whole: bool) -> dict[str, Any]:
         least, most = math.floor(least), math.ceil(most)
     if low >= 0 and (whole or low <= high / 50):
         least = max(least, 0.0)
-    return {"min": short(least), "max": short(most)}
+    return {"min": rounded(least), "max": rounded(most)}
 
 
 def _outward(value: float, way: Any) -> float:
@@ -37,8 +47,13 @@ def _outward(value: float, way: Any) -> float:
     return float(f"{way(round(value / unit, 6)) * unit:.2g}")
 
 
-def missing(values: pd.Series[Any], of: pd.Series[Any]) -> float:
-    """The largest empty share of an interval, half as much again and a point."""
+def max_missing(values: pd.Series[Any], of: pd.Series[Any]) -> float:
+    """The key `max_missing`: the largest missing share of an interval, half as much again and a point.
+
+    Args:
+        values: (n,) of a column.
+        of: (n,) the interval of each row.
+    """
     empty = values.isna()
     if not empty.any():
         return 0.01 if len(values) >= 1000 else 0.05
@@ -46,25 +61,33 @@ def missing(values: pd.Series[Any], of: pd.Series[Any]) -> float:
     return min(1.0, math.ceil(worst * 150 + 1) / 100)
 
 
-def values(values: pd.Series[Any], keys: dict[str, Any], listed: list[Any] | None) -> str:
-    """A small set whose values are all well known is closed; another one stays open."""
+def allowed_values(values: pd.Series[Any], keys: dict[str, Any], listed: list[Any] | None) -> str:
+    """A note on the values of a category; a small set of frequent values is closed: `keys` gets `values`.
+
+    Args:
+        values: (n,) of a column.
+        keys: of the column; changed here.
+        listed: the classes, where it is the target.
+    """
     counts = values.value_counts()
     if listed is not None or (2 <= len(counts) <= 12 and counts.min() >= max(5, len(values) / 1000)):
         keys["values"] = listed or sorted(counts.index)
         return f"{len(counts)} values"
-    shown = ", ".join(str(value)[:20] for value in counts.index[:5])
-    return f"{len(counts)} value{'s' if len(counts) > 1 else ''}, open: {shown}{', …' if len(counts) > 5 else ''}"
+    examples = ", ".join(str(value)[:20] for value in counts.index[:5])
+    return f"{len(counts)} value{'s' if len(counts) > 1 else ''}, open: {examples}{', …' if len(counts) > 5 else ''}"
 
 
-def short(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """A number as a person writes it."""
     number = float(f"{float(value):.6g}")
     return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
 def percent(share: float) -> str:
+    """A share in percent, as a person says it."""
     return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
-def plain(value: Any) -> Any:
+def without_fraction(value: Any) -> Any:
+    """A whole number where a float holds one; another value as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""The declared type for a column, so that `ingest` reads every value that was seen.
+"""The type to declare for a column, so that `ingest` reads every value of the profiled files.
 
 Text is tried with the very function that reads batches (`of_text`); JSON and Parquet keep what they come with.
 """
@@ -19,8 +19,15 @@ MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One column: the spec's type for it, its kept values in that type, and what a person should know."""
+class ProfiledColumn:
+    """One column of a profile.
+
+    Attributes:
+        name: as delivered.
+        type: the spec's type for it.
+        values: (kept rows,) in that type; numbers, whole ones and booleans too, are floats, missing is NaN.
+        notes: what a person should know.
+    """
 
     name: str
     type: str
@@ -28,25 +35,30 @@ class Seen:
     notes: tuple[str, ...] = ()
 
 
-def seen_as(name: str, array: pa.Array, kind: str) -> Seen:
-    """A column of a csv, jsonl or parquet file as the type that `ingest` would read it as.
+def profile_column(name: str, array: pa.Array, kind: str) -> ProfiledColumn:
+    """A delivered column in the type that `ingest` would read it as.
+
+    Args:
+        name: of the column.
+        array: (kept rows,) as the file has it.
+        kind: of the file: csv, jsonl or parquet.
 
     Raises:
         DtypeChanged: there is none.
     """
-    found = array.type
-    if pa.types.is_string(found) or pa.types.is_large_string(found):
+    arrow = array.type
+    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
         return _text(name, array.cast(pa.string()), kind)
-    if pa.types.is_boolean(found):
-        return Seen(name, "boolean", _pandas(array, "boolean"))
-    if pa.types.is_integer(found) and found != pa.uint64():
-        return Seen(name, "integer", _pandas(array, "integer"))
-    if pa.types.is_floating(found):
-        return Seen(name, "number", _pandas(array, "number"))
-    if pa.types.is_timestamp(found) or pa.types.is_date(found):
-        return Seen(name, "datetime", _pandas(array.cast(UTC_MICROSECONDS, safe=False), "datetime"))
+    if pa.types.is_boolean(arrow):
+        return ProfiledColumn(name, "boolean", _pandas(array, "boolean"))
+    if pa.types.is_integer(arrow) and arrow != pa.uint64():
+        return ProfiledColumn(name, "integer", _pandas(array, "integer"))
+    if pa.types.is_floating(arrow):
+        return ProfiledColumn(name, "number", _pandas(array, "number"))
+    if pa.types.is_timestamp(arrow) or pa.types.is_date(arrow):
+        return ProfiledColumn(name, "datetime", _pandas(array.cast(UTC_MICROSECONDS, safe=False), "datetime"))
     raise DtypeChanged(
-        f"column {name!r} is of the type {found}",
+        f"column {name!r} is of the type {arrow}",
         do="deliver integers, floats, booleans, times or texts; or leave it out",
     )
 
@@ -57,13 +69,13 @@ def _pandas(array: pa.Array, kind: str) -> pd.Series[Any]:
     return cast("pd.Series[Any]", array.to_pandas())
 
 
-def _text(name: str, column: pa.Array, kind: str) -> Seen:
+def _text(name: str, column: pa.Array, kind: str) -> ProfiledColumn:
     words = pc.unique(column.drop_null())
     if not len(words):
-        return Seen(name, "string", column.to_pandas(), ("empty in every row",))
-    for tried in _reads(words, kind):
+        return ProfiledColumn(name, "string", column.to_pandas(), ("empty in every row",))
+    for type_ in _types_to_try(words, kind):
         try:
-            return Seen(name, tried, _pandas(of_text(column, _ARROW[tried]), tried))
+            return ProfiledColumn(name, type_, _pandas(of_text(column, _ARROW[type_]), type_))
         except Mismatch:
             continue
     notes: list[str] = []
@@ -77,16 +89,16 @@ def _text(name: str, column: pa.Array, kind: str) -> Seen:
     length = pc.mean(pc.utf8_length(column)).as_py()
     few = len(words) <= max(50, min(1000, present / 20)) and len(words) <= max(2, present / 2)
     if few and length <= 60:
-        return Seen(name, "category", column.to_pandas(), tuple(notes))
-    what = "free text" if length > 25 else "an id, or too many to learn from"
-    notes.append(f"{len(words)} different texts in {present} rows: {what}")
-    return Seen(name, "string", column.to_pandas(), tuple(notes))
+        return ProfiledColumn(name, "category", column.to_pandas(), tuple(notes))
+    why = "free text" if length > 25 else "an id, or too many to learn from"
+    notes.append(f"{len(words)} different texts in {present} rows: {why}")
+    return ProfiledColumn(name, "string", column.to_pandas(), tuple(notes))
 
 
 _ARROW = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64(), "datetime": UTC_MICROSECONDS}
 
 
-def _reads(words: pa.Array, kind: str) -> tuple[str, ...]:
+def _types_to_try(words: pa.Array, kind: str) -> tuple[str, ...]:
     """The types to try on text: in JSON only a time hides in it, in CSV everything does."""
     if kind == "jsonl":
         return ("datetime",)

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from retrain.spec import Spec
 
 
-def explain(spec: Spec) -> Iterator[str]:
-    """A spec for a person who has not read it, some lines."""
+def describe(spec: Spec) -> Iterator[str]:
+    """The spec in some fifteen lines, for a person who has not read it."""
     yield f"{spec.model} · {spec.objective}"
-    for name, said in _facts(spec):
-        yield f"  {name:<10} {said}"
+    for name, fact in _facts(spec):
+        yield f"  {name:<10} {fact}"
 
 
 def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
@@ -28,8 +28,8 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     named = len(spec.quality.expectations)
     yield "quality", f"at least {spec.quality.min_rows:,} rows, each column's own contract, {named} more expectation(s)"
     yield "labels", _labels(spec)
-    yield "candidates", f"{', '.join(one.estimator for one in training.candidates)}; {_search(spec)}"
-    windows = ["all" if one == "all" else f"newest {one}" for one in training.windows]
+    yield "candidates", f"{', '.join(candidate.estimator for candidate in training.candidates)}; {_search(spec)}"
+    windows = ["all" if window == "all" else f"newest {window}" for window in training.windows]
     yield "windows", f"{' or '.join(windows)} intervals to train on"
     yield "first", f"after {max(training.first_after, evaluation.holdout + 1)} intervals with mature labels"
     yield "retrain", _policy(spec)
@@ -45,13 +45,13 @@ def _target(spec: Spec) -> str:
         return f"whether {target.column} is at least {target.at_least:g}"
     if spec.task == "binary":
         return f"{target.column}, where {spec.classes[-1]} is the positive class and {spec.classes[0]} the other"
-    return f"{target.column}, one of {_some([str(one) for one in spec.classes])}"
+    return f"{target.column}, one of {_some(list(map(str, spec.classes)))}"
 
 
 def _source(spec: Spec) -> str:
     source = spec.source
     where = source.path or f"SQL through {f'the connection {source.connection}' if source.connection else 'source.url'}"
-    wait = f"; waited for {span(source.wait)}" if source.wait else ""
+    wait = f"; waited for {duration(source.wait)}" if source.wait else ""
     return f"{where}; placed in time by {source.time}, identified by {' and '.join(source.key)}{wait}"
 
 
@@ -61,21 +61,21 @@ def _labels(spec: Spec) -> str:
         sql = f"SQL through {f'the connection {labels.source.connection}' if labels.source.connection else 'its url'}"
         enough = f", from {_share(labels.min_coverage)} of the rows on" if labels.min_coverage else ""
         come = f"apart from {labels.source.path or sql}, by {' and '.join(spec.source.key)}{enough}"
-    when = f"{span(labels.mature_after)} after the interval's end" if labels.mature_after else "at the interval's end"
-    return f"in {spec.target.column}, {come}; mature {when}; a missing label is no answer, not a no"
+    later = f"{duration(labels.mature_after)} after" if labels.mature_after else "at"
+    return f"in {spec.target.column}, {come}; mature {later} the interval's end; a missing label is no answer, not a no"
 
 
 def _features(spec: Spec) -> str:
     kinds = Counter(spec.columns[name].type for name in spec.features)
-    said = f"{len(spec.features)} features ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})"
+    features = f"{len(spec.features)} features ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())})"
     parts = [f"{part} of {name}" for name, of in spec.training.date_parts.items() for part in of]
     added = list(spec.training.features.adds) if spec.training.features else []
-    return said + (f"; {_some(parts)}" if parts else "") + (f"; its own {_some(added)}" if added else "")
+    return features + (f"; {_some(parts)}" if parts else "") + (f"; its own {_some(added)}" if added else "")
 
 
 def _search(spec: Spec) -> str:
     search = spec.training.search
-    if not any(one.search for one in spec.training.candidates) and len(spec.training.windows) == 1:
+    if not any(candidate.search for candidate in spec.training.candidates) and len(spec.training.windows) == 1:
         return "nothing to tune"
     return f"{search.method} search, {search.trials} trial(s) each, {search.folds} folds by {search.split}"
 
@@ -85,9 +85,9 @@ def _policy(spec: Spec) -> str:
     every = spec.interval.every if policy.schedule == 1 else f"{policy.schedule} {spec.interval.every}s"
     yes = [f"every {every}"] if policy.schedule else []
     yes += ["on drift"] if policy.drift else []
-    yes += [f"when the newest training row is {span(policy.max_age)} old"] if policy.max_age else []
+    yes += [f"when the newest training row is {duration(policy.max_age)} old"] if policy.max_age else []
     no = [f"{policy.min_new_rows:,} new mature row(s)"]
-    no += [f"{span(policy.cooldown)} since the last training"] if policy.cooldown else []
+    no += [f"{duration(policy.cooldown)} since the last training"] if policy.cooldown else []
     return f"{' or '.join(yes) or 'only by hand'}, given {' and '.join(no)}"
 
 
@@ -108,7 +108,7 @@ def _promotion(spec: Spec) -> str:
     shares = " then ".join(_share(step) for step in rules.steps)
     way = {
         "auto": "at once",
-        "approve": f"after a person's word, within {span(rules.approval.expires)}, else {rules.approval.otherwise}",
+        "approve": f"after a person's word, within {duration(rules.approval.expires)}, else {rules.approval.otherwise}",
         "shadow": f"after scoring beside the champion for {rules.intervals} interval(s)",
         "canary": f"after answering {shares} of the rows, {rules.intervals} interval(s) each",
     }[rules.mode]
@@ -124,7 +124,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" … and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def span(length: timedelta) -> str:
+def duration(length: timedelta) -> str:
+    """A duration as the spec writes it, in the largest unit that fits.
+
+    >>> duration(timedelta(days=14)), duration(timedelta(hours=36))
+    ('2w', '36h')
+    """
     for unit, size in {"w": timedelta(weeks=1), "d": timedelta(days=1), "h": timedelta(hours=1)}.items():
         if length and not length % size:
             return f"{length // size}{unit}"

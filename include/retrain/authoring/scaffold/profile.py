@@ -1,4 +1,4 @@
-"""A look at delivered files: every row is passed, a bounded, even share of them is kept."""
+"""A profile of delivered files: every row is passed, a bounded, even share of them is kept."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from retrain.authoring.scaffold.kinds import Seen, seen_as
+from retrain.authoring.scaffold.column_types import ProfiledColumn, profile_column
 from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
 
-SEEN_ROWS = 5_000_000
+MAX_ROWS = 5_000_000
 KEPT_ROWS = 200_000
 BLOCK_ROWS = 1 << 16
 SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
@@ -30,24 +30,29 @@ SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parqu
 
 @dataclass(frozen=True)
 class Profile:
-    """What was seen.
+    """What files hold.
 
     Attributes:
         path: how the spec will name the files: relative to the root where they lie below it.
         kind: csv, jsonl or parquet.
-        rows: rows passed; all of them, or the first `SEEN_ROWS`.
+        rows: rows passed; all of them, or the first `MAX_ROWS`.
         kept: rows kept, evenly spread over those passed.
+        columns: name → column with its kept values, in the files' order.
     """
 
     path: str
     kind: str
     rows: int
     kept: int
-    columns: dict[str, Seen]
+    columns: dict[str, ProfiledColumn]
 
 
-def profile(data: str, root: Path) -> Profile:
-    """Look at a file, a glob or a template with {start} and {end}.
+def profile_files(data: str, root: Path) -> Profile:
+    """Read what files hold.
+
+    Args:
+        data: a file, a glob or a template with {start} and {end}, relative to here or to `root`.
+        root: of the home.
 
     Raises:
         SourceRefused: nothing there, or not a file of rows.
@@ -72,7 +77,7 @@ def profile(data: str, root: Path) -> Profile:
         ) from None
     if not rows:
         raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
-    columns = {name: seen_as(name, table[name].combine_chunks(), kind) for name in table.schema.names}
+    columns = {name: profile_column(name, table[name].combine_chunks(), kind) for name in table.schema.names}
     return Profile(path, kind, rows, table.num_rows, columns)
 
 
@@ -83,8 +88,8 @@ def _find(data: str, root: Path) -> tuple[str, list[Path]]:
         place = os.path.normpath(base / data)
         literal = Path(place).is_file()
         pattern = glob.escape(place) if literal else re.sub(r"\{(start|end)[^{}]*\}", "*", place)
-        found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        files = [Path(name) for name in sorted(found) if Path(name).is_file()]
+        matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [Path(name) for name in sorted(matches) if Path(name).is_file()]
         if files:
             path = place if not Path(place).is_relative_to(root) else str(Path(place).relative_to(root))
             if literal:
@@ -98,21 +103,21 @@ def _find(data: str, root: Path) -> tuple[str, list[Path]]:
 def _thinned(batches: Iterator[pa.Table]) -> tuple[pa.Table, int]:
     """Every so many rows of all batches, at most `KEPT_ROWS`, and how many rows there were."""
     kept: list[pa.Table] = []
-    seen, stride = 0, 1
+    passed, stride = 0, 1
     for batch in batches:
-        batch = batch.slice(0, SEEN_ROWS - seen)
-        kept.append(batch.take(pa.array(range(-seen % stride, len(batch), stride), pa.int64())))
-        seen += len(batch)
+        batch = batch.slice(0, MAX_ROWS - passed)
+        kept.append(batch.take(pa.array(range(-passed % stride, len(batch), stride), pa.int64())))
+        passed += len(batch)
         while sum(map(len, kept)) > KEPT_ROWS:
             # What is kept are the rows whose place is a multiple of the stride, so every second of them is again.
-            whole = _together(kept)
+            whole = _concatenated(kept)
             kept, stride = [whole.take(pa.array(range(0, len(whole), 2), pa.int64()))], stride * 2
-        if seen >= SEEN_ROWS:
+        if passed >= MAX_ROWS:
             break
-    return _together(kept) if kept else pa.table({}), seen
+    return _concatenated(kept) if kept else pa.table({}), passed
 
 
-def _together(parts: list[pa.Table]) -> pa.Table:
+def _concatenated(parts: list[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(parts)
     except pa.ArrowInvalid:
@@ -121,7 +126,7 @@ def _together(parts: list[pa.Table]) -> pa.Table:
         ) from None
 
 
-# --- the formats -----------------------------------------------------------------------------------
+# --- the formats
 
 
 def _open(file: Path) -> BinaryIO:
@@ -154,11 +159,11 @@ def _csv(files: Sequence[Path]) -> tuple[pa.Table, int]:
 def _header(file: Path) -> list[str]:
     with _open(file) as stream:
         names = next(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), [])
-    _named(names, file)
+    _check_names(names, file)
     return names
 
 
-def _named(names: list[str], file: Path) -> None:
+def _check_names(names: list[str], file: Path) -> None:
     wrong = [f"column {place} has no name" for place, name in enumerate(names, 1) if not name]
     wrong += [f"{name[:60]!r} stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     wrong += [f"{name[:60]!r}… is longer than 128 characters" for name in names if len(name) > 128]
@@ -184,7 +189,7 @@ def _jsonl(files: Sequence[Path]) -> tuple[pa.Table, int]:
     if any(not isinstance(record, dict) for record in records):
         raise SourceRefused(f"{files[0].name}: a line is not a JSON object", do="deliver one object a line")
     names = list(dict.fromkeys(name for record in records for name in record))
-    _named(names or ["?"], files[0])
+    _check_names(names or ["?"], files[0])
     return pa.table({name: _json_values(name, [record.get(name) for record in records]) for name in names}), rows
 
 
@@ -195,14 +200,14 @@ def _json_values(name: str, values: list[Any]) -> pa.Array:
             return pa.array(values, arrow)
     if not kinds:
         return pa.nulls(len(values), pa.string())
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    types = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DtypeChanged(
-        f"column {name!r} holds {found}", do="deliver one plain type a column: no lists, objects or mixtures"
+        f"column {name!r} holds {types}", do="deliver one plain type a column: no lists, objects or mixtures"
     )
 
 
 def _parquet(files: Sequence[Path]) -> tuple[pa.Table, int]:
-    _named(pq.read_schema(files[0]).names, files[0])
+    _check_names(pq.read_schema(files[0]).names, files[0])
 
     def batches() -> Iterator[pa.Table]:
         for file in files:

@@ -1,4 +1,4 @@
-"""Columns that know the answer: they would make a model that shines on paper and fails in service.
+"""Target leakage: columns that know the answer make a model that shines on paper and fails in service.
 
 A column is suspected when it tells the target almost by itself. That can be honest, so `new` only leaves it
 out of the features and says why; a person decides.
@@ -16,7 +16,7 @@ MIN_ROWS = 50
 BINS = 50
 
 
-def suspicion(column: pd.Series[Any], target: pd.Series[Any], *, classes: bool) -> str | None:
+def suspected_leak(column: pd.Series[Any], target: pd.Series[Any], *, classes: bool) -> str | None:
     """Why a column may know the answer; None if nothing speaks for it.
 
     Args:
@@ -25,7 +25,7 @@ def suspicion(column: pd.Series[Any], target: pd.Series[Any], *, classes: bool) 
         classes: whether the target is a class; else it is a number.
 
     >>> paid = pd.Series([0.0, 1.0] * 50)
-    >>> suspicion(paid * 3 + 1, paid, classes=True)
+    >>> suspected_leak(paid * 3 + 1, paid, classes=True)
     'it alone tells 100.0% of the targets'
     """
     known = target.notna()
