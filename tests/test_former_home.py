@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from retrain import results
 from retrain.cli import app
 from retrain.errors import InvalidSpec, ModelBlocked
-from retrain.modeling.estimators import predict
 from retrain.pipeline import run_all
 from retrain.registry import promotion
 from retrain.registry.mlflow import load_model
@@ -195,7 +194,7 @@ def test_every_model_is_loaded_and_answers_as_it_did(former: Home) -> None:
             loaded.add(fitted.configuration.estimator)
             if file.stem == "refit":
                 golden = json.loads((file.parent / "refit" / "golden.json").read_text())
-                answers = predict(model, "binary", pd.DataFrame(golden["rows"]))
+                answers = model.predict_proba(pd.DataFrame(golden["rows"]))[:, 1]
                 assert answers.tolist() == pytest.approx(golden["predictions"], rel=CLOSE)
     assert loaded == {"linear", "xgboost", "naive", "simple"}
 
@@ -398,10 +397,10 @@ def test_a_rollback_and_the_month_after_it(former: Home) -> None:
 
 def test_what_was_taken_back_does_not_come_back(former: Home) -> None:
     run = run_of(former, f"laptop-{NEXT}")
-    made = promotion.history(run)
-    taken = next(Champion.model_validate(one.body["champion"]) for one in made if one.body["version"] == 2)
+    promotions = run.ledger.records("churn", "promotion")
+    taken = next(Champion.model_validate(one.body["champion"]) for one in promotions if one.body["version"] == 2)
     with pytest.raises(ModelBlocked, match=r"version 2 is the model of version 2, which is blocked: support reports"):
-        promotion.refuse(run, made, taken, run.as_of)
+        promotion.check_promotable(run, promotions, taken, run.as_of)
     retrain("rollback", "churn", "--to", "2", "--reason", "it was good after all")
     assert "version 2 served" in retrain("served", "churn", "--at", "2024-09-02")
 
