@@ -41,7 +41,7 @@ def spec() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
-    """A home with versions 1 and 2; the labels come apart, and version 2's holdout rows had been looked at before."""
+    """A home with versions 1 and 2; the labels come apart, and version 2's holdout rows had been analysed before."""
     root = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
         model = Model(enter_home(root, patch))
@@ -55,9 +55,11 @@ def year(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
             run = model.run(month)
             if month == MONTHS[2]:
                 pipeline.run_stage("ingest", run)
-                looked = {"intervals": [month], "candidates": ["new"], "level": 0.05, "expected": 1}
-                looked["batches"] = [run.read(IngestReport, "ingest").batch.sha256]
-                run.ledger.append("churn", "interim_analysis", "earlier", looked, effective_at=run.as_of, run="another")
+                analysis = {"intervals": [month], "candidates": ["new"], "level": 0.05, "expected": 1}
+                analysis["batches"] = [run.read(IngestReport, "ingest").batch.sha256]
+                run.ledger.append(
+                    *("churn", "interim_analysis", "earlier", analysis), effective_at=run.as_of, run="another"
+                )
             for _ in pipeline.run_all(run):
                 pass
     return root
@@ -98,44 +100,43 @@ def state(model: Model) -> dict[str, str]:
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def made_again(model: Model, version: int = 2) -> Reproduction:
+def reproduced(model: Model, version: int = 2) -> Reproduction:
     return reproduce(model.home, model.home.spec("churn"), version)
 
 
-def said(report: Reproduction) -> dict[str, bool]:
-    return {one.name: one.same for one in report.items}
+def same_parts(report: Reproduction) -> dict[str, bool]:
+    """Part → whether it is the same."""
+    return {part.name: part.same for part in report.parts}
 
 
 def test_a_version_comes_out_the_same_without_the_store_s_data(model: Model) -> None:
-    assert model.run(MONTHS[2]).read(EvaluateReport, "evaluate").earlier_analyses == 1, (
-        "the level hangs on an earlier look"
-    )
+    evaluate = model.run(MONTHS[2]).read(EvaluateReport, "evaluate")
+    assert evaluate.earlier_analyses == 1, "the level hangs on an earlier analysis"
     before = state(model)
     with without(Path(model.home.store) / "churn" / "batches"), without(Path(model.home.store) / "churn" / "labels"):
-        report = made_again(model)
+        report = reproduced(model)
     assert report.same, list(report.lines())
-    assert said(report).keys() >= {"data", "spec", "metrics", "predictions", "gate", "the version's files"}
-    assert {name for name in said(report) if name.startswith("model ")} >= {"model naive", "model simple"}
-    assert report.items[0].said == "6 files, 900 rows, back by hash from the data registry"
+    assert same_parts(report).keys() >= {"data", "spec", "metrics", "predictions", "gate", "the version's files"}
+    assert {name for name in same_parts(report) if name.startswith("model ")} >= {"model naive", "model simple"}
+    assert report.parts[0].detail == "6 files, 900 rows, back by hash from the data registry"
     assert report.circumstances == ()
     assert next(report.lines()) == "churn version 2: the same"
     assert state(model) == before, "nothing of the installation may change"
 
 
 def test_the_first_model_comes_out_the_same(model: Model) -> None:
-    assert made_again(model, 1).same
+    assert reproduced(model, 1).same
 
 
 @pytest.mark.parametrize("what", ["batch", "labels"])
 def test_altered_data_are_refused(model: Model, what: str) -> None:
-    one = model.run(MONTHS[2]).read(Context, "context").accepted[0]
-    md5 = one.md5
+    md5 = model.run(MONTHS[2]).read(Context, "context").accepted[0].md5
     if what == "labels":
         records = model.run().ledger.records("churn", "labels")
         md5 = next(record.body["version"]["md5"] for record in records if record.body["interval"] == MONTHS[0])
     (file,) = Path(model.home.remote).rglob(md5[2:])
     with altered(file, file.read_bytes() + b"x"), pytest.raises(SnapshotCorrupt):
-        made_again(model)
+        reproduced(model)
 
 
 def test_another_seed_and_other_answers_are_told(model: Model) -> None:
@@ -145,13 +146,13 @@ def test_another_seed_and_other_answers_are_told(model: Model) -> None:
     table = pd.read_parquet(answers)
     moved = table.assign(naive=table["naive"] + 0.25).to_parquet(index=False)
     with altered(kept, seeded), altered(answers, moved):
-        report = made_again(model)
-    told = said(report)
+        report = reproduced(model)
+    same = same_parts(report)
     assert not report.same
-    assert told["data"]
-    assert not told["spec"]
-    assert not told["the version's files"]
-    assert not told["metrics"], "other resamples"
+    assert same["data"]
+    assert not same["spec"]
+    assert not same["the version's files"]
+    assert not same["metrics"], "other resamples"
     lines = "\n".join(report.lines())
     assert f"different  predictions: at most 0.25 apart on {len(table)} rows" in lines
     assert "different  the version's files: digest" in lines
@@ -161,7 +162,7 @@ def test_other_circumstances_are_told(model: Model) -> None:
     lock = model.home.root / "requirements.txt"
     lock.write_text("pandas==0\n")
     try:
-        report = made_again(model)
+        report = reproduced(model)
     finally:
         lock.unlink()
     assert report.same
@@ -175,7 +176,7 @@ def test_without_the_run_s_spec_today_s_must_be_the_same(model: Model) -> None:
     today = model.home.models / "churn.yaml"
     other = today.read_bytes() + b"monitor: {margin: 0.5}\n"
     with without(folder), altered(today, other), pytest.raises(MissingInput, match="kept no spec"):
-        made_again(model)
+        reproduced(model)
 
 
 def test_a_laptop_s_run_keeps_the_spec_that_it_was_last_run_with(churn: Model) -> None:
@@ -189,7 +190,7 @@ def test_a_laptop_s_run_keeps_the_spec_that_it_was_last_run_with(churn: Model) -
 
 def test_a_version_that_nobody_registered(model: Model) -> None:
     with pytest.raises(UnknownVersion, match="version 9 of churn"):
-        made_again(model, 9)
+        reproduced(model, 9)
     with pytest.raises(UnknownVersion):
         explain(model.home, model.home.spec("churn"), 9)
 
@@ -232,9 +233,10 @@ def test_explain_goes_on_without_mlflow(model: Model, monkeypatch: pytest.Monkey
 
 def test_a_version_that_was_refused_before_it_could_serve_is_explained_too(model: Model, tmp_path: Path) -> None:
     home = replace(model.home, ledger=f"sqlite:///{tmp_path / 'ledger.db'}")
-    for one in Ledger(model.home.ledger).records("churn"):
-        if one.kind not in ("promotion", "completed", "rollout"):
-            Ledger(home.ledger).append("churn", one.kind, one.key, one.body, effective_at=one.effective_at, run=one.run)
+    for record in Ledger(model.home.ledger).records("churn"):
+        if record.kind not in ("promotion", "completed", "rollout"):
+            facts = (record.kind, record.key, record.body)
+            Ledger(home.ledger).append("churn", *facts, effective_at=record.effective_at, run=record.run)
     console = Console(file=io.StringIO(), width=500)
     console.print(explain(home, home.spec("churn"), 2))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -246,10 +248,10 @@ def test_served_names_the_data_of_the_version(model: Model) -> None:
     lines = "\n".join(served(model.home, model.home.spec("churn"), moment("2024-03-20")))
     context = model.run(MONTHS[1]).read(Context, "context")
     assert "version 1 served" in lines
-    for one in context.accepted:
-        assert one.labels
-        assert f"sha256 {one.batch.sha256[:12]}, DVC {one.md5[:12]} at commit {one.commit[:12]}" in lines
-        assert f"labels {one.labels.sha256[:12]}" in lines
+    for batch in context.accepted:
+        assert batch.labels
+        assert f"sha256 {batch.batch.sha256[:12]}, DVC {batch.md5[:12]} at commit {batch.commit[:12]}" in lines
+        assert f"labels {batch.labels.sha256[:12]}" in lines
 
 
 def test_the_card_and_the_changelog_lie_beside_the_version_in_mlflow(model: Model, tmp_path: Path) -> None:
