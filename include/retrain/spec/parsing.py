@@ -68,7 +68,7 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
     if len(text.encode()) > MAX_BYTES:
         raise _refusal(name, where, [f"{where}: larger than {MAX_BYTES // 1024} KiB"])
     try:
-        data = strict_yaml.read(text)
+        data = strict_yaml.read_yaml(text)
     except strict_yaml.BROKEN as error:
         raise _refusal(name, where, [strict_yaml.problem(where, error)]) from None
     if not isinstance(data, dict):

@@ -200,7 +200,7 @@ class Spec(Part):
     @property
     def edge_cases(self) -> tuple[Case, ...]:
         """What `gate.cases` holds."""
-        return parse_cases(strict_yaml.read(self.cases)) if self.cases else ()
+        return parse_cases(strict_yaml.read_yaml(self.cases)) if self.cases else ()
 
     @property
     def greater_is_better(self) -> bool:

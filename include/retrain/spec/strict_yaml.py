@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 BROKEN = (yaml.YAMLError, RecursionError, ValueError)
-"""What `read` raises for a text that is not such YAML."""
+"""What `read_yaml` raises for a text that is not such YAML."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -30,7 +30,7 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(text: str) -> Any:
+def read_yaml(text: str) -> Any:
     """The data in `text`.
 
     Raises:

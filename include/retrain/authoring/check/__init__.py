@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrain.authoring.check.description import describe
+from retrain.authoring.check.description import describe_spec
 from retrain.errors import InvalidSpec, RetrainError, near
 from retrain.results import Batch, Configuration
 from retrain.spec import Spec, line_of, load
@@ -82,7 +82,7 @@ def _check(home: Home, file: Path) -> SpecCheck:
             f"{file.name}:{line_of(text, path)}: {'.'.join(map(str, path))}: {message}" for path, message in problems
         )
 
-    return SpecCheck(spec.model, tuple(describe(spec)), placed(_problems(spec)), placed(_warnings(spec, home)))
+    return SpecCheck(spec.model, tuple(describe_spec(spec)), placed(_problems(spec)), placed(_warnings(spec, home)))
 
 
 # --- what the schema cannot see

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from retrain.spec import Spec
 
 
-def describe(spec: Spec) -> Iterator[str]:
+def describe_spec(spec: Spec) -> Iterator[str]:
     """The spec in some fifteen lines, for a person who has not read it."""
     yield f"{spec.model} · {spec.objective}"
     for name, fact in _facts(spec):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrain.authoring.scaffold.profile import profile_files
-from retrain.authoring.scaffold.proposal import Proposal, propose
+from retrain.authoring.scaffold.proposal import Proposal, propose_spec
 from retrain.authoring.scaffold.spec_text import on_one_line, spec_text
 from retrain.errors import InvalidName, InvalidSpec
 from retrain.spec import parse
@@ -57,7 +57,7 @@ def write_spec(home: Home, model: str, data: str, *, target: str, time: str = ""
     file = home.models / f"{model}.yaml"
     if file.exists():
         raise InvalidSpec(f"{file.name} is there already", do="edit it, or take another name").at(model, "new")
-    proposal = propose(profile_files(data, home.root), target=target, time=time, key=key)
+    proposal = propose_spec(profile_files(data, home.root), target=target, time=time, key=key)
     text = spec_text(model, proposal, _owner(home.root))
     parse(text, model)
     _publish(file, text)

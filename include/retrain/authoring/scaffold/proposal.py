@@ -32,7 +32,7 @@ class Proposal:
     columns: dict[str, ProposedColumn]
 
 
-def propose(profile: Profile, *, target: str, time: str = "", key: Sequence[str] = ()) -> Proposal:
+def propose_spec(profile: Profile, *, target: str, time: str = "", key: Sequence[str] = ()) -> Proposal:
     """A proposal for each section of the spec.
 
     Args:
