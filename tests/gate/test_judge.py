@@ -42,12 +42,12 @@ SPEC = parse(
 INTERVALS = tuple(SPEC.intervals_until(SPEC.at("2024-04-01").end))
 ACCEPTED = tuple(
     Accepted(
-        batch=Batch(interval=one, sha256=f"{place}" * 64, rows=900, bytes=9, key=f"k{place}"),
+        batch=Batch(interval=interval, sha256=f"{place}" * 64, rows=900, bytes=9, key=f"k{place}"),
         md5="m",
         commit="c",
-        mature_at=one.end,
+        mature_at=interval.end,
     )
-    for place, one in enumerate(INTERVALS)
+    for place, interval in enumerate(INTERVALS)
 )
 
 
@@ -89,7 +89,7 @@ def verdict(
     spec: Spec = SPEC,
     serving: Champion | None = None,
     scores: dict[str, float | None] | None = None,
-    found: int = 900,
+    rows: int = 900,
     blocks: int = 30,
     slices: tuple[Slice, ...] = (),
     decision: Decision | None = None,
@@ -106,8 +106,8 @@ def verdict(
     if candidates is None:
         names = sorted({model for model, _ in gains})
         candidates = tuple(fitted(name, name, NEW if name == "new" else OLD, 0.5) for name in names)
-    for one in candidates:
-        gains = {(one.name, "naive"): GAIN, (one.name, "simple"): GAIN, **gains}
+    for candidate in candidates:
+        gains = {(candidate.name, "naive"): GAIN, (candidate.name, "simple"): GAIN, **gains}
     scores = {
         "new": 0.49,
         "refresh": 0.5,
@@ -137,7 +137,7 @@ def verdict(
         decision=decision or Decision(verdict="measured", reasons=("measured",)),
         lost=lost,
         holdout=INTERVALS[-1:],
-        rows=found,
+        rows=rows,
         blocks=blocks,
         metrics={name: {"log_loss": Measured(value=value)} for name, value in scores.items()},
         paired=tuple(
@@ -164,7 +164,7 @@ def verdict(
 
 
 def check(report: GateReport, name: str, model: str = "new") -> GateCheck:
-    return next(one for one in report.checks if (one.name, one.model) == (name, model))
+    return next(result for result in report.checks if (result.name, result.model) == (name, model))
 
 
 # --- the first model
@@ -271,15 +271,15 @@ def test_the_margin_is_as_uncertain_as_the_score_that_it_is_a_share_of(granted: 
     gains = {("refresh", "champion"): (-0.002, -0.0048, 0.001)}
     report = verdict(gains, serving=champion(), granted=granted)
     assert report.decision.verdict == expected, report.decision
-    one = check(report, "champion", "refresh")
-    assert one.value is not None
-    assert one.bound is not None
-    assert (one.value > one.bound) is (expected == "promote"), "what the table shows says what the gate said"
+    margin = check(report, "champion", "refresh")
+    assert margin.value is not None
+    assert margin.bound is not None
+    assert (margin.value > margin.bound) is (expected == "promote"), "what the table shows says what the gate said"
 
 
 # --- against the reference champion
 
-PIN = champion(version=1)
+REFERENCE = champion(version=1)
 
 
 STEP = (-0.001, -0.004, 0.002)
@@ -298,25 +298,28 @@ OPEN = (-0.002, -0.0053, 0.001)
         ("refresh", TIE, WORSE, "keep"),
     ],
 )
-def test_nothing_creeps_away_from_the_pinned_champion(name: str, step: Any, behind: Any, expected: str) -> None:
+def test_nothing_creeps_away_from_the_reference_champion(name: str, step: Any, behind: Any, expected: str) -> None:
     gains = {(name, "champion"): step, (name, "reference_champion"): behind}
-    report = verdict(gains, serving=champion(), reference_champion=PIN)
+    report = verdict(gains, serving=champion(), reference_champion=REFERENCE)
     assert report.decision.verdict == expected, report.decision
     assert check(report, "reference_champion", name).bound == pytest.approx(-0.0052)
 
 
-def test_a_candidate_that_was_not_compared_with_the_pinned_champion_is_not_promoted() -> None:
-    report = verdict({("new", "champion"): GAIN}, serving=champion(), reference_champion=PIN)
+def test_a_candidate_that_was_not_compared_with_the_reference_champion_is_not_promoted() -> None:
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), reference_champion=REFERENCE)
     assert report.decision.verdict == "inconclusive"
 
 
-def test_a_lost_pin_moves_on_and_blocks_nothing() -> None:
+def test_a_lost_reference_champion_moves_on_and_stops_nothing() -> None:
     gains = {("refresh", "champion"): TIE}
-    report = verdict(gains, serving=champion(), reference_champion=PIN, lost="version 1 has no files")
+    report = verdict(gains, serving=champion(), reference_champion=REFERENCE, lost="version 1 has no files")
     assert (report.decision.verdict, report.becomes_reference) == ("promote", True)
     assert check(report, "reference_champion", "refresh").reason.endswith("version 1 has no files")
     worse = verdict(
-        {("refresh", "champion"): WORSE}, serving=champion(), reference_champion=PIN, lost="version 1 has no files"
+        {("refresh", "champion"): WORSE},
+        serving=champion(),
+        reference_champion=REFERENCE,
+        lost="version 1 has no files",
     )
     assert (worse.decision.verdict, worse.becomes_reference) == ("keep", False)
 
@@ -327,12 +330,12 @@ def test_a_lost_pin_moves_on_and_blocks_nothing() -> None:
         ({("new", "naive"): GAIN}, None, None, True),
         ({("refresh", "champion"): TIE}, champion(), None, False),
         ({("refresh", "champion"): GAIN}, champion(), None, True),
-        ({("refresh", "champion"): GAIN, ("refresh", "reference_champion"): TIE}, champion(), PIN, False),
-        ({("refresh", "champion"): TIE, ("refresh", "reference_champion"): GAIN}, champion(), PIN, True),
-        ({("new", "champion"): WORSE, ("new", "reference_champion"): GAIN}, champion(), PIN, False),
+        ({("refresh", "champion"): GAIN, ("refresh", "reference_champion"): TIE}, champion(), REFERENCE, False),
+        ({("refresh", "champion"): TIE, ("refresh", "reference_champion"): GAIN}, champion(), REFERENCE, True),
+        ({("new", "champion"): WORSE, ("new", "reference_champion"): GAIN}, champion(), REFERENCE, False),
     ],
 )
-def test_who_is_shown_better_than_the_pin_is_the_next_pin(
+def test_who_is_shown_better_than_the_reference_champion_is_the_next(
     gains: Any, serving: Any, reference_champion: Any, becomes_reference: bool
 ) -> None:
     assert verdict(gains, serving=serving, reference_champion=reference_champion).becomes_reference is becomes_reference
@@ -352,14 +355,14 @@ def blocked(configuration: Configuration, read: tuple[Accepted, ...]) -> Blocked
     ("blocklist", "passed"),
     [((NEW, ACCEPTED), False), ((OLD, ACCEPTED), True), ((NEW, ACCEPTED[:-1]), True)],
 )
-def test_a_barred_model_does_not_come_back(blocklist: Any, passed: bool) -> None:
+def test_a_model_on_the_blocklist_does_not_come_back(blocklist: Any, passed: bool) -> None:
     report = verdict({("new", "champion"): GAIN}, serving=champion(), blocklist=(blocked(*blocklist),))
     assert check(report, "blocklist").passed is passed
     assert report.decision.verdict == ("promote" if passed else "keep")
     assert passed or "v7 again, which is blocked: it failed at night" in report.decision.reasons[0]
 
 
-def test_a_refresh_may_come_where_the_barred_one_is_another() -> None:
+def test_a_refresh_may_come_where_the_blocked_model_is_another() -> None:
     gains = {("new", "champion"): GAIN, ("refresh", "champion"): TIE}
     report = verdict(gains, serving=champion(), blocklist=(blocked(NEW, ACCEPTED),))
     assert (report.decision.verdict, report.chosen) == ("promote", "refresh")
@@ -388,16 +391,16 @@ def test_the_same_window_of_rows_again_is_no_promotion() -> None:
 # --- what cannot be told
 
 
-@pytest.mark.parametrize("few", [{"found": 499}, {"blocks": 9}, {"scores": {"naive": None}}, {"scores": {"new": None}}])
+@pytest.mark.parametrize("few", [{"rows": 499}, {"blocks": 9}, {"scores": {"naive": None}}, {"scores": {"new": None}}])
 def test_too_little_to_judge_by_is_inconclusive(few: dict[str, Any]) -> None:
     report = verdict({("new", "champion"): GAIN}, serving=champion(), **few)
     assert report.decision.verdict == "inconclusive", report.decision
 
 
 def test_an_evaluation_without_fresh_labels_is_inconclusive() -> None:
-    told = Decision(verdict="inconclusive", reasons=("no fresh labels: …",))
-    report = verdict({("new", "champion"): GAIN}, serving=champion(), decision=told)
-    assert (report.decision, report.checks) == (told, ())
+    measured = Decision(verdict="inconclusive", reasons=("no fresh labels: …",))
+    report = verdict({("new", "champion"): GAIN}, serving=champion(), decision=measured)
+    assert (report.decision, report.checks) == (measured, ())
 
 
 def test_no_candidate_keeps() -> None:
@@ -445,8 +448,8 @@ def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatc
 # --- slices
 
 
-def part(new: float | None, old: float | None, found: int = 300) -> tuple[Slice, ...]:
-    return (Slice(column="plan", value="basic", rows=found, scores={"new": new, "champion": old}),)
+def part(new: float | None, old: float | None, rows: int = 300) -> tuple[Slice, ...]:
+    return (Slice(column="plan", value="basic", rows=rows, scores={"new": new, "champion": old}),)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +457,7 @@ def part(new: float | None, old: float | None, found: int = 300) -> tuple[Slice,
     [
         (part(0.54, 0.50), "promote", True),
         (part(0.56, 0.50), "keep", False),
-        (part(0.90, 0.50, found=199), "promote", None),
+        (part(0.90, 0.50, rows=199), "promote", None),
         (part(None, 0.50), "promote", None),
     ],
 )

@@ -30,8 +30,7 @@ def spec(**policy: Any) -> Spec:
 
 def context(months: int, champion: int | None = None, **more: Any) -> Context:
     """As of the end of month `months`; the champion was fitted up to the end of month `champion`."""
-    one = spec()
-    spans = [one.at(f"2024-{month:02d}-01") for month in range(1, months + 1)]
+    spans = [spec().at(f"2024-{month:02d}-01") for month in range(1, months + 1)]
     accepted = tuple(
         Accepted(
             batch=Batch(interval=span, sha256=f"{place}", rows=100, bytes=1, key="k"),
@@ -159,13 +158,13 @@ def test_signals_hysteresis_and_budget(policy: dict[str, Any], more: dict[str, A
     rule_that_decided, decision, evidence = decide_retraining(spec(**policy), known, drifted())
     assert (rule_that_decided, decision.verdict) == (rule, verdict)
     if rule == "none":
-        asked = {
+        rules = {
             "schedule": policy["schedule"],
             "drift": policy.get("drift") != "false",
             "new data": "new_rows" in policy,
         }
-        asked |= {name: name in policy for name in ("performance", "estimated")}
-        assert set(evidence) == {name for name, wanted in asked.items() if wanted}
+        rules |= {name: name in policy for name in ("performance", "estimated")}
+        assert set(evidence) == {name for name, wanted in rules.items() if wanted}
 
 
 def test_oscillating_drift_does_not_flap() -> None:

@@ -276,18 +276,18 @@ def test_every_model_is_measured_on_the_holdout_rows(home: Home, task: str) -> N
     for of in report.metrics.values():
         assert of[metric].low < of[metric].value < of[metric].high  # type: ignore[operator]
 
-    told = pd.read_parquet(io.BytesIO(bench.read("predictions.parquet")))
-    assert told["id"].tolist() == month(4)["id"].tolist()
-    p = told[[f"new:{code}" for code in range(3)]] if task == "multiclass" else told["new"]
+    predictions = pd.read_parquet(io.BytesIO(bench.read("predictions.parquet")))
+    assert predictions["id"].tolist() == month(4)["id"].tolist()
+    p = predictions[[f"new:{code}" for code in range(3)]] if task == "multiclass" else predictions["new"]
     score = sk.root_mean_squared_error if task == "regression" else sk.log_loss
-    assert report.metrics["new"][metric].value == pytest.approx(score(told["y"], p))
+    assert report.metrics["new"][metric].value == pytest.approx(score(predictions["y"], p))
 
     flat = json.loads(bench.read("metrics.json"))
     assert flat[f"naive.{metric}"] == report.metrics["naive"][metric].value
     assert report.importance["new"]["wind"] > report.importance["new"]["load"]
-    assert {one.column for one in report.slices} == {"road", "wind"}
+    assert {part.column for part in report.slices} == {"road", "wind"}
     assert report.unknown_categories == {}
-    assert sum(one.rows for one in report.slices if one.column == "wind") == 400
+    assert sum(part.rows for part in report.slices if part.column == "wind") == 400
     for name in report.plots:
         assert bench.run.store.read(name).startswith(b"\x89PNG")
     tables = {Path(name).stem: pd.read_csv(io.BytesIO(bench.run.store.read(name))) for name in report.tables}
@@ -323,10 +323,10 @@ def test_degenerate_slices_have_no_score_or_one(home: Home) -> None:
     holdout["road"] = ["ferry", *(["hill"] * 399)]
     more = {"gate": {"metric": "roc_auc"}}
     report = Bench(home, "binary", holdout, **more).fit_all().evaluate()
-    one = {(part.column, part.value): part for part in report.slices}
-    assert set(one) == {("road", "ferry"), ("road", "hill"), ("wind", "(missing)")}
-    assert one["road", "ferry"].scores == {"new": None, "simple": None, "naive": None}
-    assert one["wind", "(missing)"].rows == 400
+    by_value = {(part.column, part.value): part for part in report.slices}
+    assert set(by_value) == {("road", "ferry"), ("road", "hill"), ("wind", "(missing)")}
+    assert by_value["road", "ferry"].scores == {"new": None, "simple": None, "naive": None}
+    assert by_value["wind", "(missing)"].rows == 400
 
 
 # --- one class, no labels
@@ -391,7 +391,9 @@ def test_a_champion_that_has_seen_the_holdout_rows_is_not_compared(place: Home) 
 
 def test_only_what_the_champion_has_not_seen_judges(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
-    bench.fitted = [one.model_copy(update={"intervals": dataset.intervals(bench.accepted[:2])}) for one in bench.fitted]
+    bench.fitted = [
+        fitted.model_copy(update={"intervals": dataset.intervals(bench.accepted[:2])}) for fitted in bench.fitted
+    ]
     report = bench.serve(bench.pipeline(DummyClassifier()), until=3).evaluate(
         holdout=dataset.intervals(bench.accepted[2:])
     )

@@ -63,7 +63,7 @@ def gated(
 
 
 def candidate(run: Run, name: str = "new") -> Any:
-    return next(one for one in run.read(TrainReport, "train").fitted if one.name == name)
+    return next(fitted for fitted in run.read(TrainReport, "train").fitted if fitted.name == name)
 
 
 def loaded(run: Run, report: RefitReport) -> Any:
@@ -97,11 +97,11 @@ def test_the_golden_rows_are_answered_from_json(gated: Callable[..., Run]) -> No
     report = refit(run)
     golden = json.loads(run.store.read(report.golden))
     assert len(golden["rows"]) == 20
-    said = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
-    assert np.array_equal(said, golden["predictions"])
+    answers = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
+    assert np.array_equal(answers, golden["predictions"])
     stored = dataset.read(run, run.read(Context, "context").accepted[-1:])
     kept = stored[stored["signup"].isin(pd.to_datetime([row["signup"] for row in golden["rows"]], utc=True))]
-    assert np.allclose(sorted(pipelines.predict(loaded(run, report), "binary", kept)), sorted(said))
+    assert np.allclose(sorted(pipelines.predict(loaded(run, report), "binary", kept)), sorted(answers))
 
 
 def test_a_refit_that_moves_too_far_gives_way_to_the_gated_model(
@@ -121,8 +121,8 @@ def test_a_refit_that_moves_too_far_gives_way_to_the_gated_model(
     assert report.fitted.training == candidate(run).training
     assert report.fitted.key == run.path("refit", "model")
     golden = json.loads(run.store.read(report.golden))
-    said = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
-    assert np.array_equal(said, golden["predictions"])
+    answers = pipelines.predict(loaded(run, report), "binary", pd.DataFrame(golden["rows"]))
+    assert np.array_equal(answers, golden["predictions"])
 
 
 def test_the_reference_has_predictions_for_holdout_rows_only(gated: Callable[..., Run]) -> None:

@@ -52,32 +52,32 @@ def begin(
 
 
 def by_name(report: TrainReport) -> dict[str, Any]:
-    return {one.name: one for one in report.fitted}
+    return {fitted.name: fitted for fitted in report.fitted}
 
 
-def loaded(run: Run, one: Any) -> Any:
-    with run.store.local(one.key) as folder:
-        return load_model(folder, one.digest)
+def loaded(run: Run, fitted: Any) -> Any:
+    with run.store.local(fitted.key) as folder:
+        return load_model(folder, fitted.digest)
 
 
-def scored(run: Run, one: Any) -> np.ndarray[Any, Any]:
+def scored(run: Run, fitted: Any) -> np.ndarray[Any, Any]:
     context_rows = dataset.read(run, run.read(Context, "context").accepted)
-    return pipelines.predict(loaded(run, one), run.spec.task, context_rows)
+    return pipelines.predict(loaded(run, fitted), run.spec.task, context_rows)
 
 
 def test_candidates_and_baselines_are_fitted_before_the_holdout_month(begin: Callable[..., Run]) -> None:
     run = begin(candidates=[{"estimator": "linear"}, XGBOOST])
     report = train(run)
-    assert [one.name for one in report.fitted] == ["new", "naive", "simple"]
+    assert [fitted.name for fitted in report.fitted] == ["new", "naive", "simple"]
     assert [interval.name for interval in report.holdout] == ["2024-04-01"]
-    for one in report.fitted:
-        assert [interval.name for interval in one.intervals] == list(MONTHS[:3])
-        assert one.rows == 600
-        assert np.isfinite(scored(run, one)).all()
+    for fitted in report.fitted:
+        assert [interval.name for interval in fitted.intervals] == list(MONTHS[:3])
+        assert fitted.rows == 600
+        assert np.isfinite(scored(run, fitted)).all()
     assert len(report.search) == 2
-    assert sum(one["chosen"] for one in report.search) == 1
+    assert sum(trial["chosen"] for trial in report.search) == 1
     assert by_name(report)["new"].inner_score == pytest.approx(
-        next(one["mean"] for one in report.search if one["chosen"])
+        next(trial["mean"] for trial in report.search if trial["chosen"])
     )
     (record,) = run.ledger.records(run.model, "training")
     assert (record.key, record.effective_at) == (run.key, run.as_of)
@@ -96,9 +96,9 @@ def test_holdout_rows_change_nothing(begin: Callable[..., Run]) -> None:
 
 def test_two_runs_give_the_same_report_and_the_same_files(begin: Callable[..., Run]) -> None:
     candidates = [{**XGBOOST, "search": {"max_depth": [1, 2, 3], "learning_rate": [0.1, 0.3]}}]
-    one, two = (train(begin(key=key, candidates=candidates, windows=["all", 2])) for key in ("one", "two"))
-    assert one.search == two.search
-    assert [fitted.digest for fitted in one.fitted] == [fitted.digest for fitted in two.fitted]
+    first, second = (train(begin(key=key, candidates=candidates, windows=["all", 2])) for key in ("one", "two"))
+    assert first.search == second.search
+    assert [fitted.digest for fitted in first.fitted] == [fitted.digest for fitted in second.fitted]
 
 
 def test_rows_without_a_label_are_left_out_and_counted(begin: Callable[..., Run]) -> None:
@@ -106,7 +106,7 @@ def test_rows_without_a_label_are_left_out_and_counted(begin: Callable[..., Run]
         begin(lambda _, frame: frame.assign(churned=frame["churned"].astype("boolean").mask(frame.index < 9)))
     )
     assert report.unlabelled == 27
-    assert {one.rows for one in report.fitted} == {573}
+    assert {fitted.rows for fitted in report.fitted} == {573}
     assert any("27" in note for note in report.notes)
 
 
@@ -135,8 +135,8 @@ def test_a_window_trains_on_the_newest_months_only(begin: Callable[..., Run]) ->
 
 def test_windows_that_reach_the_beginning_are_tried_once(begin: Callable[..., Run]) -> None:
     run = begin(windows=["all", 2, 3, 7])
-    assert [one.window for one in search.configurations(run.spec, 3)] == [None, 2]
-    assert [one.window for one in search.configurations(run.spec, 9)] == [None, 2, 3, 7]
+    assert [configuration.window for configuration in search.configurations(run.spec, 3)] == [None, 2]
+    assert [configuration.window for configuration in search.configurations(run.spec, 9)] == [None, 2, 3, 7]
 
 
 def test_a_champions_configuration_is_refreshed_where_nothing_is_better(begin: Callable[..., Run]) -> None:
@@ -246,8 +246,8 @@ def known(begin: Callable[..., Run]) -> Callable[..., tuple[Run, Rows]]:
 
 def test_folds_by_time_train_on_the_past_and_validate_on_the_next_month(known: Callable[..., Any]) -> None:
     run, part = known()
-    found = [(set(part.interval[train_]), set(part.interval[valid])) for train_, valid in folds.folds(run.spec, part)]
-    assert found == [({0}, {1}), ({0, 1}, {2}), ({0, 1, 2}, {3})]
+    pairs = [(set(part.interval[train_]), set(part.interval[valid])) for train_, valid in folds.folds(run.spec, part)]
+    assert pairs == [({0}, {1}), ({0, 1}, {2}), ({0, 1, 2}, {3})]
 
 
 def test_few_months_are_cut_by_time(known: Callable[..., Any]) -> None:
@@ -303,16 +303,16 @@ def test_what_is_fitted_in_a_fold_has_not_seen_its_validation_rows(known: Callab
         planted = Rows(search._with_fold_columns(frame, door.fit_transform(frame), run.spec), part.y, part.interval)
         race = search._Race(run.spec, planted, [pairs[0]], list(search.configurations(run.spec, 1)))
         cache: search.Cache = {}
-        for one in range(2):
-            race._answer(one, train_, valid, cache)
-        scores.append((race.counts, [made for made, _ in cache.values()]))
+        for trial in range(2):
+            race._answer(trial, train_, valid, cache)
+        scores.append((race.counts, [encoded for encoded, _ in cache.values()]))
     assert scores[0][0] == scores[1][0]
-    for one, two in zip(scores[0][1], scores[1][1], strict=True):
-        assert np.array_equal(_dense(one), _dense(two), equal_nan=True)
+    for left, right in zip(scores[0][1], scores[1][1], strict=True):
+        assert np.array_equal(_dense(left), _dense(right), equal_nan=True)
 
 
-def _dense(made: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(made.todense() if hasattr(made, "todense") else made)
+def _dense(encoded: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(encoded.todense() if hasattr(encoded, "todense") else encoded)
 
 
 def test_a_better_trial_survives_the_rungs(begin: Callable[..., Run]) -> None:
