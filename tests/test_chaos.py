@@ -13,11 +13,11 @@ import pytest
 from retrain.registry import promotion
 from retrain.registry.mlflow import Registry
 from retrain.state import ledger
-from tests.chaos import histories as made
+from tests.chaos import histories as chaos_histories
 from tests.chaos.__main__ import FAMILIES, histories, table
 from tests.chaos.hands import HANDS
-from tests.chaos.histories import CHANGES, History, killed, seen
-from tests.chaos.play import MEMORY, one, play
+from tests.chaos.histories import CHANGES, History, killed, write_points
+from tests.chaos.play import MEMORY, play, play_one
 from tests.chaos.prepared import Worlds
 
 
@@ -28,19 +28,19 @@ def worlds() -> Iterator[Worlds]:
         yield Worlds(Path(folder))
 
 
-@pytest.mark.parametrize("family", [one for one in FAMILIES if one != "two kills"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "two kills"])
 def test_nothing_is_violated(worlds: Worlds, family: str) -> None:
-    found = play(histories(worlds, quick=True, only=(family,)), worlds, workers=1)
-    assert found
-    assert {history.name: one.wrong for history, one in found if one.wrong} == {}
-    *_, (_, count, kills, races, _) = table(found)
-    assert count == len(found)
+    played = play(histories(worlds, quick=True, only=(family,)), worlds, workers=1)
+    assert played
+    assert {history.name: findings.wrong for history, findings in played if findings.wrong} == {}
+    *_, (_, count, kills, races, _) = table(played)
+    assert count == len(played)
     assert bool(kills) == (family in ("one kill", "server", "schedule"))
     assert bool(races) == (family == "race")
 
 
 def test_the_points_of_a_promotion_are_those_where_it_writes(worlds: Worlds) -> None:
-    names = seen(worlds, CHANGES[1])
+    names = write_points(worlds, CHANGES[1])
     records = [place for place, name in enumerate(names) if name == "INSERT retrain_records"]
     alias = next(place for place, name in enumerate(names) if "registered_model_aliases" in name)
     assert records[0] < alias < records[1], "intent, alias, completed"
@@ -49,11 +49,11 @@ def test_the_points_of_a_promotion_are_those_where_it_writes(worlds: Worlds) -> 
 
 
 def planted(history: History, worlds: Worlds) -> list[str]:
-    return one(history, worlds).wrong
+    return play_one(history, worlds).wrong
 
 
 def test_an_alias_that_nobody_finishes_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = seen(worlds, CHANGES[1]).index("committed") + 1
+    place = write_points(worlds, CHANGES[1]).index("committed") + 1
     history = History("planted", "", killed(CHANGES[1], place, "newer run"))
     assert planted(history, worlds) == []
     monkeypatch.setattr(promotion, "finish_pending", lambda run, registry, changes: changes[-1])
@@ -64,7 +64,7 @@ def test_a_candidate_that_was_held_against_another_champion_is_found(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(promotion, "check_same_champion", lambda compared_with, changes: None)
-    history = History("planted", "", killed(CHANGES[1], len(seen(worlds, CHANGES[1])), "newer run"))
+    history = History("planted", "", killed(CHANGES[1], len(write_points(worlds, CHANGES[1])), "newer run"))
     assert any("was held against version 3, and replaced version 4" in text for text in planted(history, worlds))
 
 
@@ -80,5 +80,5 @@ def test_a_race_without_the_ledgers_sequence_is_found(worlds: Worlds, monkeypatc
         return append(self, *arguments, sequence=None, **named)
 
     monkeypatch.setattr(ledger.Ledger, "append", unnumbered)
-    (history, *_) = made.races((2,), 1)
+    (history, *_) = chaos_histories.races((2,), 1)
     assert planted(history, worlds) != []

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.hands import hands, schedules
-from tests.chaos.histories import Found, History, kills, locks, races
+from tests.chaos.histories import Findings, History, kills, locks, races
 from tests.chaos.play import MEMORY, play
 from tests.chaos.postgres import ledger_on_postgres
 from tests.chaos.prepared import Worlds
@@ -32,7 +32,7 @@ SHORT = {
     "random schedule of seed 0",
     "random schedule of seed 1",
 }
-"""The histories of the short form, beside some kills."""
+"""The histories of the short form, besides some kills."""
 
 
 def histories(
@@ -40,21 +40,29 @@ def histories(
 ) -> list[History]:
     """All of them, or the short form's share of them."""
     rounds = 1 if quick else 3
-    made = [*races((2, 12), rounds), *locks(), *servers(), *hands(), *schedules(range(seed, seed + 60))]
+    drawn = [*races((2, 12), rounds), *locks(), *servers(), *hands(), *schedules(range(seed, seed + 60))]
     if {"one kill", "two kills"} & set(only):
-        made += kills(worlds, random.Random(seed), quick)
+        drawn += kills(worlds, random.Random(seed), quick)
     if postgres:
-        made += races((2, 12), rounds, " with PostgreSQL", ledger=postgres)
-    return [one for one in made if one.family in only and (not quick or one.family == "one kill" or one.name in SHORT)]
+        drawn += races((2, 12), rounds, " with PostgreSQL", ledger=postgres)
+    return [
+        history
+        for history in drawn
+        if history.family in only and (not quick or history.family == "one kill" or history.name in SHORT)
+    ]
 
 
-def table(found: list[tuple[History, Found]]) -> list[tuple[str, int, int, int, int]]:
+def table(played: list[tuple[History, Findings]]) -> list[tuple[str, int, int, int, int]]:
     """Family, histories, kills, races, violations; the sum at the end."""
     rows = []
     for family in (*FAMILIES, "all"):
-        mine = [one for history, one in found if family in ("all", history.family)]
-        sums = (sum(one.kills for one in mine), sum(one.races for one in mine), sum(len(one.wrong) for one in mine))
-        rows.append((family, len(mine), *sums))
+        of_family = [findings for history, findings in played if family in ("all", history.family)]
+        sums = (
+            sum(findings.kills for findings in of_family),
+            sum(findings.races for findings in of_family),
+            sum(len(findings.wrong) for findings in of_family),
+        )
+        rows.append((family, len(of_family), *sums))
     return rows
 
 
@@ -67,10 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     with ledger_on_postgres() as postgres, tempfile.TemporaryDirectory(prefix="retrain-chaos-", dir=MEMORY) as folder:
         worlds = Worlds(Path(folder))
-        made = histories(worlds, seed=given.seed, quick=given.quick, only=tuple(given.only), postgres=postgres)
-        found = play(made, worlds)
+        chosen = histories(worlds, seed=given.seed, quick=given.quick, only=tuple(given.only), postgres=postgres)
+        played = play(chosen, worlds)
     print(f"{'family':12}{'histories':>10}{'kills':>8}{'races':>8}{'violations':>12}")
-    for family, count, killed, raced, wrong in (rows := table(found)):
+    for family, count, killed, raced, wrong in (rows := table(played)):
         print(f"{family:12}{count:>10}{killed:>8}{raced:>8}{wrong:>12}")
     skipped = "" if postgres else "; the races with PostgreSQL were skipped: none on 127.0.0.1:5432"
     print(f"{rows[-1][-1]} violations; {time.monotonic() - began:.0f} s, seed {given.seed}{skipped}")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from tests.chaos.histories import THIRD, Found, History, both, intent_only, promoting, rolling_back
+from tests.chaos.histories import THIRD, Findings, History, both, intent_only, promoting, rolling_back
 from tests.chaos.holds import violations
 from tests.chaos.points import kill_at
 from tests.chaos.prepared import Worlds
@@ -23,29 +23,29 @@ def _hand(
     arrange: Body,
     *steps: tuple[Body, tuple[str, ...], int | None],
     gone: tuple[int, ...] = (),
-) -> Callable[[Worlds], Found]:
+) -> Callable[[Worlds], Findings]:
     """What was done by hand, then steps: what is tried, how it must end, where the alias must be then."""
 
-    def run(worlds: Worlds) -> Found:
-        found = Found()
+    def run(worlds: Worlds) -> Findings:
+        findings = Findings()
         with worlds.fresh(*THIRD) as world:
             arrange(world)
             for place, (body, ends, version) in enumerate(steps):
-                world.asked(World.regated)
-                found.expect(world.apart(body), *ends)
-                at = world.asked(_pointed)
+                world.result_of(World.regated)
+                findings.expect(world.apart(body), *ends)
+                at = world.result_of(_pointed)
                 if at != version:
-                    found.wrong.append(f"step {place + 1}: the alias is at {at}, {version} was expected")
-            found.expect(world.apart(_settle("")), "done")
-            found.wrong += violations(world, gone=gone, replays=[steps[-1][0]])
-        return found
+                    findings.wrong.append(f"step {place + 1}: the alias is at {at}, {version} was expected")
+            findings.expect(world.apart(_settle("")), "done")
+            findings.wrong += violations(world, gone=gone, replays=[steps[-1][0]])
+        return findings
 
     return run
 
 
 def _pointed(world: World) -> int | None:
-    found = pointed(world)[0].get("champion")
-    return int(found) if found else None
+    alias = pointed(world)[0].get("champion")
+    return int(alias) if alias else None
 
 
 def _swap(version: int) -> Body:
@@ -64,7 +64,7 @@ def _settle(take: Literal["", "ledger", "alias"]) -> Body:
 
 
 HELD = ("OutOfBandChange",)
-HANDS: dict[str, Callable[[Worlds], Found]] = {
+HANDS: dict[str, Callable[[Worlds], Findings]] = {
     "alias moved": _hand(
         lambda w: w.move(1),
         (promoting(4), HELD, 1), (rolling_back, HELD, 1), (_settle(""), HELD, 1), (_settle("ledger"), ("done",), 3),
@@ -73,7 +73,7 @@ HANDS: dict[str, Callable[[Worlds], Found]] = {
         lambda w: w.move(1), (promoting(3), HELD, 1), (_settle("ledger"), ("done",), 3)
     ),
     "alias moved after a rollback, the rollback again": _hand(
-        both(lambda w: w.asked(rolling_back), lambda w: w.move(1)),
+        both(lambda w: w.result_of(rolling_back), lambda w: w.move(1)),
         (rolling_back, HELD, 1), (_settle("ledger"), ("done",), 2),
     ),
     "alias moved to a challenger": _hand(
@@ -120,12 +120,12 @@ def schedules(seeds: range) -> Iterator[History]:
         yield History("schedule", f"random schedule of seed {seed}", scheduled(seed))
 
 
-def scheduled(seed: int, steps: int = 8) -> Callable[[Worlds], Found]:
+def scheduled(seed: int, steps: int = 8) -> Callable[[Worlds], Findings]:
     """Steps drawn by chance: changes, half of them killed, hands, retries; at the end a person settles."""
 
-    def run(worlds: Worlds) -> Found:
-        draw, found = random.Random(seed), Found()
-        asked: list[Asked] = []
+    def run(worlds: Worlds) -> Findings:
+        draw, findings = random.Random(seed), Findings()
+        requests: list[Request] = []
         gone: set[int] = set()
         with worlds.fresh(*THIRD) as world:
             for step in range(steps):
@@ -137,43 +137,43 @@ def scheduled(seed: int, steps: int = 8) -> Callable[[Worlds], Found]:
                         gone |= {version} if kind == "delete" else set()
                     continue
                 if draw.random() < 0.8:
-                    world.asked(World.regated)
-                asked.append(_drawn(draw, kind, f"key-{step}", asked))
-                body = asked[-1][1]
+                    world.result_of(World.regated)
+                requests.append(_drawn(draw, kind, f"key-{step}", requests))
+                body = requests[-1][1]
                 place = draw.randint(1, 40) if draw.random() < 0.5 else 0
-                said = world.apart(body, kill_at(place) if place else None)
-                found.kills += said.ended == "killed"
-                if said.ended == "crashed":
-                    found.wrong.append(f"step {step}, {kind}, crashed: {said.value}")
-            _last_word(world, found)
-            came = world.asked(lambda w: {one.key for one in changes(w)})
-            found.wrong += violations(world, gone=gone, replays=[body for key, body in asked if key in came])
-        return found
+                outcome = world.apart(body, kill_at(place) if place else None)
+                findings.kills += outcome.ended == "killed"
+                if outcome.ended == "crashed":
+                    findings.wrong.append(f"step {step}, {kind}, crashed: {outcome.value}")
+            _settle_all(world, findings)
+            came = world.result_of(lambda w: {record.key for record in changes(w)})
+            findings.wrong += violations(world, gone=gone, replays=[body for key, body in requests if key in came])
+        return findings
 
     return run
 
 
-Asked = tuple[str, Body]
+Request = tuple[str, Body]
 """Under which key, and what."""
 
 
-def _drawn(draw: random.Random, kind: str, key: str, asked: list[Asked]) -> Asked:
+def _drawn(draw: random.Random, kind: str, key: str, requests: list[Request]) -> Request:
     month, version = draw.randint(4, 8), draw.randint(1, 5)
     take = draw.choice(("", "ledger", "alias"))
-    promote: Asked = (f"run-{month:02}", promoting(month))
-    kinds: dict[str, Asked] = {
+    promote: Request = (f"run-{month:02}", promoting(month))
+    kinds: dict[str, Request] = {
         "promote": promote,
         "back": (key, lambda w: w.rolled_back(key)),
         "to": (key, lambda w: w.rolled_back(key, version)),
-        "again": draw.choice(asked) if asked else promote,
+        "again": draw.choice(requests) if requests else promote,
         "reconcile": (key, lambda w: w.reconciled(take, key)),
     }
     return kinds[kind]
 
 
-def _last_word(world: World, found: Found) -> None:
+def _settle_all(world: World, findings: Findings) -> None:
     for turn, take in enumerate(("", "", "ledger", "")):
-        said = world.apart(lambda w, take=take, turn=turn: w.reconciled(take, f"last-{turn}"))
-        if said.ended == "crashed":
-            found.wrong.append(f"reconcile crashed: {said.value}")
-    found.expect(said, "done")
+        outcome = world.apart(lambda w, take=take, turn=turn: w.reconciled(take, f"last-{turn}"))
+        if outcome.ended == "crashed":
+            findings.wrong.append(f"reconcile crashed: {outcome.value}")
+    findings.expect(outcome, "done")

@@ -21,8 +21,8 @@ HAND = {"OutOfBandChange", "DanglingChampion"}
 
 
 @dataclass
-class Found:
-    """What one history came to."""
+class Findings:
+    """What a history came to."""
 
     kills: int = 0
     races: int = 0
@@ -35,11 +35,11 @@ class Found:
 
 @dataclass(frozen=True)
 class History:
-    """One history; `home` is the prepared one that it begins in."""
+    """A history; `home` is the prepared one that it begins in."""
 
     family: str
     name: str
-    run: Callable[[Worlds], Found]
+    run: Callable[[Worlds], Findings]
     home: tuple[Any, ...] = (8, 3)
 
 
@@ -75,20 +75,20 @@ def intent_only(act: Body) -> Body:
     """`act` killed when its record stands and the alias has not moved."""
 
     def arrange(world: World) -> None:
-        said = world.apart(act, between(lambda: os.kill(os.getpid(), signal.SIGKILL)))
-        if said.ended != "killed":
-            raise RuntimeError(f"it should have been killed, and {said.ended}: {said.value}")
+        outcome = world.apart(act, between(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        if outcome.ended != "killed":
+            raise RuntimeError(f"it should have been killed, and {outcome.ended}: {outcome.value}")
 
     return arrange
 
 
 def between(act: Callable[[], Any]) -> Act:
     """`act` once, when the change is on record and the alias has not moved."""
-    seen: list[str] = []
+    passed: list[str] = []
 
     def at(_: int, name: str) -> None:
-        seen.append(name)
-        if name == "committed" and seen.count("committed") == 1:
+        passed.append(name)
+        if name == "committed" and passed.count("committed") == 1:
             act()
 
     return at
@@ -110,7 +110,7 @@ CHANGES = (
     Change("promotion", THIRD, lambda w: w.promoted(4), 4, 3, newer=lambda w: w.promoted(5)),
     Change(
         "approval", (2, 0, "approve"), lambda w: w.approved(1), 1, None,
-        newer=_approve_second, arrange=lambda w: w.asked(lambda w: w.promoted(1)),
+        newer=_approve_second, arrange=lambda w: w.result_of(lambda w: w.promoted(1)),
     ),
     Change(
         "shadow", (3, 1, "shadow"), lambda w: w.promoted(2), 1, 1, newer=lambda w: w.promoted(3),
@@ -150,33 +150,33 @@ def recover(world: World, change: Change, how: str, act: Act | None = None) -> O
     return done
 
 
-def settle(world: World, change: Change, how: str, found: Found) -> None:
-    """Recover in the given way, by a person's word where a hand was at work, and look."""
-    said = recover(world, change, how)
+def settle(world: World, change: Change, how: str, findings: Findings) -> None:
+    """Recover in the given way, by a person's word where a hand was at work, and see what holds."""
+    outcome = recover(world, change, how)
     by_hand = bool(change.take or change.gone)
-    if said.ended in HAND and by_hand:
-        said = recover(world, change, "reconcile")
+    if outcome.ended in HAND and by_hand:
+        outcome = recover(world, change, "reconcile")
         how = "reconcile"
-    found.expect(said, *({"done", change.ends} if how == "retry" else {"done"}))
+    findings.expect(outcome, *({"done", change.ends} if how == "retry" else {"done"}))
     if change.name == "restore" and how == "newer run":
-        found.expect(world.apart(lambda w: w.reconciled("", "rc-after")), "done")
+        findings.expect(world.apart(lambda w: w.reconciled("", "rc-after")), "done")
     replays = [promoting(month) for month in range(1, change.home[1] + 1)]
     replays += {"retry": [change.act], "newer run": [change.newer], "reconcile": []}[how]
-    found.wrong += violations(world, gone=change.gone, replays=replays)
-    serves = world.asked(_serving)
+    findings.wrong += violations(world, gone=change.gone, replays=replays)
+    serves = world.result_of(_serving)
     expected = {
         "retry": {change.serves},
         "reconcile": {change.serves, change.before},
         "newer run": {*range(1, 9)},
     }[how]
     if serves not in expected:
-        found.wrong.append(f"version {serves} serves after {how}, {expected} was expected")
+        findings.wrong.append(f"version {serves} serves after {how}, {expected} was expected")
 
 
 def _ahead(world: World) -> str:
     """What is wrong right after a kill: the alias is one change behind the ledger at most, and not ahead of the tag."""
-    made, (aliases, tags) = changes(world), pointed(world)
-    head = made[-1].body if made else {"version": None, "previous": None}
+    records, (aliases, tags) = changes(world), pointed(world)
+    head = records[-1].body if records else {"version": None, "previous": None}
     at, tag = aliases.get("champion"), tags.get("retrain.alias.champion")
     if at not in (str(head["version"]), str(head["previous"]), None):
         return f"after the kill the alias is at {at}, which the ledger does not have"
@@ -186,31 +186,31 @@ def _ahead(world: World) -> str:
 
 
 def _serving(world: World) -> int | None:
-    made = changes(world)
-    return made[-1].body["version"] if made else None
+    records = changes(world)
+    return records[-1].body["version"] if records else None
 
 
-def killed(change: Change, place: int, how: str, second: int = 0) -> Callable[[Worlds], Found]:
+def killed(change: Change, place: int, how: str, second: int = 0) -> Callable[[Worlds], Findings]:
     """`change` killed at the point `place`, its recovery too at the point `second`, and recovered."""
 
-    def run(worlds: Worlds) -> Found:
-        found = Found()
+    def run(worlds: Worlds) -> Findings:
+        findings = Findings()
         with worlds.fresh(*change.home) as world:
             change.arrange(world)
-            said = world.apart(change.act, kill_at(place))
-            found.expect(said, "killed")
-            found.kills += said.ended == "killed"
-            if not (change.take or change.gone) and (odd := world.asked(_ahead)):
-                found.wrong.append(odd)
+            outcome = world.apart(change.act, kill_at(place))
+            findings.expect(outcome, "killed")
+            findings.kills += outcome.ended == "killed"
+            if not (change.take or change.gone) and (odd := world.result_of(_ahead)):
+                findings.wrong.append(odd)
             if second:
-                found.kills += recover(world, change, how, kill_at(second)).ended == "killed"
-            settle(world, change, how, found)
-        return found
+                findings.kills += recover(world, change, how, kill_at(second)).ended == "killed"
+            settle(world, change, how, findings)
+        return findings
 
     return run
 
 
-def seen(worlds: Worlds, change: Change) -> tuple[str, ...]:
+def write_points(worlds: Worlds, change: Change) -> tuple[str, ...]:
     """The points of a change."""
     with worlds.fresh(*change.home) as world:
         change.arrange(world)
@@ -220,8 +220,8 @@ def seen(worlds: Worlds, change: Change) -> tuple[str, ...]:
 def kills(worlds: Worlds, draw: random.Random, quick: bool) -> Iterator[History]:
     """Every change killed at every point, with every recovery, and pairs of kills; quick: some at one point each."""
     each, pairs = (1, 0) if quick else (0, 10)
-    for change in (one for one in CHANGES if one.home == THIRD or not quick):
-        names = seen(worlds, change)
+    for change in (change for change in CHANGES if change.home == THIRD or not quick):
+        names = write_points(worlds, change)
         ones = list(itertools.product(range(1, len(names) + 1), RECOVERIES))
         for place, how in draw.sample(ones, each) if each else ones:
             what = f"{change.name} killed at {place} of {len(names)} ({names[place - 1]}), then {how}"
@@ -268,18 +268,20 @@ def rolling_back(world: World) -> Any:
 LOST = ("done", "PromotionConflict", "StaleRun", "RegistryDown", "LedgerBusy", "NothingToRollBack")
 
 
-def raced(opened: Callable[[Worlds], AbstractContextManager[World]], bodies: list[Body]) -> Callable[[Worlds], Found]:
-    def run(worlds: Worlds) -> Found:
-        found = Found(races=1)
+def raced(
+    opened: Callable[[Worlds], AbstractContextManager[World]], bodies: list[Body]
+) -> Callable[[Worlds], Findings]:
+    def run(worlds: Worlds) -> Findings:
+        findings = Findings(races=1)
         with opened(worlds) as world:
-            for said in together(world, bodies):
-                found.expect(said, *LOST)
-            found.wrong += violations(world)
+            for outcome in together(world, bodies):
+                findings.expect(outcome, *LOST)
+            findings.wrong += violations(world)
             for body in bodies:  # whoever lost asks again, by a new run
-                world.asked(World.regated)
-                found.expect(world.apart(body), *LOST)
-            found.wrong += violations(world, replays=bodies)
-        return found
+                world.result_of(World.regated)
+                findings.expect(world.apart(body), *LOST)
+            findings.wrong += violations(world, replays=bodies)
+        return findings
 
     return run
 
@@ -294,19 +296,19 @@ def locks() -> Iterator[History]:
                 yield History("locked", f"{change.name}, {which} locked {when}", locked(change, which, refusal, when))
 
 
-def locked(change: Change, which: str, refusal: str, when: str) -> Callable[[Worlds], Found]:
-    def run(worlds: Worlds) -> Found:
-        found = Found()
+def locked(change: Change, which: str, refusal: str, when: str) -> Callable[[Worlds], Findings]:
+    def run(worlds: Worlds) -> Findings:
+        findings = Findings()
         with worlds.fresh(*change.home, busy=0.2) as world:
             database = world.folder / "state" / "ledger.db" if which == "ledger" else world.database
             with Locker(database) as locker:
                 if when == "all the while":
                     locker.hold()
-                    said = world.apart(change.act)
+                    outcome = world.apart(change.act)
                 else:
-                    said = world.apart(change.act, between(locker.hold))
-            found.expect(said, refusal)
-            settle(world, change, "retry", found)
-        return found
+                    outcome = world.apart(change.act, between(locker.hold))
+            findings.expect(outcome, refusal)
+            settle(world, change, "retry", findings)
+        return findings
 
     return run

@@ -26,9 +26,9 @@ def violations(world: World, *, gone: Iterable[int] = (), replays: Iterable[Body
         replays: what was asked for before; asked again it may change nothing.
     """
 
-    def looked(_: World) -> list[str]:
+    def examine(_: World) -> list[str]:
         wrong = standing_wrong(world, set(gone))
-        before = told(world)
+        before = state_of(world)
         for replay in replays:
             try:
                 replay(world)
@@ -36,18 +36,22 @@ def violations(world: World, *, gone: Iterable[int] = (), replays: Iterable[Body
                 pass
             except Exception as error:
                 wrong.append(f"a replay crashed: {error!r}")
-        if (after := told(world)) != before:
+        if (after := state_of(world)) != before:
             wrong.append(f"replays changed something: {before} became {after}")
         return wrong
 
-    found = world.apart(looked)
-    return found.value if found.ended == "done" else [f"the look at it {found.ended}: {found.value}"]
+    outcome = world.apart(examine)
+    return outcome.value if outcome.ended == "done" else [f"the examination {outcome.ended}: {outcome.value}"]
 
 
-def told(world: World) -> tuple[Any, ...]:
+def state_of(world: World) -> tuple[Any, ...]:
     """What a replay may not change: the changes on record, what they wait for, and where the aliases point."""
-    records = [one for one in Ledger(world.home.ledger).records(world.model) if one.kind not in ("stage", "reconciled")]
-    return tuple((one.kind, one.key, one.hash[:8]) for one in records), pointed(world)[0]
+    records = [
+        record
+        for record in Ledger(world.home.ledger).records(world.model)
+        if record.kind not in ("stage", "reconciled")
+    ]
+    return tuple((record.kind, record.key, record.hash[:8]) for record in records), pointed(world)[0]
 
 
 def standing_wrong(world: World, gone: set[int]) -> list[str]:
@@ -61,56 +65,61 @@ def standing_wrong(world: World, gone: set[int]) -> list[str]:
     for anchor in registry_of(world.home).anchors(world.model):
         if anchor.place > len(hashes) or hashes[anchor.place - 1] != anchor.hash:
             wrong.append(f"the anchor of record {anchor.place} is not the ledger's")
-    made = changes(world)
-    if (sequences := [one.sequence for one in made]) != list(range(1, len(made) + 1)):
+    records = changes(world)
+    if (sequences := [record.sequence for record in records]) != list(range(1, len(records) + 1)):
         wrong.append(f"the sequence is {sequences}")
-    wrong += _completed(book, world.model, made)
-    wrong += _held(world, made)
-    versions = {int(one.version): one for one in client.search_model_versions(f"name = '{world.model}'")}
+    wrong += _completed(book, world.model, records)
+    wrong += _held(world, records)
+    versions = {int(version.version): version for version in client.search_model_versions(f"name = '{world.model}'")}
     count = max(versions, default=0)
     if lost := set(range(1, count + 1)) - versions.keys() - gone:
         wrong.append(f"versions {lost} were lost")
     aliases, tags = pointed(world)
-    head = made[-1].body["version"] if made else None
-    for name, found in (("alias", aliases.get("champion")), ("tag", tags.get("retrain.alias.champion"))):
-        if found != (None if head is None else str(head)):
-            wrong.append(f"the {name} is at {found}, the ledger's head at {head}")
+    head = records[-1].body["version"] if records else None
+    for name, version in (("alias", aliases.get("champion")), ("tag", tags.get("retrain.alias.champion"))):
+        if version != (None if head is None else str(head)):
+            wrong.append(f"the {name} is at {version}, the ledger's head at {head}")
     if head is not None and aliases.get("challenger") == str(head):
         wrong.append("the champion is still its own challenger")
-    wrong += _serves(world, made)
-    past = [one.effective_at for one in made if one.body["action"] in ("promote", "rollback")]
+    wrong += _serves(world, records)
+    past = [record.effective_at for record in records if record.body["action"] in ("promote", "rollback")]
     if past != sorted(past):
         wrong.append("an older run replaced a newer champion")
     return wrong
 
 
-def _completed(book: Ledger, model: str, made: list[Record]) -> list[str]:
-    done = [one.key for one in book.records(model, "completed")]
+def _completed(book: Ledger, model: str, records: list[Record]) -> list[str]:
+    done = [record.key for record in book.records(model, "completed")]
     wrong = [f"{key} was completed twice" for key in set(done) if done.count(key) > 1]
     # What could not be completed has something after it on record that says so.
-    instead = {(one.sequence or 0) - 1 for one in made if one.body["action"] in ("undo", "restore", "adopt")}
-    missing = [one.sequence for one in made if str(one.sequence) not in done and one.sequence not in instead]
+    instead = {
+        (record.sequence or 0) - 1 for record in records if record.body["action"] in ("undo", "restore", "adopt")
+    }
+    missing = [
+        record.sequence for record in records if str(record.sequence) not in done and record.sequence not in instead
+    ]
     return wrong + ([f"changes {missing} were never completed"] if missing else [])
 
 
-def _held(world: World, made: list[Record]) -> list[str]:
+def _held(world: World, records: list[Record]) -> list[str]:
     """Every candidate replaced the champion that it was held against."""
     wrong = []
-    for before, one in pairwise(made):
-        if one.body["action"] == "promote":
-            (file,) = Path(world.home.store).rglob(f"{one.key}/context.json")
+    for before, record in pairwise(records):
+        if record.body["action"] == "promote":
+            (file,) = Path(world.home.store).rglob(f"{record.key}/context.json")
             held = Context.from_json(file.read_bytes()).champion
             if held and held.digest != before.body["champion"]["digest"]:
                 wrong.append(
-                    f"{one.key} was held against version {held.version}, and replaced version {before.body['version']}"
+                    f"{record.key} was held against version {held.version},"
+                    f" and replaced version {before.body['version']}"
                 )
     return wrong
 
 
-def _serves(world: World, made: list[Record]) -> list[str]:
-    if not made:
+def _serves(world: World, records: list[Record]) -> list[str]:
+    if not records:
         return []
-    champion = Champion.model_validate(made[-1].body["champion"])
+    champion = Champion.model_validate(records[-1].body["champion"])
     try:
         with tempfile.TemporaryDirectory() as folder:
             Registry(world.home.mlflow).fetch(world.model, champion.version, champion.digest, Path(folder) / "model")

@@ -1,7 +1,7 @@
 """200 rollbacks killed somewhere, and the time from the breach to the restored champion.
 
 The rollback's part of `benchmarks/rollback.py`. Time runs from the call of the rollback in a process that is up (the
-watch has seen the breach) until ledger and alias both name the predecessor, which was loaded and asked before in a
+watch has seen the breach) until ledger and alias both name the predecessor, which was loaded and answered before in a
 fresh process: the smoke test is part of it. Airflow's own start of a task comes on top.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.measure import Figures
 from retrain.registry.mlflow import Registry
-from tests.chaos.histories import CHANGES, THIRD, History, drawn, seen
+from tests.chaos.histories import CHANGES, THIRD, History, drawn, write_points
 from tests.chaos.play import MEMORY, play
 from tests.chaos.prepared import Worlds
 from tests.chaos.server import served
@@ -27,7 +27,7 @@ ROLLBACK = next(change for change in CHANGES if change.name == "rollback")
 
 def rollbacks(worlds: Worlds, count: int, seed: int = 0) -> list[History]:
     """Rollbacks killed at points drawn by chance, a third of them once more while they recover."""
-    names, draw = seen(worlds, ROLLBACK), random.Random(seed)
+    names, draw = write_points(worlds, ROLLBACK), random.Random(seed)
     return [drawn(ROLLBACK, names, draw, 1 / 3) for _ in range(count)]
 
 
@@ -42,7 +42,7 @@ def seconds(world: World, key: str = "rb") -> float:
             raise RuntimeError(f"version {version} was put back, the head is at {head}")
         return time.perf_counter() - began
 
-    return float(world.asked(timed))
+    return float(world.result_of(timed))
 
 
 def times(worlds: Worlds, count: int) -> tuple[list[float], list[float]]:
@@ -61,10 +61,10 @@ def figures(quick: bool = False) -> list[Figures]:
     """The table of both."""
     with tempfile.TemporaryDirectory(prefix="retrain-chaos-", dir=MEMORY) as folder:
         worlds = Worlds(Path(folder))
-        found = play(rollbacks(worlds, 4 if quick else 200), worlds)
+        played = play(rollbacks(worlds, 4 if quick else 200), worlds)
         direct, http = times(worlds, 1 if quick else 10)
-    wrong = [f"{history.name}: {text}" for history, one in found for text in one.wrong]
-    counts = ("killed rollbacks", str(len(found)), str(sum(one.kills for _, one in found)), str(len(wrong)))
+    wrong = [f"{history.name}: {text}" for history, findings in played for text in findings.wrong]
+    counts = ("killed rollbacks", str(len(played)), str(sum(findings.kills for _, findings in played)), str(len(wrong)))
     lost = Figures(
         "Killed rollbacks, each recovered",
         ("", "histories", "kills", "violations"),
@@ -78,5 +78,5 @@ def figures(quick: bool = False) -> list[Figures]:
         (name, f"{statistics.median(values):.2f} s", f"{max(values):.2f} s", str(len(values)))
         for name, values in (("MLflow's SQLite file", direct), ("MLflow over HTTP", http))
     )
-    said = ("The smoke test in a fresh process included, which is most of it.",)
-    return [lost, Figures("From breach to restored champion", ("", "median", "longest", "rollbacks"), took, said)]
+    notes = ("The smoke test in a fresh process included, which is most of it.",)
+    return [lost, Figures("From breach to restored champion", ("", "median", "longest", "rollbacks"), took, notes)]

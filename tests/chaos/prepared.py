@@ -47,7 +47,7 @@ def prepare(world: World, months: int, promoted: int, *, mode: str = "auto", rac
     world.home.models.mkdir(parents=True, exist_ok=True)
     (world.home.models / f"{world.model}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
 
-    def made(world: World) -> None:
+    def make(world: World) -> None:
         for month in range(1, months + 1):
             registered(world, month)
             if month <= promoted:
@@ -55,7 +55,7 @@ def prepare(world: World, months: int, promoted: int, *, mode: str = "auto", rac
         for place in range(racers):
             registered(world, promoted + 1, f"racer-{place:02}", place)
 
-    world.asked(made)
+    world.result_of(make)
 
 
 def registered(world: World, month: int, key: str = "", place: int = -1) -> None:
@@ -78,15 +78,15 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
         name="new", kind="new", training=run.key, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
         digest=digest, configuration=configuration,
     )  # fmt: skip
-    made = changes(world)
-    champion = projections.champion_at(made, run.as_of)
+    records = changes(world)
+    champion = projections.champion_at(records, run.as_of)
     context = Context(
         **about,
         spec_digest="s",
         trigger=run.trigger,
         accepted=(),
         champion=champion,
-        reference_champion=projections.reference_champion(made),
+        reference_champion=projections.reference_champion(records),
     )
     golden = {"rows": [{"x": 0.0}, {"x": 1.0}], "predictions": [1 - zeros / 100] * 2}
     run.store.write(run.path("refit", "golden.json"), json.dumps(golden).encode())
@@ -103,17 +103,17 @@ class Worlds:
     """Prepared homes, each made once, and the fresh copies of them."""
 
     folder: Path
-    made: dict[tuple[Any, ...], Path] = field(default_factory=dict)
+    homes: dict[tuple[Any, ...], Path] = field(default_factory=dict)
     count: int = 0
 
     def prepared(self, months: int, promoted: int, mode: str = "auto", racers: int = 0) -> Path:
         key = (months, promoted, mode, racers)
-        if key not in self.made:
-            folder = self.folder / f"prepared-{os.getpid()}-{len(self.made)}"
+        if key not in self.homes:
+            folder = self.folder / f"prepared-{os.getpid()}-{len(self.homes)}"
             folder.mkdir()
             prepare(World(folder), months, promoted, mode=mode, racers=racers)
-            self.made[key] = folder
-        return self.made[key]
+            self.homes[key] = folder
+        return self.homes[key]
 
     @contextmanager
     def fresh(self, *key: Any, **about: Any) -> Iterator[World]:
@@ -134,7 +134,7 @@ class Worlds:
         connection.close()
         if world.ledger:
             place = f"{os.getpid()}_{self.count}"
-            address = world.asked(lambda _: moved(world.ledger, World(folder).home.ledger, place))
+            address = world.result_of(lambda _: moved(world.ledger, World(folder).home.ledger, place))
             world = replace(world, ledger=address)
         try:
             yield world

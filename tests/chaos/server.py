@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import free_ports
-from tests.chaos.histories import CHANGES, THIRD, Change, Found, History, between, promoting, raced, settle
+from tests.chaos.histories import CHANGES, THIRD, Change, Findings, History, between, promoting, raced, settle
 from tests.chaos.prepared import Worlds
 from tests.chaos.world import World
 
@@ -97,9 +97,9 @@ def _alone(worlds: Worlds) -> Iterator[World]:
         yield world
 
 
-def failing(change: Change, fault: str) -> Callable[[Worlds], Found]:
-    def run(worlds: Worlds) -> Found:
-        found = Found()
+def failing(change: Change, fault: str) -> Callable[[Worlds], Findings]:
+    def run(worlds: Worlds) -> Findings:
+        findings = Findings()
         number = signal.SIGKILL if fault == "dies" else signal.SIGSTOP
         with served(worlds, change.home) as (world, server):
 
@@ -107,14 +107,14 @@ def failing(change: Change, fault: str) -> Callable[[Worlds], Found]:
                 os.environ.update(IMPATIENT)
                 return change.act(world)
 
-            said = world.apart(act, between(lambda: server.signal(number)))
-            found.expect(said, "RegistryDown")
-            found.kills += fault == "dies"
+            outcome = world.apart(act, between(lambda: server.signal(number)))
+            findings.expect(outcome, "RegistryDown")
+            findings.kills += fault == "dies"
             if fault == "dies":
                 world = replace(world, mlflow="")
             else:
                 server.signal(signal.SIGCONT)
-            settle(world, change, "retry", found)
-        return found
+            settle(world, change, "retry", findings)
+        return findings
 
     return run

@@ -1,6 +1,6 @@
 """One history's world: a fresh home with a model in it, what is done there in processes of their own.
 
-Nothing here opens a database in the process that runs the histories: whatever is done, prepared or looked at is done in
+Nothing here opens a database in the process that runs the histories: whatever is done, prepared or examined is done in
 a fork, which has the libraries loaded and no connection.
 """
 
@@ -57,7 +57,7 @@ class World:
     Attributes:
         mlflow: another address than the SQLite file in the home.
         ledger: likewise.
-        slow: the smoke test starts a fresh process; else it looks at the files' digest.
+        slow: the smoke test starts a fresh process; else it compares the files' digest.
         busy: seconds that a locked database is waited for; 0 for the product's own.
     """
 
@@ -99,10 +99,10 @@ class World:
 
     def regated(self) -> None:
         """The runs that are not on record, as new runs would be: held against the champion that serves now."""
-        made = changes(self)
-        serves = {"champion": Champion.model_validate(made[-1].body["champion"]) if made else None}
+        records = changes(self)
+        serves = {"champion": Champion.model_validate(records[-1].body["champion"]) if records else None}
         for file in Path(self.home.store).rglob("context.json"):
-            if file.parent.name not in {one.key for one in made}:
+            if file.parent.name not in {record.key for record in records}:
                 context = Context.from_json(file.read_bytes()).model_copy(update=serves)
                 Store(self.home.store).write(str(file.relative_to(self.home.store)), context.to_json().encode())
 
@@ -143,7 +143,7 @@ class World:
         tempfile.tempdir = str(self.folder / "tmp")
         sys.stdout = sys.stderr = io.StringIO()
         if not self.slow:
-            smoke_test.run_smoke_test = _look
+            smoke_test.run_smoke_test = _compare_digest
         if self.busy:
             _wait_less(self.busy)
         if act:
@@ -155,8 +155,8 @@ class World:
         except BaseException:
             return Outcome("crashed", traceback.format_exc())
 
-    def asked(self, body: Body, act: points.Act | None = None) -> Any:
-        """What `body` answers in a process of its own; it must end well."""
+    def result_of(self, body: Body, act: points.Act | None = None) -> Any:
+        """What `body` returns in a process of its own; it must end well."""
         done = self.apart(body, act)
         if done.ended != "done":
             raise RuntimeError(f"{done.ended}: {done.value}")
@@ -171,13 +171,13 @@ class World:
                 body(world)
             return tuple(names)
 
-        return self.asked(counted, lambda _, name: names.append(name))
+        return self.result_of(counted, lambda _, name: names.append(name))
 
     # --- by hand
 
     def by_hand(self, act: Callable[[MlflowClient], Any]) -> None:
         """A person's doing in MLflow, past everything of ours."""
-        self.asked(lambda _: act(MlflowClient(self.home.mlflow, self.home.mlflow)) and None)
+        self.result_of(lambda _: act(MlflowClient(self.home.mlflow, self.home.mlflow)) and None)
 
     def move(self, version: int) -> None:
         self.by_hand(lambda client: client.set_registered_model_alias(self.model, "champion", str(version)))
@@ -205,20 +205,20 @@ def changes(world: World) -> list[Record]:
 def pointed(world: World) -> tuple[dict[str, str], dict[str, str]]:
     """The model's aliases and its tags."""
     try:
-        found = MlflowClient(world.home.mlflow, world.home.mlflow).get_registered_model(world.model)
+        registered = MlflowClient(world.home.mlflow, world.home.mlflow).get_registered_model(world.model)
     except MlflowException:
         return {}, {}
-    return {name: str(version) for name, version in found.aliases.items()}, dict(found.tags)
+    return {name: str(version) for name, version in registered.aliases.items()}, dict(registered.tags)
 
 
 def ended(process: tuple[int, int]) -> Outcome:
     pid, reading = process
     with os.fdopen(reading, "rb") as stream:
-        said = stream.read()
+        pickled = stream.read()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         return Outcome("killed", os.WTERMSIG(status))
-    return pickle.loads(said) if said else Outcome("crashed", "it said nothing")
+    return pickle.loads(pickled) if pickled else Outcome("crashed", "it said nothing")
 
 
 def together(world: World, bodies: Iterable[Body]) -> list[Outcome]:
@@ -229,10 +229,10 @@ def together(world: World, bodies: Iterable[Body]) -> list[Outcome]:
     # Every process still holds the writing end; the byte of each lets it go.
     os.write(writing, b"." * len(begun))
     os.close(writing)
-    return [ended(one) for one in begun]
+    return [ended(process) for process in begun]
 
 
-def _look(run: Run, target: Champion, **_: Any) -> tuple[()]:
+def _compare_digest(run: Run, target: Champion, **_: Any) -> tuple[()]:
     """The digest alone; a process that loads the model costs two seconds."""
     with tempfile.TemporaryDirectory() as folder:
         Registry(run.home.mlflow).fetch(run.model, target.version, target.digest, Path(folder) / "model")

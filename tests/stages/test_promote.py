@@ -50,7 +50,7 @@ MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 
 
 def registered(model: Model, month: str, *, key: str = "", becomes_reference: bool = True, **trigger: Any) -> Run:
-    """A run that has come as far as a registered version that has shown to load."""
+    """A run whose version is registered and has passed its smoke test."""
     run = model.run(month, key=key, **trigger)
     folder = Path(run.store.url(run.path("refit", "model")))
     frame = pd.DataFrame({"x": [0.0, 1.0]})
@@ -67,7 +67,7 @@ def registered(model: Model, month: str, *, key: str = "", becomes_reference: bo
         name="new", kind="new", training=month, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
         digest=digest, configuration=Configuration(estimator="linear", parameters={}, pipeline="p"),
     )  # fmt: skip
-    served = [one for one in run.ledger.records("churn", "promotion") if one.run != run.key]
+    served = [record for record in run.ledger.records("churn", "promotion") if record.run != run.key]
     champion = Champion.model_validate(served[-1].body["champion"]) if served else None
     reference_champion = projections.reference_champion(served)
     run.write(
@@ -89,8 +89,8 @@ def registered(model: Model, month: str, *, key: str = "", becomes_reference: bo
 
 
 @pytest.fixture(autouse=True)
-def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are looked at; a process that loads them has its own tests."""
+def quick_smoke_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are compared by their digest; a process that loads them has its own tests."""
 
     def run_smoke_test(run: Run, target: Champion, **_: Any) -> tuple[GateCheck, ...]:
         with tempfile.TemporaryDirectory() as folder:
@@ -110,10 +110,10 @@ def chain(model: Model) -> list[Record]:
 
 def sound(model: Model) -> None:
     """One champion, alias and ledger agree, everything completed, the sequence without a gap."""
-    made = chain(model)
-    assert [one.sequence for one in made] == list(range(1, len(made) + 1))
-    assert serving(model) == made[-1].body["version"]
-    assert Ledger(model.home.ledger).find("churn", "completed", str(made[-1].sequence))
+    changes = chain(model)
+    assert [record.sequence for record in changes] == list(range(1, len(changes) + 1))
+    assert serving(model) == changes[-1].body["version"]
+    assert Ledger(model.home.ledger).find("churn", "completed", str(changes[-1].sequence))
 
 
 def serving(model: Model) -> int | None:
@@ -124,20 +124,20 @@ def test_the_alias_moves_once_and_stands_on_record(churn: Model) -> None:
     first = registered(churn, MONTHS[0])
     assert promote(first).version == serving(churn) == 1
     second = registered(churn, MONTHS[1], by="ada")
-    said = promote(second)
-    assert (said.version, said.previous, said.sequence) == (2, 1, 2)
-    assert promote(second) == said, "a retry is the same promotion"
-    made = chain(churn)
-    assert [one.body["version"] for one in made] == [1, 2]
-    assert (made[1].body["reasons"], made[1].by) == (["better"], "ada")
+    report = promote(second)
+    assert (report.version, report.previous, report.sequence) == (2, 1, 2)
+    assert promote(second) == report, "a retry is the same promotion"
+    changes = chain(churn)
+    assert [record.body["version"] for record in changes] == [1, 2]
+    assert (changes[1].body["reasons"], changes[1].by) == (["better"], "ada")
     sound(churn)
 
 
-def test_what_pins_is_kept_until_another_is_shown_better(churn: Model) -> None:
+def test_the_reference_champion_is_kept_until_another_is_shown_better(churn: Model) -> None:
     for month, becomes_reference in zip(MONTHS, (True, False, False, True), strict=True):
         promote(registered(churn, month, becomes_reference=becomes_reference))
-    becomes_reference = [one.body["reference_champion"]["version"] for one in chain(churn)]
-    assert becomes_reference == [1, 1, 1, 4]
+    reference_versions = [record.body["reference_champion"]["version"] for record in chain(churn)]
+    assert reference_versions == [1, 1, 1, 4]
     actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     back = projections.reference_champion(chain(churn))
     assert back
@@ -214,7 +214,7 @@ def test_a_version_deleted_before_the_alias_could_follow_is_undone(churn: Model)
     MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
     with pytest.raises(ArtifactMissing, match="undone, version 1 serves on"):
         promote(second)
-    assert [one.body["action"] for one in chain(churn)] == ["promote", "promote", "undo"]
+    assert [record.body["action"] for record in chain(churn)] == ["promote", "promote", "undo"]
     sound(churn)
     assert promote(registered(churn, MONTHS[2])).previous == 1
 
@@ -321,9 +321,9 @@ def test_rollback_puts_the_predecessor_back_and_again(churn: Model) -> None:
     assert actions.roll_back(home, spec, "rb-2", "still bad").version == serving(churn) == 1
     with pytest.raises(NothingToRollBack):
         actions.roll_back(home, spec, "rb-3", "still bad")
-    made = chain(churn)
-    assert (made[-1].body["action"], made[-1].body["reasons"]) == ("rollback", ["still bad"])
-    assert made[-2].by == "ada"
+    changes = chain(churn)
+    assert (changes[-1].body["action"], changes[-1].body["reasons"]) == ("rollback", ["still bad"])
+    assert changes[-2].by == "ada"
     sound(churn)
 
 
@@ -352,7 +352,7 @@ def test_on_the_datas_clock_a_rollback_serves_from_now_on(churn: Model) -> None:
     third.ledger.append("churn", "stage", "later", {}, effective_at=third.as_of)
     actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     served = [projections.champion_at(chain(churn), churn.run(month).interval.end) for month in MONTHS[:3]]
-    assert [one and one.version for one in served] == [1, 2, 1]
+    assert [champion and champion.version for champion in served] == [1, 2, 1]
 
 
 def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
@@ -360,8 +360,8 @@ def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
     for run in runs[:2]:
         promote(run)
     actions.roll_back(churn.home, churn.home.spec("churn"), "rb-1", "bad")
-    said = promote(runs[2])
-    assert (said.version, said.previous) == (serving(churn), 1) == (3, 1)
+    report = promote(runs[2])
+    assert (report.version, report.previous) == (serving(churn), 1) == (3, 1)
 
 
 def test_a_predecessor_whose_files_are_gone_is_refused(churn: Model) -> None:
@@ -386,8 +386,8 @@ def test_an_approval_is_bound_to_version_and_files(churn: Model, spec_of: Any) -
     promote(registered(churn, MONTHS[0]))
     asks(churn, spec_of(), "approve")
     run = registered(churn, MONTHS[1])
-    said = promote(run)
-    assert said.decision.verdict == "waiting"
+    report = promote(run)
+    assert report.decision.verdict == "waiting"
     assert serving(churn) == 1
     proposal = approval.proposal_of(run, 2)
     run.ledger.append(
@@ -405,9 +405,9 @@ def test_a_rejected_version_does_not_serve(churn: Model, spec_of: Any) -> None:
     asks(churn, spec_of(), "approve")
     run = registered(churn, MONTHS[1])
     promote(run)
-    said = actions.answer(churn.home, churn.home.spec("churn"), 2, "reject", "bob", "not now")
-    assert said.decision.verdict == "kept"  # type: ignore[attr-defined]
-    assert "reject by bob: not now" in said.decision.reasons[0]  # type: ignore[attr-defined]
+    report = actions.answer(churn.home, churn.home.spec("churn"), 2, "reject", "bob", "not now")
+    assert report.decision.verdict == "kept"  # type: ignore[attr-defined]
+    assert "reject by bob: not now" in report.decision.reasons[0]  # type: ignore[attr-defined]
     assert serving(churn) == 1
 
 
@@ -465,9 +465,9 @@ def test_a_challenger_first_scores_beside_the_champion(churn: Model, spec_of: An
     assert serving(churn) == 1
     rollouts = run.ledger.records("churn", "rollout")
     assert len(rollouts) == 1
-    found = projections.rollout_at(chain(churn), rollouts, run.as_of)
-    assert found
-    assert (found.shadow.version, found.champion, found.share) == (2, 1, share)
+    rollout = projections.rollout_at(chain(churn), rollouts, run.as_of)
+    assert rollout
+    assert (rollout.shadow.version, rollout.champion, rollout.share) == (2, 1, share)
     assert projections.rollout_at(chain(churn), rollouts, run.interval.start) is None
 
 
@@ -475,8 +475,8 @@ def test_the_predecessor_goes_on_scoring_beside_a_new_champion(churn: Model, spe
     promote(registered(churn, MONTHS[0]))
     run = registered(churn, MONTHS[1])
     promote(run)
-    found = projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
-    assert found
-    assert (found.purpose, found.shadow.version, found.champion) == ("watch", 1, 2)
+    rollout = projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of)
+    assert rollout
+    assert (rollout.purpose, rollout.shadow.version, rollout.champion) == ("watch", 1, 2)
     actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert projections.rollout_at(chain(churn), run.ledger.records("churn", "rollout"), run.as_of) is None

@@ -31,12 +31,12 @@ GOOD, POOR, BAD, TWIN = 1, 2, 3, 4
 
 
 class Watched(Bench):
-    """A bench whose months are taken in, scored and looked at, and whose champion changes as in the loop."""
+    """A bench whose months are taken in, scored and judged, and whose champion changes as in the loop."""
 
     def month(self, start: str, frame: pd.DataFrame | None = None, *, key: str = "", **trigger: Any) -> RolloutReport:
-        """The month comes, is scored by the champion of its time, and is looked at."""
+        """The month comes, is scored by the champion of its time, and is judged."""
         self.take(start, frame)
-        return self.look(start, key=key, **trigger)
+        return self.judge(start, key=key, **trigger)
 
     def take(self, start: str, frame: pd.DataFrame | None = None) -> None:
         run = self.begin(start, frame, key=f"score-{start}")
@@ -46,14 +46,14 @@ class Watched(Bench):
         body = {"interval": start, "accepted": accepted.model_dump(mode="json")}
         run.ledger.append("churn", "snapshot", start, body, effective_at=run.as_of, run=run.key)
 
-    def looking(self, start: str, *, key: str = "", **trigger: Any) -> Run:
+    def monitor(self, start: str, *, key: str = "", **trigger: Any) -> Run:
         """A monitor's run with its context."""
         run = dataclasses.replace(self.model.run(start, key=key or f"monitor-{start}", **trigger), loop="monitor")
         run.write(context(run), "context")
         return run
 
-    def look(self, start: str, *, key: str = "", **trigger: Any) -> RolloutReport:
-        report = rollout(self.looking(start, key=key, **trigger))
+    def judge(self, start: str, *, key: str = "", **trigger: Any) -> RolloutReport:
+        report = rollout(self.monitor(start, key=key, **trigger))
         assert RolloutReport.from_json(report.to_json()) == report
         return report
 
@@ -79,22 +79,24 @@ class Watched(Bench):
         rollouts.begin_rollout(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
         self.registry.set_alias("churn", "challenger", version)
 
-    def told(self) -> list[str]:
-        return [one.body["verdict"] for one in Ledger(self.home.ledger).records("churn", "rollout")]
+    def verdicts(self) -> list[str]:
+        return [record.body["verdict"] for record in Ledger(self.home.ledger).records("churn", "rollout")]
 
     def serves(self, start: str) -> int:
         """Which version scores the month that begins then; the alias agrees with the newest."""
-        made = Ledger(self.home.ledger).records("churn", "promotion")
-        assert self.registry.alias("churn", "champion") == made[-1].body["version"]
-        found = projections.champion_at(made, self.spec.at(start).start)
-        assert found
-        return found.version
+        changes = Ledger(self.home.ledger).records("churn", "promotion")
+        assert self.registry.alias("churn", "champion") == changes[-1].body["version"]
+        champion = projections.champion_at(changes, self.spec.at(start).start)
+        assert champion
+        return champion.version
 
     def blocklist(self) -> list[str]:
         records = Ledger(self.home.ledger).records("churn")
         return [
             blocked.digest
-            for blocked in projections.blocklist(one for one in records if one.kind in ("promotion", "rollout"))
+            for blocked in projections.blocklist(
+                record for record in records if record.kind in ("promotion", "rollout")
+            )
         ]
 
 
@@ -126,11 +128,11 @@ def lay(home: Home, laid: Bench, monkeypatch: pytest.MonkeyPatch) -> Lay:
     """A fresh bench under a spec's `promotion`; every version answers when it is smoke-tested."""
     monkeypatch.setattr(smoke_test, "run_smoke_test", lambda *_, **__: ())
 
-    def made(**promotion: Any) -> Watched:
+    def bench(**promotion: Any) -> Watched:
         more = {name: promotion.pop(name) for name in ("labels", "scoring", "gate") if name in promotion}
         return Watched(home, spec_of(promotion=promotion, **more), laid)
 
-    return made
+    return bench
 
 
 @pytest.fixture
@@ -139,10 +141,10 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     write = rollouts.record_rollout
 
     def dies(verdict: str) -> Any:
-        def guarded(run: Run, key: str, going: Any, said: str, *more: Any, **others: Any) -> Any:
-            if said == verdict:
+        def guarded(run: Run, key: str, current: Any, written: str, *more: Any, **others: Any) -> Any:
+            if written == verdict:
                 raise KeyboardInterrupt
-            return write(run, key, going, said, *more, **others)
+            return write(run, key, current, written, *more, **others)
 
         monkeypatch.setattr(rollouts, "record_rollout", guarded)
         return lambda: monkeypatch.setattr(rollouts, "record_rollout", write)
@@ -150,7 +152,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return dies
 
 
-def test_nothing_beside_is_nothing_to_do(lay: Lay) -> None:
+def test_without_a_rollout_there_is_nothing_to_do(lay: Lay) -> None:
     bench = lay()
     bench.serve(GOOD, FEBRUARY)
     assert bench.month(FEBRUARY).decision.verdict == "idle"
@@ -185,28 +187,28 @@ def test_a_challenger_that_holds_in_shadow_comes_to_serve_under_watch(lay: Lay) 
 
     assert (bench.serves(MARCH), bench.serves(APRIL)) == (POOR, GOOD)
     assert bench.registry.alias("churn", "challenger") is None
-    made = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
-    assert made.body["evidence"] == {"rows": 400, "gain": second.gain, "low": second.low, "high": second.high}
-    assert made.body["champion"]["effective_at"] == "2024-04-01T00:00:00Z"
-    assert made.body["reference_champion"]["version"] == POOR, (
+    change = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
+    assert change.body["evidence"] == {"rows": 400, "gain": second.gain, "low": second.low, "high": second.high}
+    assert change.body["champion"]["effective_at"] == "2024-04-01T00:00:00Z"
+    assert change.body["reference_champion"]["version"] == POOR, (
         "the gate did not show it better than the reference champion"
     )
-    assert bench.told() == ["begun", "promoted"]
-    watch = bench.looking(APRIL).ledger.records("churn", "rollout")[-1].body["rollout"]
+    assert bench.verdicts() == ["begun", "promoted"]
+    watch = bench.monitor(APRIL).ledger.records("churn", "rollout")[-1].body["rollout"]
     assert (watch["purpose"], watch["shadow"]["version"], watch["champion"]) == ("watch", POOR, GOOD)
 
 
-def test_what_the_gate_showed_better_is_pinned(lay: Lay) -> None:
+def test_what_the_gate_showed_better_becomes_the_reference_champion(lay: Lay) -> None:
     bench = lay(mode="shadow", intervals=1)
     bench.serve(POOR, FEBRUARY)
     bench.shadow("shadow", GOOD, POOR, FEBRUARY, becomes_reference=True)
     assert bench.month(FEBRUARY).decision.verdict == "promoted"
-    made = Ledger(bench.home.ledger).records("churn", "promotion")
-    assert projections.reference_champion(made) == Champion.model_validate(made[-1].body["champion"])
-    assert made[-1].body["version"] == GOOD
+    changes = Ledger(bench.home.ledger).records("churn", "promotion")
+    assert projections.reference_champion(changes) == Champion.model_validate(changes[-1].body["champion"])
+    assert changes[-1].body["version"] == GOOD
 
 
-def test_a_challenger_shown_worse_is_stopped_at_once_and_barred(lay: Lay) -> None:
+def test_a_challenger_shown_worse_is_stopped_at_once_and_blocked(lay: Lay) -> None:
     bench = shadowed(lay, BAD, GOOD)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
@@ -218,7 +220,7 @@ def test_a_challenger_shown_worse_is_stopped_at_once_and_barred(lay: Lay) -> Non
     assert bench.records(MARCH)[0].body["shadow"] is None, "and it scores no more"
 
 
-def test_what_cannot_be_told_is_stopped_after_a_while_and_not_barred(lay: Lay) -> None:
+def test_what_cannot_be_told_is_stopped_after_a_while_and_not_blocked(lay: Lay) -> None:
     bench = shadowed(lay, GOOD, POOR, intervals=1)
     few = [churn_rows(start, 900).query(f"signup < '{start[:7]}-06'") for start in (FEBRUARY, MARCH)]
     assert bench.month(FEBRUARY, few[0]).decision.verdict == "waiting"
@@ -256,12 +258,12 @@ def test_a_registry_that_was_down_is_held_against_nobody(lay: Lay, monkeypatch: 
 
         patch.setattr(Registry, "fetch", down)
         bench.take(FEBRUARY)
-    report = bench.look(FEBRUARY)
+    report = bench.judge(FEBRUARY)
     assert report.decision.verdict == "waiting"
     assert report.rows == 0
 
 
-def test_a_challenger_that_does_not_answer_the_probe_is_stopped(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_challenger_that_fails_its_smoke_test_is_stopped(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = shadowed(lay, GOOD, POOR, intervals=1)
 
     def refuses(*_: Any) -> Any:
@@ -275,9 +277,9 @@ def test_a_challenger_that_does_not_answer_the_probe_is_stopped(lay: Lay, monkey
     assert bench.serves(MARCH) == POOR
 
 
-def test_a_barred_challenger_is_stopped(lay: Lay) -> None:
+def test_a_blocked_challenger_is_stopped(lay: Lay) -> None:
     bench = shadowed(lay, GOOD, POOR, intervals=1)
-    made = bench.looking(FEBRUARY, key="before").ledger
+    ledger = bench.monitor(FEBRUARY, key="before").ledger
     blocked = {"version": 9, "digest": bench.digests[GOOD], "training": "t", "reason": "bad"}
     body = {
         "rollout": None,
@@ -286,9 +288,9 @@ def test_a_barred_challenger_is_stopped(lay: Lay) -> None:
         "blocked": {**blocked, "configuration": LINEAR.model_dump()},
     }
     at = bench.spec.at("2024-01-01").start
-    made.append("churn", "rollout", "bar", body, effective_at=at)
-    begun = made.records("churn", "rollout")[0]
-    made.append("churn", "rollout", "again", begun.body, effective_at=begun.effective_at)
+    ledger.append("churn", "rollout", "block", body, effective_at=at)
+    begun = ledger.records("churn", "rollout")[0]
+    ledger.append("churn", "rollout", "again", begun.body, effective_at=begun.effective_at)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
     assert "is blocked: bad" in report.decision.reasons[0]
@@ -301,24 +303,24 @@ def test_a_rehearsal_changes_nothing(lay: Lay) -> None:
     assert report.decision.verdict == "promoted"
     assert report.decision.reasons[-1] == "a rehearsal: nothing was changed"
     assert bench.serves(MARCH) == POOR
-    assert bench.told() == ["begun"]
+    assert bench.verdicts() == ["begun"]
 
 
 def test_a_promotion_killed_halfway_is_completed_by_its_retry(lay: Lay, killed: Callable[[str], Any]) -> None:
     bench = shadowed(lay, GOOD, POOR, intervals=1)
     bench.take(FEBRUARY)
-    run = bench.looking(FEBRUARY)
+    run = bench.monitor(FEBRUARY)
     revived = killed("promoted")
     with pytest.raises(KeyboardInterrupt):
         rollout(run)
-    assert bench.told() == ["begun"]
+    assert bench.verdicts() == ["begun"]
     assert bench.serves(MARCH) == GOOD, "the champion has moved, and nothing is known of it in the rollouts"
     revived()
     first = rollout(run)
     run.write(context(run), "context")  # a retry of the whole run sees what its first attempt saw
     assert rollout(run) == first
     assert first.decision.verdict == "promoted"
-    assert bench.told() == ["begun", "promoted"]
+    assert bench.verdicts() == ["begun", "promoted"]
     assert len(run.ledger.records("churn", "promotion")) == 2
 
 
@@ -334,14 +336,14 @@ def test_a_canary_grows_step_by_step_and_serves_after_the_last(lay: Lay) -> None
     assert report.decision.reasons[0] == "version 1 answers 40% of the rows from now on"
     few = bench.records(FEBRUARY)[0].body["answered"]
     assert bench.serves(MARCH) == POOR, "never straight to all of the rows"
-    assert bench.look(FEBRUARY, key="second look").decision.reasons[0] == (
+    assert bench.judge(FEBRUARY, key="second time").decision.reasons[0] == (
         "0 of 1 intervals of the canary at 40% have labels"
     )
     assert bench.month(MARCH).decision.verdict == "promoted"
     more = bench.records(MARCH)[0].body["answered"]
     assert 0 < few["1"] < 40 < more["1"] < 120
     assert bench.serves(APRIL) == GOOD
-    assert bench.told() == ["begun", "advanced", "promoted"]
+    assert bench.verdicts() == ["begun", "advanced", "promoted"]
 
 
 def test_a_canary_that_is_worse_answers_no_more(lay: Lay) -> None:
@@ -387,12 +389,12 @@ def test_a_bad_successor_is_put_back(lay: Lay) -> None:
     assert report.high < 0
     assert (bench.serves(FEBRUARY), bench.serves(MARCH)) == (BAD, GOOD)
     assert bench.blocklist() == [bench.digests[BAD]]
-    made = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
-    assert (made.body["action"], made.body["previous"]) == ("rollback", BAD)
-    assert made.body["reasons"] == [report.decision.reasons[0]]
+    change = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
+    assert (change.body["action"], change.body["previous"]) == ("rollback", BAD)
+    assert change.body["reasons"] == [report.decision.reasons[0]]
     bench.take(MARCH)
     assert (bench.records(MARCH)[0].body["version"], bench.records(MARCH)[0].body["shadow"]) == (GOOD, None)
-    assert bench.told() == ["rolled back"]
+    assert bench.verdicts() == ["rolled back"]
 
 
 def test_what_may_be_chance_puts_nothing_back(lay: Lay) -> None:
@@ -414,7 +416,7 @@ def test_the_margin_is_tolerated(lay: Lay) -> None:
 def test_where_both_fall_the_world_has_moved(lay: Lay) -> None:
     bench = watched(lay, TWIN, GOOD)
     bench.take(FEBRUARY, worse(FEBRUARY))
-    run = bench.looking(FEBRUARY)
+    run = bench.monitor(FEBRUARY)
     fell = Decision(verdict="alarm", reasons=("2024-02-01: log_loss 1.5, 0.5 expected",))
     about = {"model": "churn", "interval": run.interval, "effective_at": run.as_of, "decision": fell}
     run.write(MeasureReport.model_validate(about), "measure")
@@ -422,13 +424,13 @@ def test_where_both_fall_the_world_has_moved(lay: Lay) -> None:
     assert report.decision.verdict == "drift"
     assert report.decision.reasons[0].startswith("version 4 fell (2024-02-01: log_loss 1.5, 0.5 expected)")
     assert bench.serves(MARCH) == TWIN
-    assert bench.told() == []
+    assert bench.verdicts() == []
 
 
 def test_labels_in_doubt_are_no_evidence(lay: Lay) -> None:
     bench = watched(lay, BAD, GOOD)
     bench.take(FEBRUARY)
-    run = bench.looking(FEBRUARY)
+    run = bench.monitor(FEBRUARY)
     doubt = Decision(verdict="suspect", reasons=("outcomes go against the answers",))
     about = {"model": "churn", "interval": run.interval, "effective_at": run.as_of, "decision": doubt}
     run.write(DiagnoseReport.model_validate({**about, "of": ((run.interval, "suspect"),)}), "diagnose")
@@ -438,10 +440,10 @@ def test_labels_in_doubt_are_no_evidence(lay: Lay) -> None:
 
 def test_a_technical_breach_puts_the_predecessor_back_without_labels(lay: Lay) -> None:
     bench = watched(lay, POOR, GOOD, labels={"mature_after": "60d"})
-    made = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
-    body = {**made.body, "champion": {**made.body["champion"], "digest": "0" * 64}}
+    change = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
+    body = {**change.body, "champion": {**change.body["champion"], "digest": "0" * 64}}
     Ledger(bench.home.ledger).append(
-        "churn", "promotion", "other files", body, effective_at=made.effective_at, sequence=made.sequence + 1
+        "churn", "promotion", "other files", body, effective_at=change.effective_at, sequence=change.sequence + 1
     )
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "rolled back"
@@ -476,23 +478,23 @@ def test_a_watch_without_pairs_ends_too(lay: Lay) -> None:
 def test_a_rollback_killed_halfway_is_completed_by_its_retry(lay: Lay, killed: Callable[[str], Any]) -> None:
     bench = watched(lay, BAD, GOOD)
     bench.take(FEBRUARY)
-    run = bench.looking(FEBRUARY)
+    run = bench.monitor(FEBRUARY)
     revived = killed("rolled back")
     with pytest.raises(KeyboardInterrupt):
         rollout(run)
-    assert (bench.told(), bench.serves(MARCH)) == ([], GOOD)
+    assert (bench.verdicts(), bench.serves(MARCH)) == ([], GOOD)
     revived()
     first = rollout(run)
     assert first.decision.verdict == "rolled back"
     assert rollout(run) == first
-    assert bench.told() == ["rolled back"]
+    assert bench.verdicts() == ["rolled back"]
     assert len(run.ledger.records("churn", "promotion")) == 3
 
 
 def test_who_comes_after_somebody_else_does_nothing(lay: Lay) -> None:
     bench = watched(lay, BAD, GOOD)
     bench.take(FEBRUARY)
-    run, other = bench.looking(FEBRUARY), bench.looking(FEBRUARY, key="other")
+    run, other = bench.monitor(FEBRUARY), bench.monitor(FEBRUARY, key="other")
     assert rollout(other).decision.verdict == "rolled back"
     report = rollout(run)
     assert report.decision.verdict == "idle"
@@ -500,8 +502,8 @@ def test_who_comes_after_somebody_else_does_nothing(lay: Lay) -> None:
     assert len(run.ledger.records("churn", "promotion")) == 3
 
 
-def test_the_same_look_again_reads_the_same(lay: Lay) -> None:
+def test_the_same_judgement_again_reads_the_same(lay: Lay) -> None:
     bench = watched(lay, TWIN, GOOD)
     bench.take(FEBRUARY)
-    one, two = (bench.look(FEBRUARY, key=key) for key in ("one", "two"))
-    assert one.model_copy(update={"html": ""}) == two.model_copy(update={"html": ""})
+    first, second = (bench.judge(FEBRUARY, key=key) for key in ("one", "two"))
+    assert first.model_copy(update={"html": ""}) == second.model_copy(update={"html": ""})

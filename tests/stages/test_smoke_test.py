@@ -75,7 +75,7 @@ def test_a_version_over_its_budget_does_not(run: Run) -> None:
         smoke_test(Run(run.home, small, run.interval, run.key))
 
 
-def test_without_a_version_there_is_nothing_to_probe(run: Run) -> None:
+def test_without_a_version_there_is_nothing_to_test(run: Run) -> None:
     registered = run.read(RegisterReport, "register")
     run.write(registered.model_copy(update={"version": None}), "register")
     with pytest.raises(MissingInput, match="no version to smoke test"):
