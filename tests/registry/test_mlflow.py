@@ -297,8 +297,8 @@ def test_a_type_is_built_by_its_own_loader_only(module: str, name: str, loader: 
 
 
 def test_the_features_module_has_no_other_classes_for_a_pipeline() -> None:
-    made = {f"retrain.modeling.features.{kind.__name__}" for kind in (Codes, DateParts, FeatureFunction, Typed)}
-    assert made == {name for name in TRUSTED if name.startswith("retrain.")}
+    types = {f"retrain.modeling.features.{kind.__name__}" for kind in (Codes, DateParts, FeatureFunction, Typed)}
+    assert types == {name for name in TRUSTED if name.startswith("retrain.")}
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "code/numpy.py", "code/retrain/more/deep.py", "code/retrain/more.so"])
@@ -369,9 +369,9 @@ def test_names_cannot_leave_their_place(registry: Registry, tmp_path: Path) -> N
 
 def test_a_deleted_experiment_is_not_replaced(registry: Registry) -> None:
     record(registry, "one", experiment="deleted")
-    found = registry._client.get_experiment_by_name("deleted")
-    assert found is not None
-    registry._client.delete_experiment(found.experiment_id)
+    experiment = registry._client.get_experiment_by_name("deleted")
+    assert experiment is not None
+    registry._client.delete_experiment(experiment.experiment_id)
     with pytest.raises(OutOfBandChange):
         record(registry, "two", experiment="deleted")
 
