@@ -509,9 +509,9 @@ def forked(key, stop):
         os._exit(0)
     os.close(write)
     _, status = os.waitpid(pid, 0)
-    said = os.read(read, 20).decode()
+    code = os.read(read, 20).decode()
     os.close(read)
-    return int(said) if said else -os.WTERMSIG(status)
+    return int(code) if code else -os.WTERMSIG(status)
 
 total = forked("whole", 0)
 ends = []
