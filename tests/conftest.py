@@ -36,7 +36,7 @@ INCLUDE = Path(__file__).parents[1] / "include"
 
 
 def churn_spec() -> dict[str, Any]:
-    """A binary model, one file per month. A fresh dict: change what a test is about."""
+    """A binary model, one file per month. A fresh dict, for the test to change."""
     return {
         "model": "churn",
         "objective": "Rank subscribers by their risk to leave next month.",

@@ -1,4 +1,4 @@
-"""Published batches and a context, without the data stages: what train and refit read."""
+"""Published batches and a context without the data stages: what train and refit read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from retrain.state.store import sha256_of
 
 
 def spec_from(data: dict[str, Any], code: str = "") -> Spec:
+    """The spec of a dict, as if it had been written to a file."""
     return parse(yaml.safe_dump(data, sort_keys=False), data["model"], code=code)
 
 

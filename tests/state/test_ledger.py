@@ -56,9 +56,9 @@ def test_records_have_both_clocks_and_their_order(url: str) -> None:
     for name in "cab":
         ledger.append("churn", "batch", name, {}, effective_at=WHEN, run="r1")
     ledger.append("other", "batch", "x", {}, effective_at=WHEN)
-    found = ledger.records("churn", run="r1")
-    assert [record.key for record in found] == ["c", "a", "b"]
-    assert all(record.effective_at == WHEN and record.recorded_at >= before for record in found)
+    records = ledger.records("churn", run="r1")
+    assert [record.key for record in records] == ["c", "a", "b"]
+    assert all(record.effective_at == WHEN and record.recorded_at >= before for record in records)
     assert ledger.models() == ["churn", "other"]
 
 
@@ -99,12 +99,12 @@ def race(work: Callable[..., Any], *given: Any) -> list[Any]:
             answers.put(repr(error))
 
     racers = [context.Process(target=run, args=(name,)) for name in range(RACERS)]
-    for one in racers:
-        one.start()
-    found = [answers.get() for _ in racers]
-    for one in racers:
-        one.join()
-    return found
+    for racer in racers:
+        racer.start()
+    results = [answers.get() for _ in racers]
+    for racer in racers:
+        racer.join()
+    return results
 
 
 def promote(name: int, url: str) -> str:
@@ -126,13 +126,13 @@ def write(name: int, url: str) -> list[str]:
 
 
 def test_many_writers_make_one_chain_and_lose_nothing(url: str) -> None:
-    said = race(write, url)
+    written = race(write, url)
     ledger = Ledger(url)
     chain = ledger.verify("churn")
     records = ledger.records("churn")
     assert len(chain) == len(records) == 8 * RACERS + 8
     assert {record.key for record in records} == {f"{n}-{i}" for n in [*range(RACERS), "shared"] for i in range(8)}
-    assert {one for hashes in said for one in hashes} == set(chain)
+    assert {record_hash for hashes in written for record_hash in hashes} == set(chain)
 
 
 def test_a_locked_database_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +189,10 @@ def tamper(ledger: Ledger, *changes: tuple[str, str]) -> None:
 def test_each_record_holds_the_hash_of_the_one_before(url: str) -> None:
     ledger = chain(url)
     for model in ("churn", "other"):
-        found = ledger.records(model)
-        assert [record.place for record in found] == [1, 2, 3, 4, 5]
-        assert [record.previous for record in found] == ["", *(record.hash for record in found[:-1])]
-        assert ledger.verify(model) == tuple(record.hash for record in found)
+        records = ledger.records(model)
+        assert [record.place for record in records] == [1, 2, 3, 4, 5]
+        assert [record.previous for record in records] == ["", *(record.hash for record in records[:-1])]
+        assert ledger.verify(model) == tuple(record.hash for record in records)
     assert ledger.verify("nobody") == ()
 
 
@@ -220,7 +220,7 @@ def test_a_changed_field_is_found(url: str, column: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "message"),
     [
         ([("", "place = 3")], r"record 3 is missing, record 4 "),
         ([("", "place = 1")], r"record 1 is missing"),
@@ -233,10 +233,10 @@ def test_a_changed_field_is_found(url: str, column: str) -> None:
     ],
     ids=["deleted", "first deleted", "moved to another model", "renumbered", "swapped"],
 )
-def test_a_record_that_is_gone_or_elsewhere_is_found(url: str, changes: list[tuple[str, str]], found: str) -> None:
+def test_a_record_that_is_gone_or_elsewhere_is_found(url: str, changes: list[tuple[str, str]], message: str) -> None:
     ledger = chain(url)
     tamper(ledger, *changes)
-    with pytest.raises(ChainBroken, match=found):
+    with pytest.raises(ChainBroken, match=message):
         ledger.verify("churn")
 
 
@@ -245,8 +245,8 @@ def test_a_record_with_a_hash_made_to_fit_breaks_the_next(url: str) -> None:
     with ledger.engine.connect() as connection:
         query = sa.text("SELECT * FROM retrain_records WHERE model = 'churn' AND place = 3")
         row = dict(connection.execute(query).mappings().one())
-    made = hash_of({**row, "body": '{"n": 9}'})
-    tamper(ledger, (f"""body = '{{"n": 9}}', hash = '{made}'""", "place = 3"))
+    fitting = hash_of({**row, "body": '{"n": 9}'})
+    tamper(ledger, (f"""body = '{{"n": 9}}', hash = '{fitting}'""", "place = 3"))
     with pytest.raises(ChainBroken, match=r"record 4 .* does not follow record 3"):
         ledger.verify("churn")
 
@@ -264,9 +264,9 @@ def test_a_record_that_cannot_be_read_is_named(url: str, change: str) -> None:
 def test_the_database_itself_refuses_to_change_a_record(url: str, statement: str) -> None:
     ledger = chain(url)
     statements = [statement] if ledger.engine.name == "sqlite" else [statement, "TRUNCATE retrain_records"]
-    for one in statements:
+    for refused in statements:
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as connection:
-            connection.exec_driver_sql(one)
+            connection.exec_driver_sql(refused)
     assert len(ledger.verify("churn")) == 5
 
 
@@ -291,16 +291,20 @@ def older(url: str, rows: Sequence[tuple[Any, ...]] = OLD) -> sa.Engine:
     return engine
 
 
-def shape(url: str) -> dict[str, Any]:
+def shape_of(url: str) -> dict[str, Any]:
     """What the database says of its tables."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
-    inspector, found = sa.inspect(engine), dict[str, Any]()
+    inspector, shape = sa.inspect(engine), dict[str, Any]()
     for table in inspector.get_table_names():
         columns = [
-            (one["name"], str(one["type"]), one["nullable"], one["default"]) for one in inspector.get_columns(table)
+            (column["name"], str(column["type"]), column["nullable"], column["default"])
+            for column in inspector.get_columns(table)
         ]
-        unique = sorted((one["name"] or "", one["column_names"]) for one in inspector.get_unique_constraints(table))
-        found[table] = columns, inspector.get_pk_constraint(table), unique, inspector.get_indexes(table)
+        unique = sorted(
+            (constraint["name"] or "", constraint["column_names"])
+            for constraint in inspector.get_unique_constraints(table)
+        )
+        shape[table] = columns, inspector.get_pk_constraint(table), unique, inspector.get_indexes(table)
     triggers = (
         "SELECT sql FROM sqlite_master WHERE type = 'trigger' ORDER BY 1"
         if engine.name == "sqlite"
@@ -308,9 +312,9 @@ def shape(url: str) -> dict[str, Any]:
         " WHERE trigger_schema = current_schema() ORDER BY 2"
     )
     with engine.connect() as connection:
-        found["triggers"] = [tuple(row) for row in connection.exec_driver_sql(triggers)]
-        found["version"] = connection.scalar(sa.text("SELECT version_num FROM retrain_version"))
-    return found
+        shape["triggers"] = [tuple(row) for row in connection.exec_driver_sql(triggers)]
+        shape["version"] = connection.scalar(sa.text("SELECT version_num FROM retrain_version"))
+    return shape
 
 
 def fresh(url: str, tmp_path: Path) -> dict[str, Any]:
@@ -320,27 +324,27 @@ def fresh(url: str, tmp_path: Path) -> dict[str, Any]:
             connection.exec_driver_sql("DROP TABLE retrain_records, retrain_version")
             connection.exec_driver_sql("DROP FUNCTION retrain_append_only")
         Ledger(url)
-        return shape(url)
+        return shape_of(url)
     Ledger(f"sqlite:///{tmp_path / 'fresh.db'}")
-    return shape(f"sqlite:///{tmp_path / 'fresh.db'}")
+    return shape_of(f"sqlite:///{tmp_path / 'fresh.db'}")
 
 
 def test_an_older_database_becomes_what_a_fresh_one_is_with_its_records_chained(url: str, tmp_path: Path) -> None:
     older(url)
     ledger = Ledger(url)
     records = ledger.records("churn")
-    assert [(one.place, one.kind, one.key, one.sequence, one.by) for one in records] == [
+    assert [(record.place, record.kind, record.key, record.sequence, record.by) for record in records] == [
         (1, "batch", "a", None, ""),
         (2, "promotion", "run-1", 1, ""),
     ]
-    assert all(one.body == {"n": 1} and one.effective_at == WHEN and one.run == "r" for one in records)
-    assert ledger.verify("churn") == tuple(one.hash for one in records)
+    assert all(record.body == {"n": 1} and record.effective_at == WHEN and record.run == "r" for record in records)
+    assert ledger.verify("churn") == tuple(record.hash for record in records)
     assert len(ledger.verify("other")) == 1
     assert ledger.append("churn", "batch", "a", {}, effective_at=WHEN) == records[0]
     assert ledger.append("churn", "batch", "b", {}, effective_at=WHEN).previous == records[1].hash
     with pytest.raises(PromotionConflict):
         ledger.append("churn", "promotion", "run-2", {}, effective_at=WHEN, sequence=1)
-    migrated = shape(url)
+    migrated = shape_of(url)
     assert migrated["triggers"]
     assert migrated == fresh(url, tmp_path)
 
@@ -350,12 +354,12 @@ def opened(_: int, url: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("made", "records"),
+    ("prepare", "records"),
     [(older, 2), (lambda url: older(url, []), 0), (lambda url: None, 0)],
     ids=["older", "older and empty", "fresh"],
 )
-def test_several_that_open_it_at_once_bring_it_up_once(url: str, made: Callable[[str], Any], records: int) -> None:
-    made(url)
+def test_several_that_open_it_at_once_bring_it_up_once(url: str, prepare: Callable[[str], Any], records: int) -> None:
+    prepare(url)
     assert race(opened, url) == [records] * RACERS
     with Ledger(url).engine.connect() as connection:
         assert list(connection.scalars(sa.text("SELECT version_num FROM retrain_version"))) == [REVISIONS[-1]]
@@ -372,17 +376,17 @@ def test_an_upgrade_that_fails_leaves_the_older_database_as_it_was(url: str, mon
         with pytest.raises(RuntimeError):
             Ledger(url)
     assert sa.inspect(engine).get_table_names() == ["retrain_records"]
-    assert [one["name"] for one in sa.inspect(engine).get_columns("retrain_records")][-1] == "body"
+    assert [column["name"] for column in sa.inspect(engine).get_columns("retrain_records")][-1] == "body"
     assert len(Ledger(url).verify("churn")) == 2
 
 
 def test_a_newer_database_is_refused_and_left_alone(url: str) -> None:
     with Ledger(url).engine.begin() as connection:
         connection.exec_driver_sql("UPDATE retrain_version SET version_num = '77'")
-    before = shape(url)
+    before = shape_of(url)
     with pytest.raises(LedgerNewer, match="revision 77"):
         Ledger(url)
-    assert shape(url) == before
+    assert shape_of(url) == before
 
 
 def test_another_tools_revisions_in_the_same_database_stay(url: str) -> None:
@@ -395,15 +399,15 @@ def test_another_tools_revisions_in_the_same_database_stay(url: str) -> None:
 
 def test_opening_asks_one_question(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(url)
-    asked = []
+    statements = []
 
     @sa.event.listens_for(sa.Engine, "before_cursor_execute")
     def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
+        statements.append(statement)
 
     Ledger(url)
     sa.event.remove(sa.Engine, "before_cursor_execute", note)
-    assert [one for one in asked if "retrain" in one] == asked[-1:]
+    assert [statement for statement in statements if "retrain" in statement] == statements[-1:]
 
 
 def test_alembic_is_not_imported_where_nothing_is_older(tmp_path: Path) -> None:
