@@ -26,7 +26,7 @@ class ComparedPart(Result):
     detail: str
 
 
-def compare(old: Run, new: Run, lineage: Lineage) -> Iterator[ComparedPart]:
+def compare_runs(old: Run, new: Run, lineage: Lineage) -> Iterator[ComparedPart]:
     """Models, metrics, predictions, verdict and files of a run and of its repetition.
 
     Args:

@@ -20,7 +20,7 @@ from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainE
 from retrain.modeling import packaging
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
-from retrain.rerun.differences import ComparedPart, compare
+from retrain.rerun.differences import ComparedPart, compare_runs
 from retrain.results import Accepted, Result
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Record
@@ -102,7 +102,7 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
                 refusal = f"{type(error).__name__}: {error.found}"
                 parts.append(ComparedPart(name=stage, same=False, detail=refusal))
                 break
-        parts += compare(old, run, lineage)
+        parts += compare_runs(old, run, lineage)
     circumstances = tuple(_circumstances(home, lineage))
     return Reproduction(model=spec.model, version=version, parts=tuple(parts), circumstances=circumstances)
 
