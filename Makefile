@@ -35,7 +35,7 @@ data: $(READY)  ## lay the example data as landing files
 	@$(PY) examples/diabetes.py data/diabetes
 
 test: check  ## lint, types, borders and tests
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check .

@@ -170,6 +170,16 @@ def put_back(folder: Path, aside: Path) -> Iterator[None]:
         shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
 
 
+LONGEST = ("test_airflow", "test_cluster", "test_dvc", "test_loop", "test_package", "test_benchmarks", "test_chaos")
+"""Files that take a minute or more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin first: a worker that gets one at the end keeps the others waiting."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_connection_leaves() -> Iterator[None]:
     """No library may reach out of this machine, whatever its telemetry settings say."""
