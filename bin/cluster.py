@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Kind(NamedTuple):
+class SecretRule(NamedTuple):
     """What a secret must be like: its shortest length, and whether it becomes a part of URLs."""
 
     shortest: int
@@ -29,12 +29,12 @@ class Kind(NamedTuple):
 
 
 SECRETS = {
-    "POSTGRES_PASSWORD": Kind(16, in_urls=True),
-    "REDIS_PASSWORD": Kind(16, in_urls=True),
-    "ADMIN_PASSWORD": Kind(12),
-    "FERNET_KEY": Kind(44),
-    "API_SECRET_KEY": Kind(32),
-    "JWT_SECRET": Kind(64),
+    "POSTGRES_PASSWORD": SecretRule(16, in_urls=True),
+    "REDIS_PASSWORD": SecretRule(16, in_urls=True),
+    "ADMIN_PASSWORD": SecretRule(12),
+    "FERNET_KEY": SecretRule(44),
+    "API_SECRET_KEY": SecretRule(32),
+    "JWT_SECRET": SecretRule(64),
 }
 DATABASES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLFLOW_BACKEND_STORE_URI", "RETRAIN_LEDGER")
 """The variables whose URLs name the databases."""
@@ -57,26 +57,26 @@ PUBLISHED = {  # keys that stand in tutorials
 
 def new() -> str:
     """A `.env` with a fresh secret for each name."""
-    made = {name: secrets.token_urlsafe(max(24, kind.shortest)) for name, kind in SECRETS.items()}
-    made["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return "".join(f"{name}={value}\n" for name, value in made.items())
+    values = {name: secrets.token_urlsafe(max(24, rule.shortest)) for name, rule in SECRETS.items()}
+    values["FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
-def refusals(environment: Mapping[str, str]) -> list[str]:
+def problems(environment: Mapping[str, str]) -> list[str]:
     """What is wrong with the secrets, one line each; nothing if they are good."""
     values = {name: environment.get(name, "") for name in SECRETS}
-    found = [f"{name} {why}" for name, value in values.items() if (why := _wrong(name, value))]
+    lines = [f"{name} {why}" for name, value in values.items() if (why := _problem(name, value))]
     given = [name for name, value in values.items() if value]
     twice = [name for name in given if sum(values[name] == values[other] for other in given) > 1]
-    return [*found, f"{', '.join(twice)} are the same"] if twice else found
+    return [*lines, f"{', '.join(twice)} are the same"] if twice else lines
 
 
-def known(value: str) -> bool:
+def is_known(value: str) -> bool:
     """Whether this is a password that anybody would try: of common words, of digits, or of a few characters.
 
-    >>> known("p4ssw0rd-airflow-123"), known("0123456789012345"), known("abababababababab")
+    >>> is_known("p4ssw0rd-airflow-123"), is_known("0123456789012345"), is_known("abababababababab")
     (True, True, True)
-    >>> known("correct-horse-battery-staple")
+    >>> is_known("correct-horse-battery-staple")
     False
     """
     value = value.casefold()
@@ -85,17 +85,17 @@ def known(value: str) -> bool:
     return value.isdecimal() or len(set(value)) < 6 or any(bool(KNOWN.fullmatch(text)) for text in plain)
 
 
-def _wrong(name: str, value: str) -> str:
-    kind = SECRETS[name]
+def _problem(name: str, value: str) -> str:
+    rule = SECRETS[name]
     if not value:
         return "is missing"
-    if value in PUBLISHED or known(value):
+    if value in PUBLISHED or is_known(value):
         return "is a known password"
     if name == "FERNET_KEY":
         return "" if _is_fernet_key(value) else "is not 32 bytes in URL-safe base64"
-    if len(value) < kind.shortest:
-        return f"has {len(value)} characters, at least {kind.shortest} are needed"
-    if kind.in_urls and not re.fullmatch(r"[A-Za-z0-9._~-]+", value):
+    if len(value) < rule.shortest:
+        return f"has {len(value)} characters, at least {rule.shortest} are needed"
+    if rule.in_urls and not re.fullmatch(r"[A-Za-z0-9._~-]+", value):
         return "becomes a part of URLs: only letters, digits and . _ ~ - are possible"
     return ""
 
@@ -137,13 +137,14 @@ def _run(*arguments: str) -> None:
 
 
 def main(verb: str) -> None:
+    """Run the command; what is wrong ends it with a message and exit code 1."""
     if verb == "new":
         print(new(), end="")
         return
-    if found := refusals(os.environ):
-        lines = "".join(f"  {line}\n" for line in found)
+    if lines := problems(os.environ):
+        listed = "".join(f"  {line}\n" for line in lines)
         raise SystemExit(
-            f"nothing was started, these secrets cannot be used:\n{lines}  → python bin/cluster.py new > .env"
+            f"nothing was started, these secrets cannot be used:\n{listed}  → python bin/cluster.py new > .env"
         )
     if verb == "init":
         init(os.environ)

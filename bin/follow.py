@@ -23,14 +23,14 @@ LOOPS = ("retrain", "score", "monitor")
 
 
 class Airflow:
-    """The few questions asked of Airflow's REST API."""
+    """The few calls of Airflow's REST API that following needs."""
 
     def __init__(self, url: str, token: str) -> None:
         headers = {"Authorization": f"Bearer {token}"}
         self.client = httpx.Client(base_url=f"{url}/api/v2", headers=headers, timeout=30, trust_env=False)
 
     def unpause(self, dag: str) -> bool:
-        """Whether the DAG is there and runs."""
+        """Let a DAG run; False where it is not there yet, or nobody answers."""
         try:
             answer = self.client.patch(f"/dags/{dag}", json={"is_paused": False})
         except httpx.TransportError:
@@ -54,16 +54,25 @@ class Airflow:
                     raise Refused(f"Airflow stopped answering ({error}); see `make status`, then `make up`") from error
             time.sleep(EVERY)
 
-    def broken(self) -> str:
-        """What Airflow could not read."""
-        found: Any = self.client.get("/importErrors").raise_for_status().json()["import_errors"]
-        return "\n".join(str(one["stack_trace"]).strip().splitlines()[-1] for one in found)
+    def import_errors(self) -> str:
+        """Why Airflow could not read DAG files, a line each."""
+        errors: Any = self.client.get("/importErrors").raise_for_status().json()["import_errors"]
+        return "\n".join(str(error["stack_trace"]).strip().splitlines()[-1] for error in errors)
 
 
 def follow(model: str, url: str, token: str, console: Console) -> bool:
-    """Watch until the year is through; True if every run ended well.
+    """Watch until every interval that has ended is through; True if every run ended well.
 
     Interrupting it stops nothing: the servers and the runs go on.
+
+    Args:
+        model: its name.
+        url: of Airflow.
+        token: for its REST API.
+        console: where the table is shown.
+
+    Raises:
+        Refused: Airflow stopped answering.
     """
     home = Home.from_environment()
     spec, ledger, airflow = home.spec(model), Ledger(home.ledger), Airflow(url, token)
@@ -71,33 +80,33 @@ def follow(model: str, url: str, token: str, console: Console) -> bool:
     wanted = len(list(spec.intervals_until(datetime.now(UTC))))
     for dag in dags:
         while not airflow.unpause(dag):
-            if broken := airflow.broken():
-                console.print(broken)
+            if errors := airflow.import_errors():
+                console.print(errors)
             time.sleep(EVERY)
     if spec.monitor_cron != spec.cron:
-        dags.pop()  # it has its own number of looks, and may have them in its own time
-    told: set[str] = set()
+        dags.pop()  # it has its own number of runs, and may have them in its own time
+    printed: set[str] = set()
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while True:
             states = {dag: airflow.states(dag) for dag in dags}
-            ended = {dag: sum(state in ENDED for state in found) for dag, found in states.items()}
+            ended = {dag: sum(state in ENDED for state in of_dag) for dag, of_dag in states.items()}
             if console.is_terminal:
-                said = ", ".join(f"{dag} {count}" for dag, count in ended.items())
-                live.update(Group(table(ledger, model), Text(f"of {wanted} intervals ended: {said}", style="dim")))
+                counts = ", ".join(f"{dag} {count}" for dag, count in ended.items())
+                live.update(Group(table(ledger, model), Text(f"of {wanted} intervals ended: {counts}", style="dim")))
             else:
-                _tell(rows(ledger, model)[: ended[dags[0]]], told, console)
+                _print_new(rows(ledger, model)[: ended[dags[0]]], printed, console)
             if min(ended.values()) >= wanted:
                 break
             time.sleep(EVERY)
     console.print(table(ledger, model))
-    return all(set(found) == {"success"} for found in states.values())
+    return all(set(of_dag) == {"success"} for of_dag in states.values())
 
 
-def _tell(ended: list[IntervalStatus], told: set[str], console: Console) -> None:
+def _print_new(ended: list[IntervalStatus], printed: set[str], console: Console) -> None:
     """Where nobody looks at a terminal: one line when an interval has ended."""
     for row in ended:
-        if row.interval not in told:
-            told.add(row.interval)
+        if row.interval not in printed:
+            printed.add(row.interval)
             verdict = row.outcome or row.verdict("decide")
             console.print(
                 f"{row.interval}: {verdict}, v{row.champion or '-'} serves, {row.seconds:.0f} s; {row.reason}"

@@ -57,7 +57,7 @@ def start(dags: Path = DAGS, *, say: Say = lambda _: None, timeout: float = 300)
 
     Args:
         dags: Airflow's DAG folder.
-        say: is told each step.
+        say: is given each step, for people.
         timeout: seconds until everything must be healthy.
 
     Raises:
@@ -194,7 +194,7 @@ def _migrate(env: dict[str, str], say: Say) -> None:
 
 
 def _healthy(running: dict[str, Running], env: dict[str, str], say: Say, timeout: float) -> Services:
-    begin, told = time.monotonic(), [""]
+    begin, reported = time.monotonic(), [""]
     while True:
         waiting = _unhealthy(env, running)
         for name, record in running.items():
@@ -204,9 +204,9 @@ def _healthy(running: dict[str, Running], env: dict[str, str], say: Say, timeout
             break
         if time.monotonic() - begin > timeout:
             raise Refused(f"not healthy after {timeout:.0f} s: {', '.join(waiting)}; see {home() / 'logs'}")
-        if waiting != told:
+        if waiting != reported:
             say(f"waiting for {', '.join(waiting)}")
-            told = waiting
+            reported = waiting
         time.sleep(0.3)
     say(f"healthy after {time.monotonic() - begin:.0f} s")
     password = read("airflow/simple_auth_manager_passwords.json.generated")[USER]

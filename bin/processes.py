@@ -20,6 +20,8 @@ _children: dict[int, subprocess.Popen[bytes]] = {}  # kept, so that their exit c
 
 
 class Running(NamedTuple):
+    """A process on record: its pid and when it started, in seconds since 1970."""
+
     pid: int
     started: float
 
@@ -60,17 +62,17 @@ def leader(record: Running) -> psutil.Process | None:
 def session(record: Running) -> set[psutil.Process]:
     """The leader and all that it has left behind, also when the leader itself has ended."""
     head = leader(record)
-    found = {head} if head else set()
+    members = {head} if head else set()
     with suppress(psutil.NoSuchProcess):
         if head:
-            found |= set(head.children(recursive=True))
+            members |= set(head.children(recursive=True))
         elif _lives(psutil.Process(record.pid)):
             return set()  # somebody else has the pid, which the system gives out only when the session is gone
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             if os.getsid(process.pid) == record.pid and _lives(process):
-                found.add(process)
-    return found
+                members.add(process)
+    return members
 
 
 def end(records: list[Running], grace: float) -> list[int]:

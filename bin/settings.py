@@ -28,15 +28,18 @@ class Refused(RuntimeError):
 
 
 def home() -> Path:
+    """Where the servers keep their state."""
     return Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
 
 
 def read(name: str) -> dict[str, Any]:
+    """A JSON file of the state; empty where there is none."""
     path = home() / name
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def write(name: str, value: dict[str, Any]) -> None:
+    """Write a JSON file of the state, whole or not at all, readable by its owner alone."""
     home().mkdir(parents=True, exist_ok=True, mode=0o700)
     new = home() / f".{name}.{os.getpid()}"
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -49,10 +52,10 @@ def ports() -> dict[str, int]:
     last = read("services.json").get("ports", {})
     chosen = {}
     for server, (variable, usual) in PORTS.items():
-        asked = os.environ.get(variable) or str(last.get(server, usual))
-        if not asked.isdecimal() or not 0 < int(asked) < 65536:
-            raise Refused(f"{variable}={asked} is not a port: give a number from 1 to 65535")
-        chosen[server] = int(asked)
+        port = os.environ.get(variable) or str(last.get(server, usual))
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise Refused(f"{variable}={port} is not a port: give a number from 1 to 65535")
+        chosen[server] = int(port)
     if len(set(chosen.values())) < len(chosen):
         raise Refused(f"Airflow and MLflow cannot share port {chosen['airflow']}: give one of them another")
     return chosen

@@ -48,14 +48,16 @@ def tasks_are_forked_from(argv: list[str], start_methods: list[str]) -> bool:
 
 
 def modules() -> Iterator[str]:
+    """The names of what is imported ahead: the heavy libraries, then everything of `retrain`."""
     yield from HEAVY
     retrain = importlib.import_module("retrain")
-    for found in pkgutil.walk_packages(retrain.__path__, "retrain."):
-        if not found.name.endswith("__main__"):
-            yield found.name
+    for module in pkgutil.walk_packages(retrain.__path__, "retrain."):
+        if not module.name.endswith("__main__"):
+            yield module.name
 
 
 def preload() -> None:
+    """Import them all; what does not import is a warning."""
     import matplotlib
 
     matplotlib.use("Agg")

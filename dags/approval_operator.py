@@ -41,6 +41,7 @@ class AskApproval(HITLOperator):
         self.spec = spec
 
     def execute(self, context: Any) -> None:
+        """Show the form of the version that the DAG run is about."""
         with final_refusals():
             run, proposal = proposed(self.spec, context["params"])
             expires = proposal.recorded_at + self.spec.promotion.approval.expires
@@ -54,6 +55,7 @@ class AskApproval(HITLOperator):
         super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Put the answer on record."""
         answer = super().execute_complete(context, event)
         user, (option,) = answer["responded_by_user"], answer["chosen_options"]
         if not user:

@@ -19,6 +19,7 @@ class StartRetraining(TriggerDagRunOperator):
     """Starts a run of the retraining DAG whose id is made of the decision's: the same decision twice is one run."""
 
     def execute(self, context: Any) -> None:
+        """Start the run, where the stage decide said so."""
         decision = context["ti"].xcom_pull(task_ids="decide")
         reasons = "; ".join(decision["reasons"])
         if decision["verdict"] != "retrain":
@@ -32,6 +33,7 @@ class StartApproval(TriggerDagRunOperator):
     """Starts a run of the approval DAG whose id is made of the version's: by itself it asks about a version once."""
 
     def execute(self, context: Any) -> None:
+        """Start the run, where the stage promote said that the version waits."""
         outcome = context["ti"].xcom_pull(task_ids="promote")
         if outcome["verdict"] != "waiting":
             raise AirflowSkipException(f"nobody to ask: {'; '.join(outcome['reasons'])}")

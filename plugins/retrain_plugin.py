@@ -1,7 +1,6 @@
-"""What the Airflow UI gains: a page per run, and links on every stage task.
+"""What the Airflow UI gains: a page per run, pages of champions and models, and links on every stage task.
 
-Loaded by every Airflow component, so it stays light: results, ledger, workspace and what reads them, no pandas, no
-MLflow.
+Loaded by every Airflow component, so it stays light: results, ledger, store and what reads them, no pandas, no MLflow.
 Every route asks for a signed-in user who may read the DAG; reports run in a sandbox of their own.
 """
 
@@ -22,7 +21,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from retrain.errors import InvalidName, MissingInput
 from retrain.rendering.text import stamp
-from retrain.results import EvaluateReport, GateCheck, RegisterReport
+from retrain.results import GateCheck, RegisterReport
 from retrain.state.former import stage_names
 from retrain.state.ledger import Ledger
 from retrain.state.readiness import loop_run_key
@@ -31,16 +30,18 @@ from retrain.state.store import Store
 
 LOOPS = ("retrain", "score", "monitor")
 FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
-SHOWN = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "smoke_test", "promote")
+STAGES = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "smoke_test", "promote")
+"""The stages of all loops, in the order of the page."""
 CHECKED = ("gate", "refit", "smoke_test")
 """Stages whose report has a table of checks."""
-FILES = {".html", ".png", ".csv", ".json"}
+FILES = (".html", ".png", ".csv", ".json")
+"""How the names of files end that are served."""
 STYLE = """<style>body{font:14px system-ui,sans-serif;margin:1.5rem;max-width:70rem}table{border-collapse:collapse;
 margin:.5rem 0 1.5rem}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
 img{max-width:33rem;margin:.3rem;border:1px solid #eee}
 .yes{color:#127a2f}.no{color:#b3261e}.na{color:#8a6d00}</style>"""
 
-QUIET = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
+NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
@@ -65,56 +66,44 @@ def folder(dag_id: str, run_id: str) -> str:
 
 
 def store() -> Store:
+    """Where runs keep their files."""
     return Store(Home.from_environment().store)
 
 
 @app.get("/dags/{dag_id}/runs/{run_id}", dependencies=READ)
-def page(dag_id: str, run_id: str) -> Response:
-    """The run at a glance: what each stage said, the gate's table, the plots, the reports."""
+def run_page(dag_id: str, run_id: str) -> Response:
+    """The run at a glance: what each stage said, the tables of checks, the plots, the reports."""
     where, files = folder(dag_id, run_id), store()
     try:
         keys = files.keys(where)
     except (FileNotFoundError, InvalidName):
         keys = []
     names = [key[len(where) + 1 :] for key in keys]
-    reports = {stage: name for stage in SHOWN for name in reversed(stage_names(stage)) if f"{name}.json" in names}
+    # A stage's report bears the stage's name, that of an earlier version of this project too.
+    reports = {stage: name for stage in STAGES for name in reversed(stage_names(stage)) if f"{name}.json" in names}
+    bodies = {stage: dict(json.loads(files.read(f"{where}/{name}.json"))) for stage, name in reports.items()}
     rows = []
-    for stage, report in reports.items():
-        body = _json(files, f"{where}/{report}.json")
+    for stage, body in bodies.items():
         decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
-        links = " ".join(
-            _link(dag_id, run_id, name) for name in names if name.startswith(f"{report}/") and _shown(name)
-        )
+        pages = [name for name in names if name.startswith(f"{reports[stage]}/") and name.endswith((".html", ".csv"))]
+        links = " ".join(_link(dag_id, run_id, name) for name in pages)
         rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
-    said = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
-    checks = ""
-    for stage in CHECKED:
-        if stage in reports and (found := _json(files, f"{where}/{reports[stage]}.json").get("checks")):
-            checks += f"<h2 id='{stage}'>{stage.capitalize()}</h2>" + _table(
-                ("check", "model", "", "value", "bound", "why"),
-                [
-                    (_text(c.name), _text(c.model), _mark(c), _number(c.value), _number(c.bound), _text(c.reason))
-                    for c in map(GateCheck.model_validate, found)
-                ],
-            )
+    overview = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
+    checked = {stage: bodies[stage].get("checks") for stage in CHECKED if stage in bodies}
+    tables = "".join(_checks(stage, checks) for stage, checks in checked.items() if checks)
     plots = ""
-    if "evaluate.json" in names:
-        shown = EvaluateReport.from_json(files.read(f"{where}/evaluate.json")).plots
+    if "evaluate" in bodies:
         plots = "<h2>Plots</h2>" + "".join(
             f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>"
-            for key in shown
+            for key in bodies["evaluate"].get("plots", ())
         )
-    head = f"<!doctype html><title>{_text(run_id)}</title>{STYLE}<h1>{_text(dag_id)} · {_text(run_id)}</h1>"
-    return HTMLResponse(
-        head + said + checks + plots,
-        headers=QUIET,
-    )
+    return _page(run_id, f"{dag_id} · {run_id}", overview + tables + plots)
 
 
 @app.get("/dags/{dag_id}/runs/{run_id}/files/{path:path}", dependencies=READ)
-def file(dag_id: str, run_id: str, path: str) -> Response:
+def run_file(dag_id: str, run_id: str, path: str) -> Response:
     """One file of a run."""
-    if not any(path.endswith(suffix) for suffix in FILES):
+    if not path.endswith(FILES):
         raise HTTPException(404, "no such report")
     try:
         data = store().read(f"{folder(dag_id, run_id)}/{path}")
@@ -126,8 +115,8 @@ def file(dag_id: str, run_id: str, path: str) -> Response:
 
 
 @app.get("/dags/{dag_id}/runs/{run_id}/mlflow", dependencies=READ)
-def mlflow(dag_id: str, run_id: str) -> Response:
-    """To the run in MLflow."""
+def run_in_mlflow(dag_id: str, run_id: str) -> Response:
+    """Leads to the run in MLflow."""
     try:
         report = RegisterReport.from_json(store().read(f"{folder(dag_id, run_id)}/register.json"))
     except (MissingInput, InvalidName):
@@ -138,36 +127,47 @@ def mlflow(dag_id: str, run_id: str) -> Response:
 
 
 @app.get("/dags/{dag_id}/history", dependencies=READ)
-def history(dag_id: str) -> Response:
+def history_page(dag_id: str) -> Response:
     """Every change of the model's champion, and what was refused."""
-    from retrain.reporting import history as told
+    from retrain.reporting import history
 
     model, home = dag_id.rpartition("_")[0], Home.from_environment()
     if f"{model}.yaml" not in {file.name for file in home.specs}:
         raise HTTPException(404, "no DAG of a model")
     rows = [
-        (str(row.place), stamp(row.effective_at), stamp(row.recorded_at), *map(_text, cells))
-        for row in told.rows(Ledger(home.ledger), model)
-        for cells in [(row.what, row.change, row.who, row.why, row.evidence)]
+        (str(event.place), stamp(event.effective_at), stamp(event.recorded_at), *map(_text, cells))
+        for event in history.rows(Ledger(home.ledger), model)
+        for cells in [(event.what, event.change, event.who, event.why, event.evidence)]
     ]
     head = ("place", "as of", "recorded", "what", "version", "by", "why", "evidence")
-    shown = _table(head, rows) if rows else "<p>Nobody has served yet.</p>"
-    title = (
-        f"<!doctype html><title>{_text(model)}</title>{STYLE}<h1>{_text(model)}: who served, and what was refused</h1>"
-    )
-    return HTMLResponse(title + shown, headers=QUIET)
+    table = _table(head, rows) if rows else "<p>Nobody has served yet.</p>"
+    return _page(model, f"{model}: who served, and what was refused", table)
 
 
 @app.get("/models", dependencies=[Depends(requires_access_dag("GET"))])
-def models() -> Response:
+def models_page() -> Response:
     """All models: owner, champion, age, health."""
     from retrain.reporting import inventory
 
-    return HTMLResponse(inventory.page(inventory.entries(Home.from_environment())), headers=QUIET)
+    return HTMLResponse(inventory.page(inventory.entries(Home.from_environment())), headers=NO_SCRIPTS)
+
+
+def _page(title: str, heading: str, body: str) -> Response:
+    head = f"<!doctype html><title>{_text(title)}</title>{STYLE}<h1>{_text(heading)}</h1>"
+    return HTMLResponse(head + body, headers=NO_SCRIPTS)
+
+
+def _checks(stage: str, checks: list[dict[str, Any]]) -> str:
+    rows = [
+        (_text(c.name), _text(c.model), _mark(c), _number(c.value), _number(c.bound), _text(c.reason))
+        for c in map(GateCheck.model_validate, checks)
+    ]
+    heading = stage.replace("_", " ").capitalize()
+    return f"<h2 id='{stage}'>{heading}</h2>" + _table(("check", "model", "", "value", "bound", "why"), rows)
 
 
 def _facts(stage: str, body: dict[str, Any]) -> str:
-    """What a stage that decides nothing has to tell."""
+    """The reason that is shown of a stage that decides nothing."""
     if stage == "ingest":
         return f"{body['batch']['rows']:,} rows, sha256 {body['batch']['sha256'][:12]}, from {body['source']}"
     if stage == "snapshot":
@@ -175,12 +175,10 @@ def _facts(stage: str, body: dict[str, Any]) -> str:
     if stage == "context":
         serving = f"version {body['champion']['version']} serves" if body["champion"] else "no champion"
         return f"{len(body['accepted'])} accepted batches, {serving}"
-    fitted = [f"{one['name']}: {one['configuration']['estimator']} on {one['rows']:,} rows" for one in body["fitted"]]
+    fitted = [
+        f"{model['name']}: {model['configuration']['estimator']} on {model['rows']:,} rows" for model in body["fitted"]
+    ]
     return "; ".join([*fitted, f"{body['unlabelled']:,} rows without a label left out", *body["notes"]])
-
-
-def _json(files: Store, key: str) -> dict[str, Any]:
-    return dict(json.loads(files.read(key)))
 
 
 def _address(dag_id: str, run_id: str, name: str) -> str:
@@ -189,10 +187,6 @@ def _address(dag_id: str, run_id: str, name: str) -> str:
 
 def _link(dag_id: str, run_id: str, name: str) -> str:
     return f"<a href='{_address(dag_id, run_id, name)}'>{_text(name.split('/', 1)[1])}</a>"
-
-
-def _shown(name: str) -> bool:
-    return name.endswith((".html", ".csv"))
 
 
 def _text(value: object) -> str:
@@ -204,7 +198,7 @@ def _number(value: float | None) -> str:
 
 
 def _mark(check: GateCheck) -> str:
-    """A check that does not hold back says so."""
+    """A check's outcome; one that does not hold a model back says so."""
     if check.passed is None:
         return f"<b class=na>{'unknown' if check.binding else 'reported'}</b>"
     if check.passed:
@@ -226,13 +220,14 @@ class StageLink(BaseOperatorLink):
         self.name, self.path, self.tasks = name, path, tasks
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The address of the page; empty where the task has none."""
         if not loop_of(ti_key.dag_id)[0] or ti_key.task_id not in self.tasks:
             return ""
         return f"/retrain/dags/{quote(ti_key.dag_id)}/runs/{quote(ti_key.run_id, safe='')}{self.path}"
 
 
 LINKS = (
-    StageLink("Retrain run", "", *SHOWN, "start", "ask"),
+    StageLink("Retrain run", "", *STAGES, "start", "ask"),
     StageLink("Quality report", "/files/validate/quality.html", "validate"),
     StageLink("Drift report", "/files/drift/drift.html", "drift", "decide"),
     StageLink("Scores", "/files/score/score.html", "score"),

@@ -20,7 +20,15 @@ import yaml
 from tests.conftest import churn_rows, churn_spec
 
 ROOT = Path(__file__).parents[1]
-CARRIED = ("dvc.yaml", ".dvcignore", ".gitignore", "requirements.txt", "bin/shown.py", ".dvc/config", ".dvc/.gitignore")
+CARRIED = (
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "requirements.txt",
+    "bin/dvc_outputs.py",
+    ".dvc/config",
+    ".dvc/.gitignore",
+)
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
 STAGES = ("ingest", "validate", "snapshot", "labels", "context", "drift", "decide", "train", "evaluate", "gate")
 PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings", "state/store"}
@@ -170,8 +178,8 @@ def test_nothing_is_promoted_and_no_policy_counts_a_training(clone: Checkout) ->
 
 
 def test_metrics_and_plots_are_shown(clone: Checkout) -> None:
-    shown = json.loads(clone.dvc("metrics", "show", "--json"))[""]["data"]
-    (metrics,) = shown.values()
+    by_file = json.loads(clone.dvc("metrics", "show", "--json"))[""]["data"]
+    (metrics,) = by_file.values()
     measured = clone.report("churn", "evaluate.json")["metrics"]["new"]
     assert metrics["data"]["new.log_loss"] == measured["log_loss"]["value"]
     page = Path(clone.dvc("plots", "show").strip().removeprefix("file://")).read_text()

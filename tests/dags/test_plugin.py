@@ -68,7 +68,7 @@ def store(home: Home) -> Store:
     gate = results.GateReport(
         **begin, decision=Decision(verdict="inconclusive", reasons=(ATTACK,)), metric="log_loss", checks=(check, warned)
     )
-    run_smoke_test = results.SmokeTestReport(
+    smoke_test = results.SmokeTestReport(
         **begin, decision=Decision(verdict="serves", reasons=("it answers",)), version=3, checks=(slow,)
     )
     evaluate = results.EvaluateReport(
@@ -76,7 +76,7 @@ def store(home: Home) -> Store:
     )
     store = Store(home.store)
     store.write(f"{FOLDER}/gate.json", gate.to_json().encode())
-    store.write(f"{FOLDER}/smoke_test.json", run_smoke_test.to_json().encode())
+    store.write(f"{FOLDER}/smoke_test.json", smoke_test.to_json().encode())
     store.write(f"{FOLDER}/evaluate.json", evaluate.to_json().encode())
     store.write(f"{FOLDER}/evaluate/curves.png", b"\x89PNG")
     store.write(f"{FOLDER}/validate/quality.html", b"<script>draw()</script>")
@@ -101,7 +101,7 @@ def test_every_route_wants_somebody_signed_in(plugin: ModuleType, stranger: Any,
             assert (method == "GET") == (answer.status_code != 405), "nothing is written through the plugin"
 
 
-def test_the_page_shows_what_was_said_and_never_runs_it(reader: Any, store: Store) -> None:
+def test_the_page_shows_what_the_reports_say_and_never_runs_it(reader: Any, store: Store) -> None:
     answer = reader.get(PAGE)
     assert answer.status_code == 200
     assert "<script" not in answer.text
@@ -227,14 +227,14 @@ def test_links_are_of_stage_tasks_only(plugin: ModuleType) -> None:
     class Rollout(Watch):
         task_id = "rollout"
 
-    class Probe(Key):
+    class SmokeTest(Key):
         task_id = "smoke_test"
 
     assert {link.name for link in links if link.get_link(None, ti_key=Rollout)} == {"Retrain run", "Rollout"}
-    assert {link.name for link in links if link.get_link(None, ti_key=Probe)} == {"Retrain run", "Smoke test"}
+    assert {link.name for link in links if link.get_link(None, ti_key=SmokeTest)} == {"Retrain run", "Smoke test"}
 
 
 def test_every_stage_has_its_place_on_the_page(plugin: ModuleType) -> None:
     from retrain.pipeline import BY_NAME
 
-    assert set(plugin.SHOWN) == set(BY_NAME)
+    assert set(plugin.STAGES) == set(BY_NAME)

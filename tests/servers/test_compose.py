@@ -211,7 +211,7 @@ def test_a_missing_secret_stops_the_start(verb: str) -> None:
     ],
 )
 def test_a_known_secret_stops_the_start(name: str, value: str) -> None:
-    assert f"{name} is a known password" in cluster.refusals({**GOOD, name: value})
+    assert f"{name} is a known password" in cluster.problems({**GOOD, name: value})
 
 
 def test_the_message_tells_all_at_once_and_shows_nothing() -> None:
@@ -232,13 +232,13 @@ def test_the_message_tells_all_at_once_and_shows_nothing() -> None:
     "key", ["x7" * 22, GOOD["FERNET_KEY"][:-5], "ä" + GOOD["FERNET_KEY"][1:]], ids=["pattern", "short", "not ascii"]
 )
 def test_a_fernet_key_is_one(key: str) -> None:
-    (why,) = cluster.refusals({**GOOD, "FERNET_KEY": key})
+    (why,) = cluster.problems({**GOOD, "FERNET_KEY": key})
     assert why.startswith("FERNET_KEY")
 
 
 def test_no_secret_serves_twice() -> None:
     twice = {**GOOD, "REDIS_PASSWORD": GOOD["POSTGRES_PASSWORD"]}
-    assert cluster.refusals(twice) == ["POSTGRES_PASSWORD, REDIS_PASSWORD are the same"]
+    assert cluster.problems(twice) == ["POSTGRES_PASSWORD, REDIS_PASSWORD are the same"]
 
 
 def test_secrets_stay_out_of_git() -> None:

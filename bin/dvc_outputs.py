@@ -1,4 +1,4 @@
-"""Lay the metrics and tables of an evaluation where `dvc metrics` and `dvc plots` look: `python bin/shown.py RUN`.
+"""Lays an evaluation's metrics and tables where `dvc metrics` and `dvc plots` look: `python bin/dvc_outputs.py RUN`.
 
 dvc.yaml names each file, whatever the task and the decision; what this evaluation does not have is written empty.
 """
@@ -17,9 +17,9 @@ EMPTY = {
 }
 
 
-def show(run: Path) -> None:
-    """Fill the folder `shown` of a run's folder from its `evaluate`."""
-    target = run / "shown"
+def lay_out(run: Path) -> None:
+    """Fill the folder `outputs` of a run's folder from its `evaluate`."""
+    target = run / "outputs"
     target.mkdir(exist_ok=True)
     for name, empty in EMPTY.items():
         source = run / "evaluate" / name
@@ -28,5 +28,5 @@ def show(run: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python bin/shown.py RUN")
-    show(Path(sys.argv[1]))
+        raise SystemExit("usage: python bin/dvc_outputs.py RUN")
+    lay_out(Path(sys.argv[1]))
