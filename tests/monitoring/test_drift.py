@@ -11,8 +11,9 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 
 from retrain.errors import DtypeChanged, InvalidSpec
-from retrain.monitoring.drift import Codes, Kind, Limits, Role, broken, compare
-from retrain.monitoring.drift.chance import Blocks, level_of, of_categories, of_numbers, of_share
+from retrain.monitoring.drift import Codes, Kind, Limits, Role, broken_columns, compare
+from retrain.monitoring.drift.blocks import Blocks
+from retrain.monitoring.drift.null_distribution import holm_level, jensen_shannon_null, ks_null, share_null
 from retrain.results import ColumnDrift, Decision
 
 KINDS: dict[str, Kind] = {"delay": "number", "price": "number", "carrier": "category", "score": "number"}
@@ -411,8 +412,8 @@ def test_all_tests_of_all_columns_share_the_level() -> None:
     ],
 )
 def test_one_level_says_what_holm_says(p: list[float], level: float, rejected: int) -> None:
-    assert level_of(p, 0.01) == pytest.approx(level)
-    assert sum(one <= level_of(p, 0.01) for one in p) == rejected
+    assert holm_level(p, 0.01) == pytest.approx(level)
+    assert sum(one <= holm_level(p, 0.01) for one in p) == rejected
 
 
 @pytest.mark.parametrize("limits", [Limits(per_column={"nobody": 0.1}), Limits(min_rows=500, sample=300)])
@@ -430,7 +431,7 @@ def test_chance_is_above_what_equal_samples_show(levels: int, rows: int) -> None
     for _ in range(60):
         ref, cur = (rng.choice(levels, rows, p=shares) for _ in range(2))
         distance = jensenshannon(np.bincount(ref, minlength=levels), np.bincount(cur, minlength=levels))
-        found.append(distance / of_categories(ref, cur, None, rng).critical(0.001))
+        found.append(distance / jensen_shannon_null(ref, cur, None, rng).critical(0.001))
     assert max(found) < 1.02
     assert np.median(found) > 0.1, "a limit far above chance would see nothing"
 
@@ -442,9 +443,9 @@ def test_a_critical_value_has_its_chance(blocks: bool) -> None:
     by = Blocks(ref["day"].to_numpy(), cur["day"].to_numpy()) if blocks else None
     late = [(side["x"] > 1).to_numpy() for side in (ref, cur)]
     for null in (
-        of_numbers(ref["x"].to_numpy(), cur["x"].to_numpy(), by),
-        of_categories(*(side.astype(int) for side in late), by, rng),
-        of_share(0.2, 1 / len(ref) + 1 / len(cur), by, np.concatenate(late)),
+        ks_null(ref["x"].to_numpy(), cur["x"].to_numpy(), by),
+        jensen_shannon_null(*(side.astype(int) for side in late), by, rng),
+        share_null(0.2, 1 / len(ref) + 1 / len(cur), by, np.concatenate(late)),
     ):
         for level in (0.05, 0.001, 1e-5):
             assert null.p_value(null.critical(level)) == pytest.approx(level, rel=0.01)
@@ -509,8 +510,8 @@ def test_blocks_that_do_not_matter_change_little() -> None:
     rng = np.random.default_rng(0)
     before, now = days(rng, 60, effect=0.0), days(rng, 30, effect=0.0)
     sides = before["x"].to_numpy(), now["x"].to_numpy()
-    by_row = of_numbers(*sides, None).critical(0.001)
-    by_day = of_numbers(*sides, Blocks(before["day"].to_numpy(), now["day"].to_numpy())).critical(0.001)
+    by_row = ks_null(*sides, None).critical(0.001)
+    by_day = ks_null(*sides, Blocks(before["day"].to_numpy(), now["day"].to_numpy())).critical(0.001)
     assert by_row <= by_day < 1.5 * by_row
 
 
@@ -576,7 +577,7 @@ def faults(change: object = None, kinds: dict[str, Kind] = MONTHS, months_known:
     if callable(change):
         now = change(now)
     of = month[month < 4] if months_known else None
-    return broken(before, last, now, kinds, seed=0, intervals=of)
+    return broken_columns(before, last, now, kinds, seed=0, intervals=of)
 
 
 def test_sound_and_jumping_columns_are_not_broken() -> None:
@@ -596,7 +597,7 @@ def test_another_unit_is_named(factor: float, name: str, known: bool) -> None:
 def test_a_temperature_in_fahrenheit_is_named() -> None:
     before = pd.DataFrame({"t": np.random.default_rng(0).normal(15, 5, 1200)})
     now = before.assign(t=before["t"] * 1.8 + 32).head(600)
-    assert "°C → °F" in broken(before, before, now, {"t": "number"}, seed=0, intervals=np.arange(1200) % 4)[0]
+    assert "°C → °F" in broken_columns(before, before, now, {"t": "number"}, seed=0, intervals=np.arange(1200) % 4)[0]
 
 
 @pytest.mark.parametrize(
@@ -634,14 +635,14 @@ def test_what_came_by_degrees_is_not_broken() -> None:
     frame, month = months(6)
     frame["delay"] += np.where(month >= 4, (month - 3) * 2, 0) * 1.1
     before, last, now = frame[month < 4], frame[month == 4], frame[month == 5]
-    assert broken(before, None, now, MONTHS, seed=0, intervals=month[month < 4]) == ()
-    assert broken(before, last, last, MONTHS, seed=0, intervals=month[month < 4]) == ()
+    assert broken_columns(before, None, now, MONTHS, seed=0, intervals=month[month < 4]) == ()
+    assert broken_columns(before, last, last, MONTHS, seed=0, intervals=month[month < 4]) == ()
 
 
 def test_a_column_that_is_not_there_and_empty_tables_say_nothing() -> None:
     frame, month = months()
     for now in (frame.drop(columns="delay"), frame.head(0), frame.assign(delay=np.nan).head(5)):
-        assert not [one for one in broken(frame, now, now, MONTHS, seed=0, intervals=month) if "price" in one]
+        assert not [one for one in broken_columns(frame, now, now, MONTHS, seed=0, intervals=month) if "price" in one]
 
 
 # --- the page and the bytes

@@ -322,7 +322,7 @@ def test_a_kill_between_file_and_record_is_completed(bench: Bench, monkeypatch: 
 def test_of_two_at_the_same_time_the_record_decides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench.score()
     bench.promote(OTHER)
-    monkeypatch.setattr(prediction_log, "found", lambda *_: None)  # as a process sees it that looked a moment earlier
+    monkeypatch.setattr(prediction_log, "find", lambda *_: None)  # as a process sees it that looked a moment earlier
     second = bench.score(key="second")
     assert (second.decision.verdict, second.version, second.sha256) == ("found", 1, first.sha256)
     assert len(bench.records()) == 1
@@ -421,7 +421,7 @@ def test_large_whole_numbers_as_keys_stay_what_they_are(lay: Lay) -> None:
     bench.promote()
     run = bench.begin(FEBRUARY)
     assert bench.table(score(run))["id"].tolist() == ids.tolist()
-    assert prediction_log.joined(run, bench.records()[0], bench.accept(run)).counts.both == 200
+    assert prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).counts.both == 200
 
 
 # --- whose scores
@@ -628,7 +628,7 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     assert bench.records()[0].body["answered"] == report.answered
     assert report.version == 1
 
-    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.prediction.tolist() == np.delete(ours, 3).tolist(), "the champion is judged by its own answers"
     assert joined.shadow is not None
     assert joined.shadow.tolist() == np.delete(theirs, 3).tolist()
@@ -718,17 +718,17 @@ def test_classes(lay: Lay) -> None:
     assert table.loc[3, ["score_0", "score_1", "score_2", "predicted", "shadow_predicted"]].isna().all()
     expected[3] = np.nan
     read = prediction_log.read(run, bench.records()[0])
-    np.testing.assert_array_equal(prediction_log.answers(bench.spec, read), expected)
+    np.testing.assert_array_equal(prediction_log.scores_in(bench.spec, read), expected)
     shadow = bench.predicted(2, run)
     shadow[3] = np.nan
-    np.testing.assert_array_equal(prediction_log.answers(bench.spec, read, shadow=True), shadow)
+    np.testing.assert_array_equal(prediction_log.scores_in(bench.spec, read, shadow=True), shadow)
     keep = np.arange(200) != 3
     names = np.asarray(["basic", "plus", "pro"])
     assert table["predicted"][keep].tolist() == names[expected[keep].argmax(axis=1)].tolist()
     otherwise = expected[keep].argmax(axis=1) != shadow[keep].argmax(axis=1)
     assert report.shadow
     assert report.shadow.decided_otherwise == pytest.approx(otherwise.mean())
-    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.prediction.shape == (199, 3)
 
 
@@ -740,7 +740,7 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
     run = bench.begin(FEBRUARY, frame.assign(churned=None))
     score(run)
     (record,) = bench.records()
-    nothing = prediction_log.joined(run, record, bench.accept(run)).labelled()
+    nothing = prediction_log.join_labels(run, record, bench.accept(run)).labelled()
     assert (len(nothing.frame), nothing.counts.unlabelled, nothing.counts.share) == (0, 198, 0)
 
     # The revision: labels have come, but not all; in another order; one row is new, one is gone.
@@ -749,7 +749,7 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
     extra = late.iloc[[50]].assign(id="202402-99999")
     late = pd.concat([late.drop(index=[10]), extra]).sample(frac=1, random_state=1)
     after = bench.begin(FEBRUARY, late, key="after")
-    joined = prediction_log.joined(after, record, bench.accept(after)).labelled()
+    joined = prediction_log.join_labels(after, record, bench.accept(after)).labelled()
 
     assert joined.counts.model_dump() == {
         "predictions": 198,
@@ -772,7 +772,7 @@ def test_abstentions_are_no_predictions(lay: Lay) -> None:
     bench.promote()
     run = bench.begin(FEBRUARY, spoilt(**BROKEN))
     score(run)
-    counts = prediction_log.joined(run, bench.records()[0], bench.accept(run)).counts
+    counts = prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).counts
     assert (counts.predictions, counts.both, counts.unpredicted) == (198, 198, 2)
 
 
@@ -781,7 +781,7 @@ def test_labels_of_an_ambiguous_key_are_refused(bench: Bench) -> None:
     score(run)
     twice = bench.begin(FEBRUARY, spoilt(id=(1, "202402-00000")), key="twice")
     with pytest.raises(AmbiguousKeys, match=r"2 rows of the batch of .* share their key \(id\)"):
-        prediction_log.joined(twice, bench.records()[0], bench.accept(twice)).labelled()
+        prediction_log.join_labels(twice, bench.records()[0], bench.accept(twice)).labelled()
 
 
 def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
@@ -796,7 +796,7 @@ def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
     table = bench.table(score(run))
     assert list(table)[:5] == ["version_", "id", "signup", "score", "version"]
     assert (set(table["version_"]), set(table["version"])) == ({7}, {1})
-    joined = prediction_log.joined(run, bench.records()[0], bench.accept(run)).labelled()
+    joined = prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).labelled()
     assert joined.counts.both == 200
     assert set(joined.frame["score"]) == {0.5}
     assert joined.prediction.tolist() == table["score"].tolist()
@@ -804,9 +804,10 @@ def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
 
 def test_the_same_scores_are_the_same_bytes(bench: Bench) -> None:
     lead = pa.table({"id": pa.array(["b", "a"]).dictionary_encode(), "signup": [datetime(2024, 2, 1)] * 2})
-    told = prediction_log.Answers(np.asarray([0.25, np.nan]), 3)
+    told = prediction_log.Scores(np.asarray([0.25, np.nan]), 3)
     made = [
-        prediction_log.table(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"]) for _ in range(2)
+        prediction_log.to_parquet(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"])
+        for _ in range(2)
     ]
     assert made[0] == made[1]
     assert pq.read_table(io.BytesIO(made[0])).select(["id", "score", "reason"]).to_pylist() == [

@@ -130,7 +130,7 @@ def _pair(run: Run, rollout: Rollout, accepted: Accepted) -> LossPair | None:
         return None
     of_this_batch = [record for record in records if record.body["data"] == accepted.batch.sha256]
     try:
-        rows = prediction_log.joined(run, (of_this_batch or records)[-1], accepted).labelled()
+        rows = prediction_log.join_labels(run, (of_this_batch or records)[-1], accepted).labelled()
     except AmbiguousKeys as error:
         log.warning("%s: %s", run.model, error.found)
         return None

@@ -1,30 +1,228 @@
-"""What the monitor's stages share: the champion's holdout rows, and what they say of its answers to new ones."""
+"""Realised performance: the champion on an interval whose labels are there, against what such rows should cost.
+
+Months differ in how hard they are. The realised loss is held against the expected one of the same rows, which is
+learnt from the champion's holdout rows: a hard month is no fall, and a changed world is one.
+"""
 
 from __future__ import annotations
 
-from retrain.monitoring import prediction_log
-from retrain.results import Champion, Context, Interval
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
+from retrain.modeling import metrics, resampling
+from retrain.modeling.metrics import Array
+from retrain.monitoring import estimation
+from retrain.monitoring.estimation import ExcessLoss, PerformanceEstimator
+from retrain.monitoring.estimation.holdout import holdout_estimator
+from retrain.monitoring.prediction_log import JoinedPredictions, join_champion
+from retrain.results import Champion, Interval, Measured, Realised, SliceFall
 from retrain.spec import Spec
 from retrain.state.run import Run
-
-
-def scored(run: Run, champion: Champion, interval: Interval) -> prediction_log.Joined | None:
-    """What the champion answered to an interval's rows, joined to them and to the labels that are there.
-
-    Returns:
-        None where it has not scored the interval, or the interval has no accepted batch.
-    """
-    context = run.read(Context, "context")
-    accepted = next((one for one in context.accepted if one.batch.interval == interval), None)
-    mine = [one for one in prediction_log.records(run, interval) if one.body["version"] == champion.version]
-    if accepted is None or not mine:
-        return None
-    # Of the very batch that was accepted, else of another revision of it: what was answered at the time.
-    same = [one for one in mine if one.body["data"] == accepted.batch.sha256]
-    return prediction_log.joined(run, (same or mine)[-1], accepted)
 
 
 def below_expected_score(spec: Spec, value: float, expected_score: float) -> bool:
     """Whether a score is worse than the expected one by more than the monitor's margin."""
     margin = spec.monitor.margin * abs(expected_score)
     return value < expected_score - margin if spec.greater_is_better else value > expected_score + margin
+
+
+def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Realised | None:
+    """Measure the champion on the last of these intervals; those before it show a slow fall.
+
+    Returns:
+        None where the champion has not scored the interval. Undetermined where too few labels are there.
+
+    Raises:
+        SnapshotCorrupt, MissingInput: a batch or its scores are not the ones on record, or gone.
+    """
+    spec, interval = run.spec, intervals[-1]
+
+    def undetermined(reason: str, **more: object) -> Realised:
+        return Realised.model_validate(
+            {"interval": interval, "version": champion.version, "verdict": "undetermined", "reason": reason, **more}
+        )
+
+    try:
+        joined = join_champion(run, champion, interval)
+    except AmbiguousKeys as error:
+        return undetermined(error.found)
+    if joined is None:
+        return None
+    known = joined.labelled()
+    coverage = known.counts.share
+    counted = {"rows": len(known.frame), "coverage": coverage}
+    if len(known.frame) < spec.monitor.min_rows or coverage < spec.labels.min_coverage:
+        reason = f"{interval.name}: {len(known.frame):,} labelled scores, {coverage:.0%} of all"
+        needed = f"{spec.monitor.min_rows:,} and {spec.labels.min_coverage:.0%} are needed"
+        return undetermined(f"{reason}; {needed}", **counted)
+    block = resampling.blocks(spec, known.frame)
+    measured = _score(run, known, block)
+    if measured.value is None:
+        reason = f"{interval.name}: {spec.gate.metric} is undefined on {len(known.frame):,} labelled scores"
+        return undetermined(reason, **counted)
+    excess, slow, expected, estimator = None, None, None, None
+    try:
+        estimator = holdout_estimator(run, champion)
+        excess = _excess_loss(run, estimator, known)
+        if earlier := [part for before in intervals[:-1] if (part := _labelled(run, champion, before))]:
+            slow = _excess_loss(run, estimator, *earlier, known)
+        features = known.frame[list(spec.features)]
+        if excess and spec.gate.metric in estimation.MEANS:
+            expected = excess.expected**0.5 if spec.gate.metric == "rmse" else excess.expected
+        else:
+            expected = estimator.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
+    except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
+        pass  # judged by the expected score alone
+    verdict, reason = _judge(run, champion, interval, measured, excess, slow, expected)
+    return Realised(
+        interval=interval,
+        version=champion.version,
+        verdict=verdict,
+        reason=reason,
+        value=measured.value,
+        low=measured.low,
+        high=measured.high,
+        expected_score=champion.expected_score,
+        expected=expected,
+        excess=excess and excess.relative,
+        excess_low=excess and excess.low and excess.low / max(abs(excess.expected), 1e-12),
+        suspect=_suspect_labels(run, known, block),
+        slices=tuple(_slices(run, known, estimator)),
+        **counted,
+    )
+
+
+def _labelled(run: Run, champion: Champion, interval: Interval) -> JoinedPredictions | None:
+    """The labelled scores of an earlier interval; None where there are none."""
+    try:
+        joined = join_champion(run, champion, interval)
+    except AmbiguousKeys:
+        return None
+    known = joined.labelled() if joined else None
+    return known if known and len(known.frame) else None
+
+
+def _excess_loss(run: Run, estimator: PerformanceEstimator, *parts: JoinedPredictions) -> ExcessLoss | None:
+    """The excess loss of one interval or several as one; half the level for each of the two tests."""
+    frame = pd.concat([part.frame for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
+    return estimator.excess_loss(
+        np.concatenate([part.outcome for part in parts]),
+        np.concatenate([part.prediction for part in parts]),
+        frame[list(run.spec.features)],
+        resampling.blocks(run.spec, frame),
+        level=run.spec.monitor.level / 2,
+    )
+
+
+def _score(run: Run, known: JoinedPredictions, block: Array) -> Measured:
+    spec = run.spec
+    try:
+        draws = resampling.resample(
+            spec.task,
+            spec.gate.metric,
+            known.outcome,
+            known.prediction,
+            block,
+            resamples=spec.evaluation.resamples,
+            seed=spec.training.seed,
+        )
+    except NonFiniteMetric:
+        return Measured(value=None)
+    return resampling.confidence_interval(draws, spec.gate.level)
+
+
+def _judge(
+    run: Run,
+    champion: Champion,
+    interval: Interval,
+    measured: Measured,
+    excess: ExcessLoss | None,
+    slow: ExcessLoss | None,
+    expected: float | None,
+) -> tuple[str, str]:
+    """Alarm at a loss beyond what such rows should cost; without an expectation, beyond the expected score."""
+    spec, value, expected_score = run.spec, measured.value, champion.expected_score
+    reason = f"{interval.name}: {spec.gate.metric} {value:.4g}"
+    if measured.low is not None:
+        reason += f" ({1 - 2 * spec.gate.level:.0%} interval {measured.low:.4g} to {measured.high:.4g})"
+    if expected_score is not None:
+        reason += f", {expected_score:.4g} expected"
+    if expected is not None:
+        reason += f", {expected:.4g} expected of such rows"
+    if excess is not None and excess.low is not None:
+        reason += (
+            f"; its loss is {_relative(run, excess):+.1%} of that ({'beyond' if excess.worse else 'within'} chance)"
+        )
+        if slow is not None:
+            certain = "beyond" if slow.worse else "within"
+            reason += f", with the intervals before it {_relative(run, slow):+.1%} ({certain} chance)"
+        fell = [one for one in (excess, slow) if one and one.worse and _relative(run, one) > spec.monitor.margin]
+        return ("alarm" if fell else "calm"), reason
+    worst = measured.high if spec.greater_is_better else measured.low
+    if expected_score is None or worst is None:
+        return "undetermined", reason
+    return ("alarm" if below_expected_score(spec, worst, expected_score) else "calm"), reason
+
+
+def _relative(run: Run, excess: ExcessLoss) -> float:
+    """The excess as a share of what was expected, in the metric's own unit."""
+    if run.spec.gate.metric != "rmse":
+        return excess.relative
+    return float((max(excess.realised, 0.0) / max(excess.expected, 1e-12)) ** 0.5 - 1)
+
+
+def _suspect_labels(run: Run, known: JoinedPredictions, block: Array) -> str:
+    """Whether outcomes go against the predictions: flipped labels, or a reversed world; data alone cannot tell.
+
+    The covariance of prediction and outcome, over classes, below zero in nearly all draws of the blocks.
+    """
+    spec, p = run.spec, known.prediction
+    if p.ndim == 1:
+        pairs = [(p, known.outcome)]
+    else:
+        pairs = [(p[:, place], (known.outcome == place).astype(float)) for place in range(p.shape[1])]
+    count = int(block.max()) + 1
+    if count < 2:
+        return ""
+    times = np.random.default_rng(spec.training.seed).multinomial(count, np.full(count, 1 / count), size=1000)
+    drawn = times @ np.bincount(block, minlength=count)
+    total = np.zeros(len(times))
+    for prediction, outcome in pairs:
+        products = (prediction * outcome, prediction, outcome)
+        means = [times @ np.bincount(block, values, count) / drawn for values in products]
+        total += means[0] - means[1] * means[2]
+    if float(np.mean(total < 0)) < 1 - spec.gate.level / 2:
+        return ""
+    return "outcomes go against the champion's answers: flipped labels, or a world turned round; a person has to tell"
+
+
+def _slices(run: Run, known: JoinedPredictions, estimator: PerformanceEstimator | None) -> Iterator[SliceFall]:
+    """The mean loss of each slice, realised and expected."""
+    spec = run.spec
+    if estimator is None or not spec.evaluation.slices:
+        return
+    lost = estimation.loss_of(spec.task, spec.gate.metric)(known.outcome, known.prediction)
+    expected = estimator.expected(known.prediction, known.frame[list(spec.features)])
+    for column in spec.evaluation.slices:
+        values = metrics.bands(known.frame[column], spec.columns[column].type)
+        for value, place in sorted(values.groupby(values, sort=True).indices.items()):
+            if len(place) < spec.gate.slice_min_rows:
+                continue
+            realised_mean, expected_mean = float(lost[place].mean()), float(expected[place].mean())
+            yield SliceFall(
+                column=column,
+                value=str(value),
+                rows=len(place),
+                realised=realised_mean,
+                expected=expected_mean,
+                fell=realised_mean - expected_mean > spec.gate.slice_margin * abs(expected_mean)
+                and _beyond_chance(lost[place] - expected[place]),
+            )
+
+
+def _beyond_chance(excess: Array) -> bool:
+    """A mean above zero by three of its standard errors: there are many slices."""
+    return bool(excess.mean() > 3 * excess.std(ddof=1) / np.sqrt(len(excess)))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from retrain.modeling.folds import Rows
 from retrain.modeling.metrics import Array
+from retrain.monitoring.stored_reference import GROUP, INTERVAL, PREDICTION, TIME
 from retrain.spec import Spec
 
 ROWS = 20_000
@@ -36,9 +37,9 @@ def reference_rows(spec: Spec, known: Rows, judged: Array, prediction: Array, st
     frame = known.frame[list(spec.inputs)].assign(target=known.y)
     for name, column in _prediction_columns(prediction).items():
         frame[name] = pd.Series(column, index=frame.index[judged]).reindex(frame.index)
-    frame["__time"], frame["__interval"] = known.frame[spec.source.time], starts[known.interval]
+    frame[TIME], frame[INTERVAL] = known.frame[spec.source.time], starts[known.interval]
     if spec.training.group:
-        frame["__group"] = known.frame[spec.training.group]
+        frame[GROUP] = known.frame[spec.training.group]
     return frame
 
 
@@ -58,8 +59,8 @@ def holdout_rows(spec: Spec, frame: pd.DataFrame, y: Array, prediction: Array) -
 
 def _prediction_columns(prediction: Array) -> dict[str, Array]:
     if prediction.ndim == 1:
-        return {"prediction": prediction}
-    return {f"prediction_{place}": prediction[:, place] for place in range(prediction.shape[1])}
+        return {PREDICTION: prediction}
+    return {f"{PREDICTION}_{place}": prediction[:, place] for place in range(prediction.shape[1])}
 
 
 def column_facts(values: pd.Series[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which kind is it: broken data, wrong labels, a changed world, or nothing?
+"""Diagnose the interval: broken data, wrong labels, a changed world, or nothing.
 
 Broken data and wrong labels are for a person: nothing trains on them until they are released. A changed world is a
 reason to retrain. The signs are in the reports of drift, estimate and measure; here they are put together.
@@ -25,15 +25,15 @@ from retrain.state.run import Run
 
 
 def diagnose(run: Run) -> DiagnoseReport:
-    """Put the signs together; a pure function of the run's reports."""
+    """Put the signs together: the diagnosis is a pure function of the run's reports."""
     drift, measured = run.read(DriftReport, "drift"), run.read(MeasureReport, "measure")
-    decision, of = judge(run.interval, drift, run.read(EstimateReport, "estimate"), measured)
+    decision, of = diagnosis(run.interval, drift, run.read(EstimateReport, "estimate"), measured)
     report = DiagnoseReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, of=of)
     if not run.pages:
         return report
     key = run.path("diagnose", "diagnose.html")
     serving = run.read(Context, "context").champion
-    said = pd.DataFrame(
+    questions = pd.DataFrame(
         [
             ("drift", drift.decision.verdict, "; ".join(drift.decision.reasons)),
             *((stage, one.verdict, "; ".join(one.reasons)) for stage, one in _others(run, measured)),
@@ -41,7 +41,7 @@ def diagnose(run: Run) -> DiagnoseReport:
         columns=["question", "verdict", "why"],
     )
     title = f"{run.model}: {run.interval.name}, {f'version {serving.version}' if serving else 'no champion'}"
-    run.store.write(key, html.page(title, decision, {"What was asked": said}))
+    run.store.write(key, html.page(title, decision, {"What was asked": questions}))
     return report.model_copy(update={"html": key})
 
 
@@ -50,10 +50,10 @@ def _others(run: Run, measured: MeasureReport) -> Iterator[tuple[str, Decision]]
     yield "measure", measured.decision
 
 
-def judge(
+def diagnosis(
     interval: Interval, drift: DriftReport, estimate: EstimateReport, measured: MeasureReport
 ) -> tuple[Decision, tuple[tuple[Interval, str], ...]]:
-    """The kind with its reasons, and what it says of which interval."""
+    """The kind with its reasons, and the kind of each interval that it is about."""
     if drift.broken:
         return Decision(verdict="broken", reasons=drift.broken), ((interval, "broken"),)
     suspect = [one for one in measured.realised if one.suspect]

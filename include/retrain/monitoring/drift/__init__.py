@@ -1,21 +1,24 @@
 """Drift of one batch against a reference: Evidently's distances, calibrated so that a false alarm has a stated chance.
 
+A new test goes to `whole_column_tests`, its floor to `limits`. `column_tests` runs them all on one column and judges
+them, `null_distribution` says what chance does, `blocks` which rows depend, `samples` what is drawn of a column.
+
 Numbers are judged by the Kolmogorov-Smirnov distance (the largest difference of the two cumulative shares),
 categories by the Jensen-Shannon distance, both on a bounded, seeded sample of each side. Evidently's own `ks` is a
 p-value, which any change reaches with enough rows, and its Wasserstein distance moves with one outlier; so the plain
 distance is registered with Evidently by its own door.
 
-Beside it stand facts of the whole table, on all rows: the share of missing (or infinite) values, categories that
-the reference never had, columns that became constant. They yield a `ColumnDrift` of their own where there is
-something to tell. The target has no missing test: a label that is missing is not there yet.
+Facts of whole columns are tested on all rows: the share of missing (or infinite) values, categories that the
+reference never had, columns that became constant. Each yields a `ColumnDrift` of its own where there is something to
+test. The target has no missing test: a label that is missing is not there yet.
 
 Each of them is drift if it is surer than chance and at least as large as its floor (`Limits.effect`, `missing`, `new`).
-What chance does is told by `chance`, for independent rows or for blocks of rows that depend. All tests of all columns
+The null distribution is known for independent rows and for blocks of rows that depend. All tests of all columns
 are one family (Holm): `Limits.false_alarms` bounds the chance that any of them is called drift where nothing changed,
 and so that of the whole check. The batch is drifted if the drifted features have `share` of the importance, or by a
 drifted prediction or target. `benchmarks/alarms.py` measures both, false alarms and how soon a change is seen.
 
-`broken` tells data that broke (a unit, a sensor, a join) from a world that changed.
+`broken_columns` tells data that broke (a unit, a sensor, a join) from a world that changed.
 
 Evidently is imported in `page` and nowhere else. What it is given has been cleaned first, because one infinite value,
 one empty column or a label such as `</script>` would flip its verdict, end its report or run in its page.
@@ -29,14 +32,16 @@ import numpy as np
 import pandas as pd
 
 from retrain.errors import InvalidSpec
-from retrain.monitoring.drift.broken import broken
-from retrain.monitoring.drift.chance import FEWEST, level_of
-from retrain.monitoring.drift.columns import Codes, Judged, Test, bounded, judge, undetermined, verdict
-from retrain.monitoring.drift.limits import TEST, Kind, Limits, Role
+from retrain.monitoring.drift.blocks import Codes
+from retrain.monitoring.drift.broken_data import broken_columns
+from retrain.monitoring.drift.column_tests import TestedColumn, column_verdicts, run_tests
+from retrain.monitoring.drift.limits import DISTANCE, Kind, Limits, Role
+from retrain.monitoring.drift.null_distribution import MIN_FREEDOM, holm_level
 from retrain.monitoring.drift.page import page_of, with_verdicts
+from retrain.monitoring.drift.whole_column_tests import bounded_list
 from retrain.results import ColumnDrift, Decision
 
-__all__ = ["Codes", "Kind", "Limits", "Role", "broken", "compare"]
+__all__ = ["Codes", "Kind", "Limits", "Role", "broken_columns", "compare"]
 
 
 def compare(
@@ -55,10 +60,13 @@ def compare(
     """Compare `current` with `reference` in the columns of `kinds`; other columns are not read.
 
     Args:
+        reference: n rows, of which the samples and shares are compared with those of `current`.
+        current: m rows.
         kinds: column → how it is compared. A dictionary-encoded category is counted by its codes, so that ten
             million rows cost no more than their integers.
         roles: column → role; a column without one is a feature. A drifted prediction or target makes the batch
             drifted by itself.
+        limits: what counts as drift, and the size of samples.
         seed: of the samples and of the random splits. Same inputs and seed, same verdicts.
         html: whether to render the page.
         known: category column → every category of the training rows, where `reference` is only a sample of them.
@@ -82,7 +90,7 @@ def compare(
     ('drift', 0.5, 0.4)
     """
     if unknown := sorted(set(limits.per_column) - set(kinds)):
-        raise InvalidSpec(f"a drift limit for {bounded(unknown)}, which is not compared", do="remove the limit")
+        raise InvalidSpec(f"a drift limit for {bounded_list(unknown)}, which is not compared", do="remove the limit")
     if limits.sample < limits.min_rows:
         raise InvalidSpec(
             f"a drift sample of {limits.sample} below {limits.min_rows} rows", do="raise sample or lower min_rows"
@@ -90,13 +98,13 @@ def compare(
     role_of = {column: roles.get(column, "feature") for column in kinds}
     weight = _weights([c for c in kinds if role_of[c] == "feature"], weights)
     small = _too_small(reference, current, limits) or (_too_few(blocks, limits.sample, seed) if blocks else "")
-    found: dict[str, Judged] = {}
+    tested: dict[str, TestedColumn] = {}
     for column, kind in kinds.items():
         absent = [name for name, table in (("reference", reference), ("batch", current)) if column not in table]
         if small or absent:
-            found[column] = Judged(small or f"not in the {' nor in the '.join(absent)}", TEST[kind])
+            tested[column] = TestedColumn(small or f"not in the {' nor in the '.join(absent)}", DISTANCE[kind])
         else:
-            found[column] = judge(
+            tested[column] = run_tests(
                 reference[column],
                 current[column],
                 column,
@@ -107,19 +115,14 @@ def compare(
                 known.get(column),
                 blocks,
             )
-    level = _level(found.values(), limits.false_alarms)
-    said: dict[str, list[ColumnDrift]] = {}
-    for column, one in found.items():
-        role, of = role_of[column], weight.get(column) if weights else None
-        said[column] = [
-            undetermined(column, role, one.name, one.main, of)
-            if isinstance(one.main, str)
-            else verdict(column, role, one.main, level, of),
-            *(verdict(column, role, test, level, of) for test in one.others),
-        ]
-    decision, share = _decide(said, small, limits, weight)
-    columns = tuple(row for rows in said.values() for row in rows)
-    return decision, columns, share, _page(found, said, decision, columns) if html else None
+    level = _level(tested.values(), limits.false_alarms)
+    verdicts = {
+        name: column_verdicts(name, role_of[name], column, level, weight.get(name) if weights else None)
+        for name, column in tested.items()
+    }
+    decision, share = _decide(verdicts, small, limits, weight)
+    columns = tuple(row for rows in verdicts.values() for row in rows)
+    return decision, columns, share, _page(tested, verdicts, decision, columns) if html else None
 
 
 def _too_small(reference: pd.DataFrame, current: pd.DataFrame, limits: Limits) -> str:
@@ -132,53 +135,52 @@ def _too_small(reference: pd.DataFrame, current: pd.DataFrame, limits: Limits) -
 
 
 def _too_few(blocks: Codes, size: int, seed: int) -> str:
-    """Why chance cannot be told of these blocks, if so; counted in a sample."""
+    """Why these blocks give no null distribution, if they do not; counted in a sample."""
     drawn = [side[np.random.default_rng(seed).integers(0, len(side), size)] for side in blocks]
     before, now = (len(np.unique(side)) for side in drawn)
-    if before + now - 2 >= FEWEST:
+    if before + now - 2 >= MIN_FREEDOM:
         return ""
-    return f"{before} and {now} blocks in which rows depend, {FEWEST + 2} in all are needed to tell chance"
+    return f"{before} and {now} blocks in which rows depend, {MIN_FREEDOM + 2} in all are needed to tell chance"
 
 
 def _weights(features: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Each feature's part of all importance."""
+    """Feature → its share of all importance."""
     raw = {name: max(float((weights or {}).get(name, 0.0)), 0.0) for name in features}
     total = sum(raw.values())
-    return {name: one / total if total else 1 / len(raw) for name, one in raw.items()}
+    return {name: weight / total if total else 1 / len(raw) for name, weight in raw.items()}
 
 
-def _level(found: Iterable[Judged], false_alarms: float) -> float:
+def _level(tested: Iterable[TestedColumn], false_alarms: float) -> float:
     p_values: list[float] = []
-    for one in found:
-        tests = [test for test in (one.main, *one.others) if isinstance(test, Test)]
-        p_values += [test.null.p_value(test.statistic) for test in tests] + [1.0] * one.idle
-    return level_of(p_values, false_alarms)
+    for column in tested:
+        p_values += [test.null.p_value(test.statistic) for test in column.tests] + [1.0] * column.idle
+    return holm_level(p_values, false_alarms)
 
 
 def _decide(
-    said: Mapping[str, Sequence[ColumnDrift]], small: str, limits: Limits, weight: Mapping[str, float]
+    rows: Mapping[str, Sequence[ColumnDrift]], small: str, limits: Limits, weight: Mapping[str, float]
 ) -> tuple[Decision, float | None]:
     if small:
         return Decision(verdict="undetermined", reasons=(small,)), None
-    verdicts = {column: _verdict(rows) for column, rows in said.items()}
-    features = {c: v for c, v in verdicts.items() if said[c][0].role == "feature"}
+    verdicts = {column: _verdict(of_column) for column, of_column in rows.items()}
+    features = {c: v for c, v in verdicts.items() if rows[c][0].role == "feature"}
     determined = [c for c, v in features.items() if v != "undetermined"]
-    drifted = _strongest(said, [c for c in determined if features[c] == "drift"])
-    alone = _strongest(said, [c for c, v in verdicts.items() if v == "drift" and c not in features])
-    told = sum(weight[c] for c in determined)
-    share = round(sum(weight[c] for c in drifted) / told, 9) if told else None
-    reasons = [f"the {said[c][0].role} drifted: {_why(said[c])}" for c in alone]
+    drifted = _strongest(rows, [c for c in determined if features[c] == "drift"])
+    alone = _strongest(rows, [c for c, v in verdicts.items() if v == "drift" and c not in features])
+    determined_weight = sum(weight[c] for c in determined)
+    share = round(sum(weight[c] for c in drifted) / determined_weight, 9) if determined_weight else None
+    reasons = [f"the {rows[c][0].role} drifted: {_why(rows[c])}" for c in alone]
     if share is not None:
         text = f"{len(drifted)} of {len(determined)} features drifted ({share:.0%} of importance, limit"
         reasons.append(
-            f"{text} {limits.share:.0%})" + (f": {bounded([_why(said[c]) for c in drifted])}" if drifted else "")
+            f"{text} {limits.share:.0%})" + (f": {bounded_list([_why(rows[c]) for c in drifted])}" if drifted else "")
         )
     unknown = [c for c, v in verdicts.items() if v == "undetermined"]
     if unknown:
-        reasons.append(f"undetermined: {bounded([f'{c} ({said[c][0].reason})' for c in unknown])}")
+        reasons.append(f"undetermined: {bounded_list([f'{c} ({rows[c][0].reason})' for c in unknown])}")
     if alone or (share and share >= limits.share):
         outcome = "drift"
-    elif len(unknown) == len(verdicts) or (features and told < 0.5):
+    elif len(unknown) == len(verdicts) or (features and determined_weight < 0.5):
         outcome = "undetermined"
     else:
         outcome = "stable"
@@ -195,8 +197,8 @@ def _strength(row: ColumnDrift) -> float:
     return row.statistic / row.threshold
 
 
-def _strongest(said: Mapping[str, Sequence[ColumnDrift]], columns: Iterable[str]) -> list[str]:
-    return sorted(columns, key=lambda column: -max(map(_strength, said[column])))
+def _strongest(rows: Mapping[str, Sequence[ColumnDrift]], columns: Iterable[str]) -> list[str]:
+    return sorted(columns, key=lambda column: -max(map(_strength, rows[column])))
 
 
 def _why(rows: Sequence[ColumnDrift]) -> str:
@@ -205,20 +207,20 @@ def _why(rows: Sequence[ColumnDrift]) -> str:
 
 
 def _page(
-    found: Mapping[str, Judged],
-    said: Mapping[str, Sequence[ColumnDrift]],
+    tested: Mapping[str, TestedColumn],
+    verdicts: Mapping[str, Sequence[ColumnDrift]],
     decision: Decision,
     columns: Sequence[ColumnDrift],
 ) -> bytes:
     """Evidently's page; where a distance is as good as its threshold, rounding may not part the two verdicts."""
-    compared = {column: one.compared for column, one in found.items() if one.compared is not None}
+    samples = {name: column.samples for name, column in tested.items() if column.samples is not None}
     thresholds = {}
-    for column in compared:
-        row = said[column][0]
+    for column in samples:
+        row = verdicts[column][0]
         assert row.statistic is not None
         assert row.threshold is not None
         drift = row.verdict == "drift"
         thresholds[column] = (
             min(row.threshold, row.statistic - 1e-6) if drift else max(row.threshold, row.statistic + 1e-6)
         )
-    return with_verdicts(page_of(compared, thresholds), decision, columns).encode()
+    return with_verdicts(page_of(samples, thresholds), decision, columns).encode()

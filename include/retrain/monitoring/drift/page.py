@@ -1,4 +1,4 @@
-"""Evidently, imported in this file and nowhere else: the page."""
+"""The page: Evidently's report of the samples under our verdicts. Evidently is imported in this file only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from evidently.legacy.core import ColumnType
 from evidently.metrics import ValueDrift
 from numpy.typing import NDArray
 
-from retrain.monitoring.drift.limits import TEST, Kind
+from retrain.monitoring.drift.limits import DISTANCE, Kind
 from retrain.monitoring.drift.samples import ks_distance
 from retrain.results import ColumnDrift, Decision
 
 
 @dataclass(frozen=True)
-class Compared:
+class ColumnSamples:
+    """The samples of a column as the page shows them: (n,) of the reference and (m,) of the batch."""
+
     kind: Kind
     reference: NDArray[Any]
     current: NDArray[Any]
@@ -34,56 +36,67 @@ def _custom(reference: pd.Series, current: pd.Series, _kind: ColumnType, thresho
 
 
 register_stattest(
-    StatTest(TEST["number"], "K-S distance", allowed_feature_types=[ColumnType.Numerical], default_threshold=0.1),
+    StatTest(DISTANCE["number"], "K-S distance", allowed_feature_types=[ColumnType.Numerical], default_threshold=0.1),
     _custom,
 )
 
 
-def page_of(compared: Mapping[str, Compared], thresholds: Mapping[str, float]) -> str:
-    """Evidently's report of the samples, its own judge of each column held against our threshold."""
-    if not compared:
+def page_of(samples: Mapping[str, ColumnSamples], thresholds: Mapping[str, float]) -> str:
+    """Evidently's report of the samples, its statistic of each column held against our threshold.
+
+    Args:
+        samples: column → its samples.
+        thresholds: column → the value of the statistic from which it is drift.
+    """
+    if not samples:
         return "<!DOCTYPE html><html><head><meta charset='utf-8'></head><body></body></html>"
-    names = dict(zip(compared, harmless(list(compared)), strict=True))
+    names = dict(zip(samples, harmless(list(samples)), strict=True))
     definition = DataDefinition(
-        numerical_columns=[names[c] for c, it in compared.items() if it.kind == "number"],
-        categorical_columns=[names[c] for c, it in compared.items() if it.kind == "category"],
+        numerical_columns=[names[c] for c, it in samples.items() if it.kind == "number"],
+        categorical_columns=[names[c] for c, it in samples.items() if it.kind == "category"],
     )
     tables = [
-        pd.DataFrame({names[c]: pd.Series(it.reference if side == 0 else it.current) for c, it in compared.items()})
+        pd.DataFrame({names[c]: pd.Series(it.reference if side == 0 else it.current) for c, it in samples.items()})
         for side in range(2)
     ]
     before, now = (Dataset.from_pandas(table, data_definition=definition) for table in tables)
-    judges = [ValueDrift(column=names[c], method=TEST[it.kind], threshold=thresholds[c]) for c, it in compared.items()]
+    metrics = [
+        ValueDrift(column=names[c], method=DISTANCE[it.kind], threshold=thresholds[c]) for c, it in samples.items()
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's and plotly's own, about data that was judged all the same
-        text: str = Report(judges, include_tests=True).run(now, before).get_html_str(as_iframe=False)
+        text: str = Report(metrics, include_tests=True).run(now, before).get_html_str(as_iframe=False)
     return text
 
 
 def harmless(names: Sequence[str]) -> list[str]:
-    """Distinct short names without angle brackets: Evidently writes them into a script element as they are."""
-    shown: dict[str, None] = {}
+    """Distinct short names without angle brackets: Evidently writes them into a script element as they are.
+
+    >>> harmless(["a", "<i>", "a"])
+    ['a', '‹i›', 'a′']
+    """
+    safe: dict[str, None] = {}
     for name in names:
         short = name.replace("<", "‹").replace(">", "›")[:80]
-        while short in shown:
+        while short in safe:
             short += "′"
-        shown[short] = None
-    return list(shown)
+        safe[short] = None
+    return list(safe)
 
 
 def with_verdicts(page: str, decision: Decision, columns: Sequence[ColumnDrift]) -> str:
-    """Evidently's page under our decision and every verdict, those of the whole table included."""
+    """Put our decision and every verdict on top of Evidently's page, those of whole columns included."""
     cells = [
         (row.column, row.role, "" if row.weight is None else f"{row.weight:.0%}", row.test, row.verdict, row.reason)
         for row in sorted(columns, key=lambda row: ("drift", "undetermined", "stable").index(row.verdict))
     ]
     body = "".join("<tr>" + "".join(f"<td>{markup.escape(cell)}</td>" for cell in line) + "</tr>" for line in cells)
     reasons = "".join(f"<li>{markup.escape(reason)}</li>" for reason in decision.reasons)
-    ours = (
+    section = (
         '<section style="font-family:sans-serif;margin:1.5em"><style>section td,section th{padding:.2em .8em;'
         f"text-align:left}}</style><h1>Data drift: {markup.escape(decision.verdict)}</h1><ul>{reasons}</ul><details>"
         "<summary>Every verdict</summary><table><tr><th>column<th>role<th>importance<th>test<th>verdict<th>reason</tr>"
         f"{body}</table></details></section>"
     )
     head, tag, rest = page.partition("<body>")
-    return head + tag + ours + rest
+    return head + tag + section + rest

@@ -18,21 +18,41 @@ LEVELS = 100  # the most frequent ones are compared by name, the rest together
 
 @dataclass(frozen=True)
 class Side:
+    """A column of one table: what its n rows hold, and a sample of the values.
+
+    Attributes:
+        rows: n.
+        present: rows that hold a value.
+        usable: (n,) which rows those are.
+        at: the rows of the sample, ascending.
+        sample: (k,) numbers, or codes of a category.
+        only: the single value of a constant column; of a category its code.
+        count: from a value, or a code, to the rows that hold it.
+        find: from (levels,) which categories are wanted to their rows, and the code of each; None of a number.
+    """
+
     rows: int
     present: int
     usable: NDArray[np.bool_]
-    """Which rows hold a value."""
     at: NDArray[np.intp]
-    """The rows of the sample."""
     sample: NDArray[Any]
     only: float | None
-    """The one value of a constant column; of a category its code."""
     count: Callable[[float], int]
     find: Callable[[NDArray[np.bool_]], tuple[NDArray[np.intp], NDArray[np.intp]]] | None = None
-    """Of some categories: their rows, and the code of each."""
 
 
 def numbers(series: pd.Series, column: str, size: int, rng: np.random.Generator) -> Side:
+    """A column of numbers; a missing or infinite one is no value.
+
+    Args:
+        series: (n,) of any numeric or boolean type.
+        column: its name.
+        size: of the sample.
+        rng: draws it.
+
+    Raises:
+        DtypeChanged: it does not hold numbers.
+    """
     types = pd.api.types
     if not (types.is_numeric_dtype(series.dtype) or types.is_bool_dtype(series.dtype)):
         raise DtypeChanged(
@@ -40,7 +60,7 @@ def numbers(series: pd.Series, column: str, size: int, rng: np.random.Generator)
         )
     values: NDArray[np.float64] = series.to_numpy(dtype="float64", na_value=np.nan)
     finite = np.isfinite(values)
-    at = draw(finite, size, rng)
+    at = draw_usable(finite, size, rng)
     sample = values[at]
     only = None
     if sample.size and (sample == sample[0]).all() and (values[finite] == sample[0]).all():
@@ -51,9 +71,15 @@ def numbers(series: pd.Series, column: str, size: int, rng: np.random.Generator)
 def categories(
     before: pd.Series, now: pd.Series, size: int, draws: Sequence[np.random.Generator]
 ) -> tuple[Side, Side, list[str], list[NDArray[np.intp]]]:
-    """Both sides under one coding, its labels, and the rows of each label on each side.
+    """Both sides of a category under one coding, its labels, and the rows of each label on each side.
 
     A whole float and an integer are the same category.
+
+    Args:
+        before: (n,) of any type.
+        now: (m,) of any type.
+        size: of each sample.
+        draws: a generator for each side.
     """
     codes, used = zip(*(_coded(series) for series in (before, now)), strict=True)
     joint: dict[str, int] = {}
@@ -65,7 +91,7 @@ def categories(
         count = np.bincount(lookup, weights=per_code, minlength=len(joint)).astype(np.intp)
         present = np.flatnonzero(count)
         only = float(present[0]) if len(present) == 1 else None
-        at = draw(filled, size, rng)
+        at = draw_usable(filled, size, rng)
         rows, find = partial(_rows, count), partial(_find, code, filled, lookup)
         sides.append(Side(len(code), int(count.sum()), filled, at, lookup[code[at]], only, rows, find))
         counts.append(count)
@@ -87,17 +113,17 @@ def _coded(series: pd.Series) -> tuple[NDArray[Any], list[str]]:
     """Integer codes, -1 where missing, and the label of each code that occurs (unused categories are no levels)."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         codes, levels = series.cat.codes.to_numpy(), series.cat.categories
-        seen = np.bincount(codes[codes >= 0], minlength=len(levels)) > 0
-        if not seen.all():
-            position = np.cumsum(seen) - 1
-            codes, levels = np.where(codes >= 0, position[codes], -1), levels[seen]
+        used = np.bincount(codes[codes >= 0], minlength=len(levels)) > 0
+        if not used.all():
+            position = np.cumsum(used) - 1
+            codes, levels = np.where(codes >= 0, position[codes], -1), levels[used]
     else:
         codes, levels = pd.factorize(series)
     return codes, [_label(value) for value in levels]
 
 
 def as_text(series: pd.Series) -> NDArray[Any]:
-    """Each category's label as everywhere here, None where there is no value."""
+    """(n,) the label of each row's category, None where there is no value."""
     codes, labels = _coded(series)
     texts: NDArray[Any] = np.array([*labels, None], dtype=object)[codes]
     return texts
@@ -107,22 +133,23 @@ def _label(value: object) -> str:
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
 
 
-def draw(usable: NDArray[np.bool_], size: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """At most so many of the usable rows, in their order, each set as likely as any other."""
+def draw_usable(usable: NDArray[np.bool_], size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Draw at most `size` of the usable rows, in their order, each set as likely as any other."""
     rows, count = len(usable), int(usable.sum())
     if count <= size:
         return np.flatnonzero(usable)
     if count == rows:
-        return some(rows, size, rng)
+        return draw_rows(rows, size, rng)
     if count * 10 > rows > 10 * size:  # drawing and dropping: naming every usable row costs more than all else here
         drawn = rng.choice(rows, min(rows, int(1.2 * size * rows / count) + 100), replace=False)
         kept = drawn[usable[drawn]][:size]
         if len(kept) == size:
             return np.asarray(np.sort(kept))
-    return np.flatnonzero(usable)[some(count, size, rng)]
+    return np.flatnonzero(usable)[draw_rows(count, size, rng)]
 
 
-def some(rows: int, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def draw_rows(rows: int, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Draw at most `size` of so many rows, in their order."""
     return np.sort(rng.choice(rows, min(rows, size), replace=False, shuffle=False))
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from retrain.errors import DegenerateTraining
 from retrain.modeling.metrics import Array, checked
-from retrain.monitoring.estimation.backtest import Backtest, PastEstimate, backtest
+from retrain.monitoring.estimation.backtest import Backtest, PastEstimate, backtest, past_estimates
 from retrain.monitoring.estimation.cbpe import MIN_CLASS_ROWS, CalibratedEstimator
 from retrain.monitoring.estimation.dle import DirectLossEstimator
 from retrain.monitoring.estimation.estimator import Estimate, ExcessLoss, PerformanceEstimator
@@ -36,6 +36,7 @@ __all__ = [
     "backtest",
     "learn",
     "loss_of",
+    "past_estimates",
 ]
 
 

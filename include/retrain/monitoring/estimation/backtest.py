@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from scipy import stats
 
 from retrain.monitoring.estimation.estimator import ExcessLoss
+from retrain.results import Champion
+from retrain.state.run import Run
 
 MIN_INTERVALS = 5
 """Intervals with labels from which a backtest can say that estimates are reliable."""
@@ -80,3 +82,22 @@ def backtest(
     if of < MIN_INTERVALS:
         return Backtest("undetermined", f"{of} interval(s) with labels so far, {MIN_INTERVALS} needed", missed, of)
     return Backtest("reliable", f"the interval held the realised value in {of - missed} of {of} intervals", missed, of)
+
+
+def past_estimates(run: Run, champion: Champion) -> list[tuple[str, PastEstimate]]:
+    """Read from the ledger: this champion's earlier estimates whose labels have landed since, by interval's name."""
+    estimates: dict[str, dict[str, float]] = {}
+    realised: dict[str, float] = {}
+    for record in run.ledger.records(run.model):
+        facts = record.body.get("facts", {})
+        if not record.kind.endswith("stage") or record.effective_at > run.as_of or not facts:
+            continue
+        if record.body["stage"] == "estimate" and facts.get("version") == champion.version:
+            estimates[record.body["interval"]] = facts
+        if record.body["stage"] == "measure":
+            realised |= {name: value for name, value in facts["realised"].items() if value is not None}
+    return [
+        (name, PastEstimate(facts["estimated"], facts["low"], facts["high"], realised[name]))
+        for name, facts in sorted(estimates.items())
+        if name in realised and facts["estimated"] is not None
+    ]
