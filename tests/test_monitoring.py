@@ -93,7 +93,7 @@ def month(model: Model, start: str, frame: pd.DataFrame) -> Run:
     return run
 
 
-def asked(run: Run) -> tuple[str, str, str, str, str]:
+def verdicts(run: Run) -> tuple[str, str, str, str, str]:
     return (
         run.read(DriftReport, "drift").decision.verdict,
         run.read(EstimateReport, "estimate").decision.verdict,
@@ -129,14 +129,14 @@ def richer(frame: pd.DataFrame, rng: np.random.Generator) -> None:
 
 def test_a_calm_month_starts_nothing_and_says_its_figures(model: Model) -> None:
     run = month(model, MONTH, rows(MONTH))
-    assert asked(run) == ("stable", "calm", "calm", "sound", "skip")
+    assert verdicts(run) == ("stable", "calm", "calm", "sound", "skip")
     estimated, measured = run.read(EstimateReport, "estimate"), run.read(MeasureReport, "measure").realised[-1]
     assert estimated.low is not None
     assert estimated.high is not None
     assert measured.value is not None
     assert estimated.low <= measured.value <= estimated.high
     assert measured.coverage == 1
-    assert {one.value for one in measured.slices} == {"basic", "plus", "pro"}
+    assert {part.value for part in measured.slices} == {"basic", "plus", "pro"}
     champion = run.read(Context, "context").champion
     assert champion is not None
     assert champion.expected_score == estimated.expected_score
@@ -149,17 +149,17 @@ def test_a_calm_month_starts_nothing_and_says_its_figures(model: Model) -> None:
 
 
 def test_a_changed_world_is_measured_and_a_retraining_on_what_came_since_is_promoted(model: Model) -> None:
-    look = month(model, MONTH, world(concept))
-    assert asked(look)[2:] == ("alarm", "changed", "retrain")
-    measured = look.read(MeasureReport, "measure").realised[-1]
+    monitored = month(model, MONTH, world(concept))
+    assert verdicts(monitored)[2:] == ("alarm", "changed", "retrain")
+    measured = monitored.read(MeasureReport, "measure").realised[-1]
     assert measured.excess is not None
     assert measured.excess > 0.1
-    assert "concept drift" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
+    assert "concept drift" in monitored.read(DiagnoseReport, "diagnose").decision.reasons[0]
 
-    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=look.key))
+    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=monitored.key))
     reports = dict(pipeline.run_all(run))
     assert reports["decide"].policy == "alert"  # type: ignore[attr-defined]
-    fitted = {one.name: one for one in reports["train"].fitted}  # type: ignore[attr-defined]
+    fitted = {candidate.name: candidate for candidate in reports["train"].fitted}  # type: ignore[attr-defined]
     changed = fitted["changed"].configuration
     assert (changed.since, changed.window) == (run.interval.start, None)
     cut = reports["train"].judged_from  # type: ignore[attr-defined]
@@ -174,20 +174,20 @@ def test_a_changed_world_is_measured_and_a_retraining_on_what_came_since_is_prom
     assert dict(pipeline.run_all(again))["decide"].policy == "answered"  # type: ignore[attr-defined]
 
     after = month(model, NEXT, world(concept, NEXT))
-    assert asked(after)[2:4] != ("alarm", "changed"), "the new champion holds in the new world"
+    assert verdicts(after)[2:4] != ("alarm", "changed"), "the new champion holds in the new world"
 
 
 def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
-    look = month(model, MONTH, world(flipped))
-    assert asked(look)[3:] == ("suspect", "skip")
-    assert status.rows(look.ledger, "churn")[-1].watched == "suspect"
-    assert "flipped labels, or a world turned round" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
-    assert look.read(DecideReport, "decide").policy == "suspect labels"
+    monitored = month(model, MONTH, world(flipped))
+    assert verdicts(monitored)[3:] == ("suspect", "skip")
+    assert status.rows(monitored.ledger, "churn")[-1].watched == "suspect"
+    assert "flipped labels, or a world turned round" in monitored.read(DiagnoseReport, "diagnose").decision.reasons[0]
+    assert monitored.read(DecideReport, "decide").policy == "suspect labels"
     # Until a person releases it, no later run learns from that month or is judged on it.
     later = month(model, NEXT, rows(NEXT))
     context = later.read(Context, "context")
     assert context.held == (MONTH,)
-    assert MONTH not in {one.batch.interval.name for one in context.accepted}
+    assert MONTH not in {accepted.batch.interval.name for accepted in context.accepted}
     release = ["release", "churn", "--interval", MONTH, "--reason", "they are right"]
     assert CliRunner().invoke(app, release).exit_code == 0
     with pytest.raises(MissingInput, match="no quarantined or held batch"):
@@ -198,14 +198,17 @@ def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
 
 
 def test_other_rows_in_the_same_world_are_no_fall(model: Model) -> None:
-    look = month(model, MONTH, world(richer))
-    drift, _, measured, kind, decided = asked(look)
-    assert (drift, measured, kind, decided) == ("drift", "calm", "changed", "skip")
-    assert "covariate shift" in look.read(DiagnoseReport, "diagnose").decision.reasons[0]
-    estimated, one = look.read(EstimateReport, "estimate"), look.read(MeasureReport, "measure").realised[-1]
-    assert one.value is not None
+    monitored = month(model, MONTH, world(richer))
+    drift, _, fall, kind, decided = verdicts(monitored)
+    assert (drift, fall, kind, decided) == ("drift", "calm", "changed", "skip")
+    assert "covariate shift" in monitored.read(DiagnoseReport, "diagnose").decision.reasons[0]
+    estimated, measured = (
+        monitored.read(EstimateReport, "estimate"),
+        monitored.read(MeasureReport, "measure").realised[-1],
+    )
+    assert measured.value is not None
     assert estimated.expected_score is not None
-    assert abs(one.value - (one.expected or 0)) < abs(one.value - estimated.expected_score), (
+    assert abs(measured.value - (measured.expected or 0)) < abs(measured.value - estimated.expected_score), (
         "it knew that these are easier"
     )
 
@@ -217,26 +220,26 @@ def test_without_enough_labels_nothing_is_said_of_performance(model: Model) -> N
     model.home.models.joinpath("churn.yaml").write_text(
         model.home.models.joinpath("churn.yaml").read_text().replace("max_missing: 0.5", "max_missing: 1.0")
     )
-    look = month(model, MONTH, frame)
-    assert asked(look)[2] == "undetermined"
-    measured = look.read(MeasureReport, "measure").realised[-1]
+    monitored = month(model, MONTH, frame)
+    assert verdicts(monitored)[2] == "undetermined"
+    measured = monitored.read(MeasureReport, "measure").realised[-1]
     assert (measured.rows, measured.value) == (100, None)
     assert measured.coverage == pytest.approx(100 / ROWS)
-    assert look.read(EstimateReport, "estimate").value is not None, "for that it needs none"
+    assert monitored.read(EstimateReport, "estimate").value is not None, "for that it needs none"
 
 
-def test_before_any_champion_a_look_is_calm(churn: Model, mlflow: Home) -> None:
-    look = month(churn, "2024-01-01", rows("2024-01-01"))
-    assert asked(look) == ("undetermined", "undetermined", "undetermined", "sound", "skip")
-    assert look.read(DecideReport, "decide").policy == "waiting"
-    assert not look.ledger.records("churn", "signal")
+def test_before_any_champion_monitoring_is_calm(churn: Model, mlflow: Home) -> None:
+    monitored = month(churn, "2024-01-01", rows("2024-01-01"))
+    assert verdicts(monitored) == ("undetermined", "undetermined", "undetermined", "sound", "skip")
+    assert monitored.read(DecideReport, "decide").policy == "waiting"
+    assert not monitored.ledger.records("churn", "signal")
 
 
-def test_a_challenger_in_shadow_is_judged_by_the_next_look_and_then_watched(model: Model) -> None:
+def test_a_challenger_in_shadow_is_judged_by_the_next_monitoring_run_and_then_watched(model: Model) -> None:
     model.write_spec({**spec(), "promotion": {"mode": "shadow", "intervals": 1}})
-    look = month(model, MONTH, world(concept))
-    assert look.read(RolloutReport, "rollout").decision.verdict == "idle"
-    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=look.key))
+    monitored = month(model, MONTH, world(concept))
+    assert monitored.read(RolloutReport, "rollout").decision.verdict == "idle"
+    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=monitored.key))
     assert dict(pipeline.run_all(run))["promote"].decision.verdict == "shadow"  # type: ignore[attr-defined]
 
     after = month(model, NEXT, world(concept, NEXT))

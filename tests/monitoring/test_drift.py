@@ -41,35 +41,35 @@ def judged(
 ) -> tuple[Decision, dict[str, dict[str, ColumnDrift]]]:
     decision, columns, _, page = compare(reference, current, kinds, roles, limits or Limits(), seed=3, html=False)
     assert page is None
-    said: dict[str, dict[str, ColumnDrift]] = {}
+    rows_of: dict[str, dict[str, ColumnDrift]] = {}
     for row in columns:
-        assert row.test not in said.setdefault(row.column, {}), "one judge per column and test"
-        said[row.column][row.test] = row
-    return decision, said
+        assert row.test not in rows_of.setdefault(row.column, {}), "one judge per column and test"
+        rows_of[row.column][row.test] = row
+    return decision, rows_of
 
 
-def one(before: object, now: object, kind: Kind, **limits: float) -> dict[str, ColumnDrift]:
+def judge_column(before: object, now: object, kind: Kind, **limits: float) -> dict[str, ColumnDrift]:
     tables = (pd.DataFrame({"x": values}) for values in (before, now))
     return judged(*tables, {"x": kind}, {}, replace(Limits(), **limits))[1]["x"]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_distribution_is_stable(seed: int) -> None:
-    decision, said = judged(flights(seed), flights(100 + seed))
+    decision, verdicts = judged(flights(seed), flights(100 + seed))
     assert decision.verdict == "stable"
-    assert {row.verdict for rows in said.values() for row in rows.values()} == {"stable"}
+    assert {row.verdict for rows in verdicts.values() for row in rows.values()} == {"stable"}
 
 
 def test_a_shift_of_most_features_is_drift_and_names_the_strongest_first() -> None:
     now = flights(1).assign(delay=lambda t: t["delay"] + 0.5, price=lambda t: t["price"] * 50)
-    decision, said = judged(flights(0), now)
+    decision, verdicts = judged(flights(0), now)
     assert decision.verdict == "drift"
-    assert said["price"]["ks_distance"].verdict == said["delay"]["ks_distance"].verdict == "drift"
+    assert verdicts["price"]["ks_distance"].verdict == verdicts["delay"]["ks_distance"].verdict == "drift"
     assert decision.reasons[0].startswith("2 of 3 features drifted (67% of importance, limit 10%): price (ks_distance")
 
 
 def test_a_changed_mix_of_categories_is_drift() -> None:
-    row = one(["a", "b", "c", "d"] * 100, ["a", "a", "a", "b", "c", "d"] * 100, "category")["jensenshannon"]
+    row = judge_column(["a", "b", "c", "d"] * 100, ["a", "a", "a", "b", "c", "d"] * 100, "category")["jensenshannon"]
     assert row.verdict == "drift"
     assert row.statistic is not None
     assert row.threshold is not None
@@ -95,7 +95,7 @@ def test_one_important_feature_is_drift_of_the_batch_and_unimportant_ones_are_no
         if weights:
             worth = {row.column: row.weight for row in columns}
             assert worth["x0"] == pytest.approx(
-                max(weights["x0"], 0) / sum(max(one, 0) for one in weights.values()), abs=1e-6
+                max(weights["x0"], 0) / sum(max(weight, 0) for weight in weights.values()), abs=1e-6
             )
         else:
             assert {row.weight for row in columns} == {None}
@@ -140,15 +140,15 @@ def test_values_that_went_missing_are_drift() -> None:
 
 def test_the_target_has_no_missing_test() -> None:
     now = flights(1).assign(score=lambda t: t["score"].where(t.index % 2 == 0))
-    decision, said = judged(flights(0), now, roles={"score": "target"})
+    decision, verdicts = judged(flights(0), now, roles={"score": "target"})
     assert decision.verdict == "stable"
-    assert list(said["score"]) == ["ks_distance"]
+    assert list(verdicts["score"]) == ["ks_distance"]
 
 
 def test_a_new_category_at_one_percent_is_found_though_the_distance_is_small() -> None:
     before, now = (np.tile(["AA", "B6", "DL", "UA"], 1_250).astype(object) for _ in range(2))
     now[::100] = "ZZ"
-    rows = one(before, now, "category")
+    rows = judge_column(before, now, "category")
     assert rows["jensenshannon"].verdict == "stable"
     assert rows["new categories"].verdict == "drift"
     assert rows["new categories"].statistic == 0.01
@@ -158,7 +158,7 @@ def test_a_new_category_at_one_percent_is_found_though_the_distance_is_small() -
 def test_a_long_tail_of_rare_categories_is_no_news() -> None:
     rng = np.random.default_rng(5)
     before, now = (rng.zipf(1.7, 2_000).astype(str) for _ in range(2))
-    assert one(before, now, "category")["new categories"].verdict == "stable"
+    assert judge_column(before, now, "category")["new categories"].verdict == "stable"
 
 
 def test_a_category_that_training_knew_is_not_new() -> None:
@@ -182,26 +182,26 @@ def test_news_in_a_long_tail_is_found_where_all_of_training_is_known() -> None:
 def test_many_levels_are_compared_by_the_frequent_ones() -> None:
     rng = np.random.default_rng(0)
     before, now = (rng.integers(0, 3_000, 2_000).astype(str) for _ in range(2))
-    assert one(before, now, "category")["jensenshannon"].verdict == "stable"
+    assert judge_column(before, now, "category")["jensenshannon"].verdict == "stable"
     now[:600] = "7"
-    assert one(before, now, "category")["jensenshannon"].verdict == "drift"
+    assert judge_column(before, now, "category")["jensenshannon"].verdict == "drift"
 
 
 def test_too_many_levels_for_so_few_rows_is_undetermined() -> None:
     rng = np.random.default_rng(0)
     before, now = (rng.permutation(np.arange(200) % 100).astype(str) for _ in range(2))
-    row = one(before, now, "category", min_rows=60, sample=60)["jensenshannon"]
+    row = judge_column(before, now, "category", min_rows=60, sample=60)["jensenshannon"]
     assert row.verdict == "undetermined"
     assert "too few values for so many levels" in row.reason
 
 
-# --- undetermined is said
+# --- undetermined
 
 
 def test_a_column_constant_on_both_sides_is_undetermined() -> None:
-    decision, said = judged(flights(0).assign(delay=1.5), flights(1).assign(delay=1.5))
-    assert said["delay"]["constant"].verdict == "undetermined"
-    assert said["delay"]["constant"].reason == "always 1.5 on both sides"
+    decision, verdicts = judged(flights(0).assign(delay=1.5), flights(1).assign(delay=1.5))
+    assert verdicts["delay"]["constant"].verdict == "undetermined"
+    assert verdicts["delay"]["constant"].reason == "always 1.5 on both sides"
     assert decision.verdict == "stable"
     assert decision.reasons[-1] == "undetermined: delay (always 1.5 on both sides)"
 
@@ -218,12 +218,12 @@ def test_a_column_that_became_constant_is_drift(column: str, value: object) -> N
 def test_a_constant_batch_of_an_almost_constant_reference_is_chance() -> None:
     before = np.zeros(1_000)
     before[:10] = 1
-    assert one(before, np.zeros(200), "number")["constant"].verdict == "stable"
+    assert judge_column(before, np.zeros(200), "number")["constant"].verdict == "stable"
 
 
 def test_two_different_constants_are_drift() -> None:
-    assert one([1e17] * 300, [2.0] * 300, "number")["ks_distance"].statistic == 1
-    assert one(["a"] * 300, ["b"] * 300, "category")["jensenshannon"].verdict == "drift"
+    assert judge_column([1e17] * 300, [2.0] * 300, "number")["ks_distance"].statistic == 1
+    assert judge_column(["a"] * 300, ["b"] * 300, "category")["jensenshannon"].verdict == "drift"
 
 
 @pytest.mark.parametrize("rows", [0, 3, 199])
@@ -256,22 +256,22 @@ def test_a_column_without_values_is_undetermined_and_its_loss_is_drift(column: s
 def test_few_values_in_a_large_table_are_undetermined() -> None:
     values = np.full(1_000, np.nan)
     values[:150] = np.arange(150)
-    row = one(values, values, "number")["ks_distance"]
+    row = judge_column(values, values, "number")["ks_distance"]
     assert (row.verdict, row.reason) == ("undetermined", "only 150 values of at least 200 in a side")
 
 
 def test_the_sample_is_drawn_from_the_values_that_are_there() -> None:
     values = np.full(20_000, np.nan)
     values[::50] = np.arange(400)
-    row = one(values, values, "number", sample=300)["ks_distance"]
+    row = judge_column(values, values, "number", sample=300)["ks_distance"]
     assert row.verdict == "stable"
     assert row.reason.endswith("300 against 300 values")
 
 
 def test_an_absent_column_is_undetermined_and_an_extra_one_not_read() -> None:
-    decision, said = judged(flights(0).assign(extra=np.nan), flights(1).drop(columns=["delay"]))
-    assert said["delay"]["ks_distance"].reason == "not in the batch"
-    assert list(said) == list(KINDS)
+    decision, verdicts = judged(flights(0).assign(extra=np.nan), flights(1).drop(columns=["delay"]))
+    assert verdicts["delay"]["ks_distance"].reason == "not in the batch"
+    assert list(verdicts) == list(KINDS)
     assert decision.verdict == "stable"
 
 
@@ -299,8 +299,8 @@ def test_an_infinite_value_counts_as_missing_and_flips_nothing() -> None:
 )
 def test_hostile_magnitudes_are_compared(base: float, step: float) -> None:
     values = base + step * np.arange(400)
-    assert one(values, values, "number")["ks_distance"].statistic == 0
-    assert one(values[:300], values[100:], "number")["ks_distance"].statistic == pytest.approx(1 / 3, abs=1e-6)
+    assert judge_column(values, values, "number")["ks_distance"].statistic == 0
+    assert judge_column(values[:300], values[100:], "number")["ks_distance"].statistic == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_one_outlier_is_no_drift() -> None:
@@ -312,14 +312,14 @@ def test_one_outlier_is_no_drift() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "float32", "Int64", "Float64", "int64[pyarrow]", "double[pyarrow]"])
 def test_every_number_type_is_judged(dtype: str) -> None:
     before, now = (pd.Series(np.arange(400) % 100).astype(dtype) for _ in range(2))
-    assert one(before, now, "number")["ks_distance"].statistic == 0
-    assert one(before, now // 2, "number")["ks_distance"].statistic == 0.5
+    assert judge_column(before, now, "number")["ks_distance"].statistic == 0
+    assert judge_column(before, now // 2, "number")["ks_distance"].statistic == 0.5
 
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "double[pyarrow]"])
 def test_nulls_of_extension_types_are_missing(dtype: str) -> None:
     values = pd.Series([None, 1, 2, 3] * 100, dtype=dtype)
-    rows = one(values, values, "number")
+    rows = judge_column(values, values, "number")
     assert "25.0% of the reference" in rows["missing"].reason
     assert rows["ks_distance"].statistic == 0
 
@@ -328,32 +328,32 @@ def test_nulls_of_extension_types_are_missing(dtype: str) -> None:
 @pytest.mark.parametrize("kind", ["number", "category"])
 def test_booleans_are_either(dtype: str, kind: Kind) -> None:
     before, now = (pd.Series(np.arange(400) % period == 0).astype(dtype) for period in (2, 8))
-    first = next(iter(one(before, before, kind).values()))
+    first = next(iter(judge_column(before, before, kind).values()))
     assert (first.statistic, first.verdict) == (0, "stable")
-    assert next(iter(one(before, now, kind).values())).verdict == "drift"
+    assert next(iter(judge_column(before, now, kind).values())).verdict == "drift"
 
 
 @pytest.mark.parametrize("dtype", [object, "string", "string[pyarrow]", "category"])
 def test_every_text_type_is_judged(dtype: str) -> None:
     before, now = (pd.Series(["a", "b", None, "c"] * 100).astype(dtype) for _ in range(2))  # type: ignore[call-overload]
-    rows = one(before, now, "category")
+    rows = judge_column(before, now, "category")
     assert rows["jensenshannon"].statistic == 0
     assert "25.0%" in rows["missing"].reason
-    assert one(before, now.iloc[[0, 0, 0, 1] * 100], "category")["jensenshannon"].verdict == "drift"
+    assert judge_column(before, now.iloc[[0, 0, 0, 1] * 100], "category")["jensenshannon"].verdict == "drift"
 
 
 def test_categories_meet_by_value_whatever_holds_them() -> None:
     whole, filled = pd.Series([1, 2, 3] * 100), pd.Series([1.0, 2.0, 3.0, np.nan] * 100)
     coded = pd.Series(pd.Categorical(["3", "1", "2"] * 100, categories=["0", "2", "1", "unused", "3"]))
     for other in (filled, coded, whole.astype("Int64"), whole.astype(str)):
-        rows = one(whole, other, "category")
+        rows = judge_column(whole, other, "category")
         assert rows["jensenshannon"].statistic == 0
         assert "new categories" not in rows
 
 
 def test_text_where_a_number_was_declared_is_refused() -> None:
     with pytest.raises(DtypeChanged, match="x is compared as a number and is object"):
-        one(["1"] * 300, [1.0] * 300, "number")
+        judge_column(["1"] * 300, [1.0] * 300, "number")
 
 
 # --- limits
@@ -362,10 +362,10 @@ def test_text_where_a_number_was_declared_is_refused() -> None:
 def test_a_limit_of_ones_own_and_the_floor_of_chance() -> None:
     before, now = flights(0), flights(1).assign(delay=lambda t: t["delay"] + 0.5)
     limits = Limits(per_column={"delay": 0.9, "price": 0.0001})
-    said = judged(before, now, limits=limits)[1]
-    assert said["delay"]["ks_distance"].threshold == 0.9
-    assert said["delay"]["ks_distance"].verdict == said["price"]["ks_distance"].verdict == "stable"
-    row = said["price"]["ks_distance"]
+    verdicts = judged(before, now, limits=limits)[1]
+    assert verdicts["delay"]["ks_distance"].threshold == 0.9
+    assert verdicts["delay"]["ks_distance"].verdict == verdicts["price"]["ks_distance"].verdict == "stable"
+    row = verdicts["price"]["ks_distance"]
     assert row.statistic is not None
     assert row.threshold is not None
     assert row.p_value is not None
@@ -377,11 +377,11 @@ def test_a_limit_of_ones_own_and_the_floor_of_chance() -> None:
 def test_a_sure_change_below_the_floor_is_no_drift() -> None:
     rng = np.random.default_rng(0)
     before, now = rng.normal(size=60_000), rng.normal(0.15, 1, size=60_000)
-    row = one(before, now, "number", sample=60_000)["ks_distance"]
+    row = judge_column(before, now, "number", sample=60_000)["ks_distance"]
     assert (row.verdict, row.threshold) == ("stable", 0.1)
     assert row.p_value is not None
     assert row.p_value < 1e-20
-    assert one(before, now, "number", sample=60_000, effect=0.05)["ks_distance"].verdict == "drift"
+    assert judge_column(before, now, "number", sample=60_000, effect=0.05)["ks_distance"].verdict == "drift"
 
 
 def test_all_tests_of_all_columns_share_the_level() -> None:
@@ -400,7 +400,7 @@ def test_all_tests_of_all_columns_share_the_level() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "level", "rejected"),
+    ("p_values", "level", "rejected"),
     [
         ([0.001, 0.2, 0.004], 0.01, 2),
         ([0.001, 0.006, 0.2], 0.005, 1),
@@ -411,9 +411,9 @@ def test_all_tests_of_all_columns_share_the_level() -> None:
         ([], 0.01, 0),
     ],
 )
-def test_one_level_says_what_holm_says(p: list[float], level: float, rejected: int) -> None:
-    assert holm_level(p, 0.01) == pytest.approx(level)
-    assert sum(one <= holm_level(p, 0.01) for one in p) == rejected
+def test_one_level_says_what_holm_says(p_values: list[float], level: float, rejected: int) -> None:
+    assert holm_level(p_values, 0.01) == pytest.approx(level)
+    assert sum(p_value <= holm_level(p_values, 0.01) for p_value in p_values) == rejected
 
 
 @pytest.mark.parametrize("limits", [Limits(per_column={"nobody": 0.1}), Limits(min_rows=500, sample=300)])
@@ -427,13 +427,13 @@ def test_limits_that_make_no_sense_are_refused(limits: Limits) -> None:
 def test_chance_is_above_what_equal_samples_show(levels: int, rows: int) -> None:
     rng = np.random.default_rng(levels)
     shares = np.full(levels, 1 / levels)
-    found = []
+    ratios = []
     for _ in range(60):
         ref, cur = (rng.choice(levels, rows, p=shares) for _ in range(2))
         distance = jensenshannon(np.bincount(ref, minlength=levels), np.bincount(cur, minlength=levels))
-        found.append(distance / jensen_shannon_null(ref, cur, None, rng).critical(0.001))
-    assert max(found) < 1.02
-    assert np.median(found) > 0.1, "a limit far above chance would see nothing"
+        ratios.append(distance / jensen_shannon_null(ref, cur, None, rng).critical(0.001))
+    assert max(ratios) < 1.02
+    assert np.median(ratios) > 0.1, "a limit far above chance would see nothing"
 
 
 @pytest.mark.parametrize("blocks", [False, True])
@@ -467,7 +467,7 @@ def days(rng: np.random.Generator, count: int, rows: int = 40, effect: float = 0
 def alarms(rounds: int, batch: int, effect: float, **limits: float) -> dict[str, int]:
     """How often anything is called drift in batches of so many days, blocks counted as they are or not at all."""
     kinds: dict[str, Kind] = {"x": "number", "kind": "category", "y": "number"}
-    found = {"block": 0, "row": 0}
+    alarmed = {"block": 0, "row": 0}
     for seed in range(rounds):
         rng = np.random.default_rng(seed)
         before, now = days(rng, 60, effect=effect), days(rng, batch, 1200 // batch, effect=effect)
@@ -483,27 +483,27 @@ def alarms(rounds: int, batch: int, effect: float, **limits: float) -> dict[str,
                 html=False,
                 blocks=blocks,
             )
-            found[name] += any(row.verdict == "drift" for row in columns)
-    return found
+            alarmed[name] += any(row.verdict == "drift" for row in columns)
+    return alarmed
 
 
 def test_independent_rows_give_no_more_alarms_than_stated() -> None:
     """Without any floor, at 10 %: of 100 checks more than 18 would happen once in 200."""
     kinds: dict[str, Kind] = {"delay": "number", "carrier": "category", "score": "number"}
-    found = 0
+    alarmed = 0
     for seed in range(100):
         limits = Limits(effect=0.0, false_alarms=0.1)
         columns = compare(flights(seed, 300), flights(1_000 + seed, 250), kinds, ROLES, limits, seed=0, html=False)[1]
-        found += any(row.verdict == "drift" for row in columns)
-    assert 0 < found <= 18
+        alarmed += any(row.verdict == "drift" for row in columns)
+    assert 0 < alarmed <= 18
 
 
 @pytest.mark.parametrize(("batch", "by_row"), [(30, 12), (3, 30)])
 def test_dependent_rows_keep_the_stated_rate_by_blocks_and_not_by_rows(batch: int, by_row: int) -> None:
     """At 1 %: of 40 checks more than 2 would happen once in 130."""
-    found = alarms(40, batch, 0.5)
-    assert found["block"] <= 2
-    assert found["row"] >= by_row
+    rates = alarms(40, batch, 0.5)
+    assert rates["block"] <= 2
+    assert rates["row"] >= by_row
 
 
 def test_blocks_that_do_not_matter_change_little() -> None:
@@ -557,7 +557,7 @@ def months(count: int = 4, rows: int = 300, seed: int = 0) -> tuple[pd.DataFrame
     month = np.repeat(np.arange(count), rows)
     rng = np.random.default_rng(seed)
     frame = flights(seed, count * rows).assign(
-        week=month * 4 + rng.integers(0, 4, count * rows), campaign=[f"c{one}" for one in month], month=month
+        week=month * 4 + rng.integers(0, 4, count * rows), campaign=[f"c{number}" for number in month], month=month
     )
     return frame, month
 
@@ -571,7 +571,7 @@ MONTHS: dict[str, Kind] = {
 
 
 def faults(change: object = None, kinds: dict[str, Kind] = MONTHS, months_known: bool = True) -> tuple[str, ...]:
-    """What is said of the sixth month, the first four being the reference."""
+    """The faults found in the sixth month, the first four being the reference."""
     frame, month = months(6)
     before, last, now = frame[month < 4], frame[month == 4], frame[month == 5]
     if callable(change):
@@ -589,9 +589,9 @@ def test_sound_and_jumping_columns_are_not_broken() -> None:
 )
 @pytest.mark.parametrize("known", [True, False])
 def test_another_unit_is_named(factor: float, name: str, known: bool) -> None:
-    said = faults(lambda now: now.assign(price=now["price"] * factor), months_known=known)
-    assert len(said) == 1
-    assert said[0].startswith(f"price: its values look {name} (distance")
+    sentences = faults(lambda now: now.assign(price=now["price"] * factor), months_known=known)
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"price: its values look {name} (distance")
 
 
 def test_a_temperature_in_fahrenheit_is_named() -> None:
@@ -601,7 +601,7 @@ def test_a_temperature_in_fahrenheit_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "beginning"),
     [
         ({"delay": lambda t: t["delay"].where(t.index % 2 == 0)}, "delay: 50% of its values are missing, 0% in the"),
         ({"delay": 7.5}, "delay: it stands still at '7.5'"),
@@ -611,10 +611,10 @@ def test_a_temperature_in_fahrenheit_is_named() -> None:
         ({"delay": lambda t: t["delay"].where(t.index % 2 == 0, np.inf)}, "delay: 50% of its values are missing"),
     ],
 )
-def test_an_abrupt_fault_is_named(change: dict[str, object], said: str) -> None:
-    found = faults(lambda now: now.assign(**change))
-    assert len(found) == 1
-    assert found[0].startswith(said)
+def test_an_abrupt_fault_is_named(change: dict[str, object], beginning: str) -> None:
+    sentences = faults(lambda now: now.assign(**change))
+    assert len(sentences) == 1
+    assert sentences[0].startswith(beginning)
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,11 @@ def test_what_came_by_degrees_is_not_broken() -> None:
 def test_a_column_that_is_not_there_and_empty_tables_say_nothing() -> None:
     frame, month = months()
     for now in (frame.drop(columns="delay"), frame.head(0), frame.assign(delay=np.nan).head(5)):
-        assert not [one for one in broken_columns(frame, now, now, MONTHS, seed=0, intervals=month) if "price" in one]
+        assert not [
+            sentence
+            for sentence in broken_columns(frame, now, now, MONTHS, seed=0, intervals=month)
+            if "price" in sentence
+        ]
 
 
 # --- the page and the bytes
@@ -656,8 +660,10 @@ def test_the_page_agrees_with_the_verdicts() -> None:
     assert f"<h1>Data drift: {decision.verdict}</h1>" in text
     judges = [row for row in columns if row.test in ("ks_distance", "jensenshannon")]
     assert {row.verdict for row in judges} == {"drift", "stable"}
-    theirs = dict(re.findall(r"Drift in column '(\w+)'\", \"label\": \"Data drift (detected|not detected)\.", text))
-    assert theirs == {row.column: "detected" if row.verdict == "drift" else "not detected" for row in judges}
+    by_evidently = dict(
+        re.findall(r"Drift in column '(\w+)'\", \"label\": \"Data drift (detected|not detected)\.", text)
+    )
+    assert by_evidently == {row.column: "detected" if row.verdict == "drift" else "not detected" for row in judges}
     for row in columns:
         assert row.reason.replace("'", "&#x27;") in text
 

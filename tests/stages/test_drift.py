@@ -61,10 +61,13 @@ class World:
         return Run(self.home, self.spec, self.spec.at(TRAINED[-1]), "training")
 
     def published(self, months: tuple[str, ...], change: Change = lambda frame: frame) -> tuple[Accepted, ...]:
-        frames = {one: self.rows_of(one, ROWS) for one in months}
+        frames = {month: self.rows_of(month, ROWS) for month in months}
         homes = [f"home {place % 40}" for place in range(ROWS)]
         return publish(
-            self.home, self.spec, {one: change(frame.assign(home=homes)) for one, frame in frames.items()}, self.folder
+            self.home,
+            self.spec,
+            {month: change(frame.assign(home=homes)) for month, frame in frames.items()},
+            self.folder,
         )
 
     def report(
@@ -107,17 +110,17 @@ def world(plain: World, home: Home, tmp_path: Path) -> World:
     return plain.elsewhere(home, tmp_path)
 
 
-def said(rows: tuple[ColumnDrift, ...]) -> dict[str, str]:
+def verdicts(rows: tuple[ColumnDrift, ...]) -> dict[str, str]:
     return {row.column: row.verdict for row in rows}
 
 
 def test_a_month_like_the_others_is_stable_against_both(world: World) -> None:
     run, report = world.report()
     assert (report.decision.verdict, report.broken) == ("stable", ())
-    assert said(report.columns) == dict.fromkeys(
+    assert verdicts(report.columns) == dict.fromkeys(
         ["plan", "visits", "spend", "member", "prediction", "target"], "stable"
     )
-    assert said(report.recent) == dict.fromkeys(["plan", "visits", "spend", "member"], "stable")
+    assert verdicts(report.recent) == dict.fromkeys(["plan", "visits", "spend", "member"], "stable")
     assert (report.reference_rows, report.current_rows) == (3 * ROWS, ROWS)
     assert "blocks" in report.columns[0].reason
     for key in (report.html, report.recent_html):
@@ -136,12 +139,12 @@ def test_importance_comes_from_the_gated_model(world: World) -> None:
     assert weights["visits"] > 0.5 > 0.1 > weights["member"]
     assert report.decision.verdict == "drift"
     assert report.share == pytest.approx(weights["visits"], abs=1e-4)
-    assert said(report.recent)["visits"] == "drift"
+    assert verdicts(report.recent)["visits"] == "drift"
 
 
 def test_an_unimportant_feature_alone_is_no_drift(world: World) -> None:
     _, report = world.report(lambda frame: frame.assign(member=np.arange(len(frame)) % 20 > 0))
-    assert said(report.columns)["member"] == "drift"
+    assert verdicts(report.columns)["member"] == "drift"
     assert report.decision.verdict == "stable"
 
 
@@ -154,7 +157,7 @@ def test_another_unit_is_broken_and_no_changed_world(world: World) -> None:
 
 
 def test_the_interval_before_is_the_newest_sound_one(world: World) -> None:
-    """A fault that goes on is told from the last batch that nobody held back, not from the faulty one before."""
+    """A fault that goes on is compared with the last batch that nobody held back, not with the faulty one before."""
 
     def lost(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(visits=frame["visits"].where(frame.index % 2 == 0))
@@ -189,11 +192,11 @@ def test_limits_come_from_the_spec(world: World) -> None:
     shift = {"visits": lambda t: t["visits"] + 25}
     for limits in ({"effect": 0.9}, {"thresholds": {"visits": 0.9}, "share": 1.0}, {"ignore": ["visits"]}):
         _, report = world.report(lambda frame: frame.assign(**shift), **limits)
-        assert said(report.columns).get("visits") in ("stable", None)
+        assert verdicts(report.columns).get("visits") in ("stable", None)
     assert world.report(min_rows=ROWS + 1)[1].decision.verdict == "undetermined"
 
 
-def test_without_a_champion_or_a_batch_nothing_is_said(world: World) -> None:
+def test_without_a_champion_or_a_batch_the_verdict_is_undetermined(world: World) -> None:
     accepted = world.published(TRAINED)
     assert drift(begun(world.home, world.spec, accepted, key="a")).decision.verdict == "undetermined"
     run = begun(world.home, world.spec, accepted, key="b", champion=world.champion)

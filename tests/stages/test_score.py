@@ -149,7 +149,7 @@ class Bench:
         self.registry.set_alias("churn", "champion", version)
 
     def challenge(self, version: int = OTHER, *, champion: int = FIRST, share: float = 0.0, purpose: str = "") -> None:
-        """From February on a version scores beside the champion."""
+        """From February on a version is the shadow model."""
         ledger, when = Ledger(self.home.ledger), self.spec.at(FEBRUARY).start
         rollout = Rollout(
             purpose=purpose or ("canary" if share else "shadow"),  # type: ignore[arg-type]
@@ -201,18 +201,18 @@ Lay = Callable[..., Bench]
 def lay(home: Home, laid: Callable[[str], Bench]) -> Lay:
     """A fresh bench of a task, its spec changed as asked; nobody is champion yet."""
 
-    def made(task: str = "binary", *, change: Callable[[Any], Any] = same, **more: Any) -> Bench:
+    def bench(task: str = "binary", *, change: Callable[[Any], Any] = same, **more: Any) -> Bench:
         return Bench(home, spec_of(task, **more), laid(task), change)
 
-    return made
+    return bench
 
 
 @pytest.fixture
 def bench(lay: Lay) -> Bench:
     """The first version is champion since February."""
-    made = lay()
-    made.promote()
-    return made
+    bench = lay()
+    bench.promote()
+    return bench
 
 
 def spoilt(**cells: tuple[int, Any]) -> pd.DataFrame:
@@ -296,8 +296,8 @@ def test_a_revised_batch_is_a_record_of_its_own_and_the_old_one_stays(bench: Ben
     first = bench.score()
     revised = bench.score(FEBRUARY, spoilt(visits=(0, 59)), key="revised")
     assert revised.decision.verdict == "scored"
-    assert [one.key for one in bench.records()] == [FEBRUARY, f"{FEBRUARY}/{revised.data[:12]}"]  # type: ignore[index]
-    old, new = (prediction_log.read(bench.model.run(FEBRUARY), one) for one in bench.records())
+    assert [record.key for record in bench.records()] == [FEBRUARY, f"{FEBRUARY}/{revised.data[:12]}"]  # type: ignore[index]
+    old, new = (prediction_log.read(bench.model.run(FEBRUARY), record) for record in bench.records())
     assert old["score"][0] != new["score"][0]
     assert old["score"][1:].tolist() == new["score"][1:].tolist()
     back = bench.score(key="back")
@@ -315,7 +315,7 @@ def test_a_kill_between_file_and_record_is_completed(bench: Bench, monkeypatch: 
     files = bench.store.keys(f"churn/scores/{FEBRUARY}")
     report = score(run)
     assert report.decision.verdict == "scored"
-    assert [one.body["sha256"] for one in bench.records()] == [report.sha256]
+    assert [record.body["sha256"] for record in bench.records()] == [report.sha256]
     assert bench.store.keys(f"churn/scores/{FEBRUARY}") == files
 
 
@@ -453,9 +453,9 @@ def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
     bench.registry.set_alias("churn", "champion", OTHER)
     report = bench.score()
     assert report.version == 1
-    said = "the champion alias points at version 2, the ledger says 1: version 1 scored"
-    assert report.decision.reasons[-1] == said
-    assert report.alias_moved == said.removesuffix(": version 1 scored")
+    sentence = "the champion alias points at version 2, the ledger says 1: version 1 scored"
+    assert report.decision.reasons[-1] == sentence
+    assert report.alias_moved == sentence.removesuffix(": version 1 scored")
 
 
 def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
@@ -530,7 +530,7 @@ def test_a_champion_whose_files_are_gone_is_an_error(bench: Bench) -> None:
         bench.score()
 
 
-# --- what scores beside the champion
+# --- the shadow model
 
 
 def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
@@ -538,24 +538,24 @@ def test_a_challenger_scores_in_shadow(bench: Bench) -> None:
     run = bench.begin(FEBRUARY, spoilt(**BROKEN))
     report = score(run)
     table, shadow = bench.table(report), report.shadow
-    ours, theirs = (np.delete(bench.predicted(version, run), [3, 7]) for version in (1, 2))
+    of_champion, of_shadow = (np.delete(bench.predicted(version, run), [3, 7]) for version in (1, 2))
 
     assert list(table)[-2:] == ["shadow_score", "shadow_version"]
-    assert table["score"].tolist() == ours.tolist()
-    assert table["shadow_score"].tolist() == theirs.tolist()
+    assert table["score"].tolist() == of_champion.tolist()
+    assert table["shadow_score"].tolist() == of_shadow.tolist()
     assert shadow
     assert (shadow.version, shadow.rows) == (2, 198) == (bench.records()[0].body["shadow"]["version"], report.scored)
     assert report.answered == {"1": 198}
-    assert shadow.mean_champion == pytest.approx(ours.mean())
-    assert shadow.mean_shadow == pytest.approx(theirs.mean())
-    assert shadow.mean_absolute == pytest.approx(np.abs(theirs - ours).mean()) != 0
-    assert shadow.correlation == pytest.approx(spearmanr(ours, theirs).statistic)
-    assert shadow.decided_otherwise == pytest.approx(((ours > 0.5) != (theirs > 0.5)).mean()) != 0
-    assert shadow.quantiles["0.5"] == pytest.approx(np.median(theirs - ours))
+    assert shadow.mean_champion == pytest.approx(of_champion.mean())
+    assert shadow.mean_shadow == pytest.approx(of_shadow.mean())
+    assert shadow.mean_absolute == pytest.approx(np.abs(of_shadow - of_champion).mean()) != 0
+    assert shadow.correlation == pytest.approx(spearmanr(of_champion, of_shadow).statistic)
+    assert shadow.decided_otherwise == pytest.approx(((of_champion > 0.5) != (of_shadow > 0.5)).mean()) != 0
+    assert shadow.quantiles["0.5"] == pytest.approx(np.median(of_shadow - of_champion))
     assert len(shadow.furthest) == 20
-    worst = int(np.abs(theirs - ours).argmax())
+    worst = int(np.abs(of_shadow - of_champion).argmax())
     assert shadow.furthest[0].key == (table["id"][worst],)
-    assert shadow.furthest[0].shadow == theirs[worst]
+    assert shadow.furthest[0].shadow == of_shadow[worst]
     page = run.store.read(report.html)  # type: ignore[arg-type]
     assert page.count(b"data:image/png;base64,") == 2
     assert table["id"][worst].encode() in page
@@ -580,7 +580,7 @@ def another_file(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrange", "said"),
+    ("arrange", "failure"),
     [
         (gone, "ArtifactMissing: the files of version 3 of churn are gone"),
         (of_nan, "NonFiniteMetric: version 3: 200 of 200 predictions are not finite"),
@@ -588,20 +588,22 @@ def another_file(bench: Bench) -> None:
     ],
 )
 def test_a_challenger_that_cannot_score_stops_nothing(
-    bench: Bench, arrange: Callable[[Bench], None], said: str
+    bench: Bench, arrange: Callable[[Bench], None], failure: str
 ) -> None:
     arrange(bench)
     report = bench.score()
     assert (report.decision.verdict, report.version, report.shadow) == ("scored", 1, None)
     assert report.answered == {"1": 200}
     assert "shadow_score" not in bench.table(report)
-    (found,) = [one.split(" did not score: ")[1] for one in report.decision.reasons if " did not score: " in one]
-    assert found.startswith(said)
+    (noted,) = [
+        reason.split(" did not score: ")[1] for reason in report.decision.reasons if " did not score: " in reason
+    ]
+    assert noted.startswith(failure)
     shadow = bench.records()[0].body["shadow"]
-    assert (shadow["failed"], shadow["breach"]) == (found, True)
+    assert (shadow["failed"], shadow["breach"]) == (noted, True)
 
 
-def test_without_a_rollout_nobody_scores_beside(bench: Bench) -> None:
+def test_without_a_rollout_there_is_no_shadow_model(bench: Bench) -> None:
     bench.registry.set_alias("churn", "challenger", OTHER)
     bench.challenge(champion=99)
     report = bench.score()
@@ -615,13 +617,16 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     bench.challenge(share=0.25)
     run = bench.begin(FEBRUARY, spoilt(visits=(3, -5)))
     report = score(run)
-    table, (ours, theirs) = bench.table(report), (bench.predicted(version, run) for version in (1, 2))
+    table, (of_champion, of_shadow) = bench.table(report), (bench.predicted(version, run) for version in (1, 2))
     chosen = prediction_log.canary_rows("churn", pa.table({"id": table["id"]}), 0.25)
     chosen[3] = False
     assert 30 < chosen.sum() < 70, "a quarter of 200"
     assert (table["version"] == 2).tolist() == chosen.tolist() == (table["shadow_version"] == 1).tolist()
-    for column, (one, other) in {"score": (theirs, ours), "shadow_score": (ours, theirs)}.items():
-        expected = np.where(chosen, one, other)
+    for column, (served, other) in {
+        "score": (of_shadow, of_champion),
+        "shadow_score": (of_champion, of_shadow),
+    }.items():
+        expected = np.where(chosen, served, other)
         expected[3] = np.nan
         np.testing.assert_array_equal(table[column], expected)
     assert report.answered == {"1": 199 - int(chosen.sum()), "2": int(chosen.sum())}
@@ -629,9 +634,9 @@ def test_a_canary_answers_its_share_of_the_rows_and_always_the_same(lay: Lay) ->
     assert report.version == 1
 
     joined = prediction_log.join_labels(run, bench.records()[0], bench.accept(run)).labelled()
-    assert joined.prediction.tolist() == np.delete(ours, 3).tolist(), "the champion is judged by its own answers"
+    assert joined.prediction.tolist() == np.delete(of_champion, 3).tolist(), "the champion is judged by its own answers"
     assert joined.shadow is not None
-    assert joined.shadow.tolist() == np.delete(theirs, 3).tolist()
+    assert joined.shadow.tolist() == np.delete(of_shadow, 3).tolist()
 
     revised = bench.score(FEBRUARY, churn_rows(FEBRUARY).sample(frac=1, random_state=1), key="revised")
     again = bench.table(revised).set_index("id")["version"]
@@ -664,8 +669,8 @@ def test_where_a_champion_under_watch_fails_its_predecessor_answers(bench: Bench
     report = score(run)
     assert (report.decision.verdict, report.version, report.answered) == ("scored", FIRST, {"1": 200})
     assert bench.table(report)["score"].tolist() == bench.predicted(FIRST, run).tolist()
-    said = "version 3 failed, its predecessor answered in its stead: NonFinite"
-    assert any(reason.startswith(said) for reason in report.decision.reasons)
+    beginning = "version 3 failed, its predecessor answered in its stead: NonFinite"
+    assert any(reason.startswith(beginning) for reason in report.decision.reasons)
     breach = bench.records()[0].body["breach"]
     assert breach["version"] == bad
     assert breach["failed"].startswith("NonFiniteMetric: version 3: 200 of 200 predictions")
@@ -760,8 +765,8 @@ def test_scores_meet_their_labels_by_key(bench: Bench) -> None:
         "gone": 1,
     }
     assert joined.counts.share == pytest.approx(194 / 198)
-    told = prediction_log.read(run, record).set_index("id")["score"]
-    assert joined.prediction.tolist() == told[joined.frame["id"]].tolist()
+    scores = prediction_log.read(run, record).set_index("id")["score"]
+    assert joined.prediction.tolist() == scores[joined.frame["id"]].tolist()
     truth = frame.set_index("id")["churned"]
     assert joined.outcome.tolist() == truth[joined.frame["id"]].astype(float).tolist()
     assert {"plan", "visits", "spend", "member", "churned", "signup"} <= set(joined.frame)
@@ -804,13 +809,13 @@ def test_columns_that_are_called_like_the_scores_step_aside(lay: Lay) -> None:
 
 def test_the_same_scores_are_the_same_bytes(bench: Bench) -> None:
     lead = pa.table({"id": pa.array(["b", "a"]).dictionary_encode(), "signup": [datetime(2024, 2, 1)] * 2})
-    told = prediction_log.Scores(np.asarray([0.25, np.nan]), 3)
-    made = [
-        prediction_log.to_parquet(bench.spec, lead, told, None, data="d", reason=[None, "visits: below 0"])
+    scores = prediction_log.Scores(np.asarray([0.25, np.nan]), 3)
+    files = [
+        prediction_log.to_parquet(bench.spec, lead, scores, None, data="d", reason=[None, "visits: below 0"])
         for _ in range(2)
     ]
-    assert made[0] == made[1]
-    assert pq.read_table(io.BytesIO(made[0])).select(["id", "score", "reason"]).to_pylist() == [
+    assert files[0] == files[1]
+    assert pq.read_table(io.BytesIO(files[0])).select(["id", "score", "reason"]).to_pylist() == [
         {"id": "b", "score": 0.25, "reason": None},
         {"id": "a", "score": None, "reason": "visits: below 0"},
     ]

@@ -159,7 +159,7 @@ def _judge(
         if slow is not None:
             certain = "beyond" if slow.worse else "within"
             reason += f", with the intervals before it {_relative(run, slow):+.1%} ({certain} chance)"
-        fell = [one for one in (excess, slow) if one and one.worse and _relative(run, one) > spec.monitor.margin]
+        fell = [loss for loss in (excess, slow) if loss and loss.worse and _relative(run, loss) > spec.monitor.margin]
         return ("alarm" if fell else "calm"), reason
     worst = measured.high if spec.greater_is_better else measured.low
     if expected_score is None or worst is None:

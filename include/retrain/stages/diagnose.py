@@ -26,28 +26,22 @@ from retrain.state.run import Run
 
 def diagnose(run: Run) -> DiagnoseReport:
     """Put the signs together: the diagnosis is a pure function of the run's reports."""
-    drift, measured = run.read(DriftReport, "drift"), run.read(MeasureReport, "measure")
-    decision, of = diagnosis(run.interval, drift, run.read(EstimateReport, "estimate"), measured)
+    drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
+    measured = run.read(MeasureReport, "measure")
+    decision, of = diagnosis(run.interval, drift, estimate, measured)
     report = DiagnoseReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, of=of)
     if not run.pages:
         return report
     key = run.path("diagnose", "diagnose.html")
     serving = run.read(Context, "context").champion
+    decisions = {"drift": drift.decision, "estimate": estimate.decision, "measure": measured.decision}
     questions = pd.DataFrame(
-        [
-            ("drift", drift.decision.verdict, "; ".join(drift.decision.reasons)),
-            *((stage, one.verdict, "; ".join(one.reasons)) for stage, one in _others(run, measured)),
-        ],
+        [(stage, answer.verdict, "; ".join(answer.reasons)) for stage, answer in decisions.items()],
         columns=["question", "verdict", "why"],
     )
     title = f"{run.model}: {run.interval.name}, {f'version {serving.version}' if serving else 'no champion'}"
     run.store.write(key, html.page(title, decision, {"What was asked": questions}))
     return report.model_copy(update={"html": key})
-
-
-def _others(run: Run, measured: MeasureReport) -> Iterator[tuple[str, Decision]]:
-    yield "estimate", run.read(EstimateReport, "estimate").decision
-    yield "measure", measured.decision
 
 
 def diagnosis(
@@ -56,10 +50,10 @@ def diagnosis(
     """The kind with its reasons, and the kind of each interval that it is about."""
     if drift.broken:
         return Decision(verdict="broken", reasons=drift.broken), ((interval, "broken"),)
-    suspect = [one for one in measured.realised if one.suspect]
+    suspect = [score for score in measured.realised if score.suspect]
     if suspect:
-        reasons = tuple(f"{one.interval.name}: {one.suspect}" for one in suspect)
-        return Decision(verdict="suspect", reasons=reasons), tuple((one.interval, "suspect") for one in suspect)
+        reasons = tuple(f"{score.interval.name}: {score.suspect}" for score in suspect)
+        return Decision(verdict="suspect", reasons=reasons), tuple((score.interval, "suspect") for score in suspect)
     signs = list(_signs(drift, estimate, measured))
     if signs:
         return Decision(verdict="changed", reasons=tuple(signs)), ((interval, "changed"),)
@@ -83,4 +77,4 @@ def _signs(drift: DriftReport, estimate: EstimateReport, measured: MeasureReport
 
 
 def _drifted(columns: tuple[ColumnDrift, ...], role: str) -> list[ColumnDrift]:
-    return [one for one in columns if one.role == role and one.verdict == "drift"]
+    return [column for column in columns if column.role == role and column.verdict == "drift"]

@@ -30,7 +30,7 @@ def drift(run: Run) -> DriftReport:
     Features and predictions are compared, and the target once its labels are mature.
     """
     context = run.read(Context, "context")
-    batch = next((one for one in context.accepted if one.batch.interval == run.interval), None)
+    batch = next((accepted for accepted in context.accepted if accepted.batch.interval == run.interval), None)
     if batch is None:
         return _report(run, Decision(verdict="undetermined", reasons=("this interval has no accepted batch",)))
     if context.champion is None:
@@ -59,7 +59,7 @@ def drift(run: Run) -> DriftReport:
     features = {name: kind for name, kind in kinds.items() if name not in roles}
     previous = sample_previous(run, context, features)
     recent, recent_page = _recent(run, previous, current, features, limits)
-    suspects = {one.column for one in columns if one.verdict != "stable"}
+    suspects = {verdict.column for verdict in columns if verdict.verdict != "stable"}
     broken: tuple[str, ...] = ()
     if len(current) >= limits.min_rows and len(reference.frame) >= limits.min_rows:
         broken = broken_columns(

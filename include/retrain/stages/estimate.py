@@ -45,7 +45,7 @@ def estimate(run: Run) -> EstimateReport:
     if estimated.value is None or estimated.low is None or estimated.high is None:
         return _report(run, Decision(verdict="undetermined", reasons=(estimated.reason or "no interval",)))
     past = past_estimates(run, champion)
-    held = backtest([one for _, one in past], level=run.spec.gate.level)
+    held = backtest([old for _, old in past], level=run.spec.gate.level)
     report = _report(
         run,
         _judge(run, champion, estimated, held),
@@ -79,7 +79,7 @@ def _with_page(
 ) -> EstimateReport:
     key = run.path("estimate", "estimate.html")
     newest = (run.interval.name, report.value, report.low, report.high, None)
-    rows = [*((name, one.value, one.low, one.high, one.realised) for name, one in past), newest]
+    rows = [*((name, old.value, old.low, old.high, old.realised) for name, old in past), newest]
     table = pd.DataFrame(rows, columns=["interval", "estimated", "low", "high", "realised"])
     figure = monitoring_plots.metric_over_time(run.spec.gate.metric, table, champion.expected_score)
     title = f"{run.model}: estimated {run.spec.gate.metric}, {run.interval.name}"

@@ -40,9 +40,9 @@ def measure(run: Run) -> MeasureReport:
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
     last = realised[-1]
     fallen = [
-        f"{one.column} {one.value}: {one.realised:.4g} realised, {one.expected:.4g} expected on {one.rows:,} rows"
-        for one in last.slices
-        if one.realised is not None and one.expected is not None and one.fell
+        f"{part.column} {part.value}: {part.realised:.4g} realised, {part.expected:.4g} expected on {part.rows:,} rows"
+        for part in last.slices
+        if part.realised is not None and part.expected is not None and part.fell
     ]
     reasons = [last.reason, *([f"fallen slices: {'; '.join(fallen[:5])}"] if fallen else []), last.suspect]
     report = _report(
@@ -56,12 +56,21 @@ def measure(run: Run) -> MeasureReport:
 def _with_page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:
     intervals = pd.DataFrame(
         [
-            (one.interval.name, one.value, one.low, one.high, one.expected, one.rows, one.coverage, one.reason)
-            for one in report.realised
+            (
+                score.interval.name,
+                score.value,
+                score.low,
+                score.high,
+                score.expected,
+                score.rows,
+                score.coverage,
+                score.reason,
+            )
+            for score in report.realised
         ],
         columns=["interval", "realised", "low", "high", "expected", "rows", "coverage", "reason"],
     )
-    slices = pd.DataFrame([one.model_dump() for one in report.realised[-1].slices])
+    slices = pd.DataFrame([part.model_dump() for part in report.realised[-1].slices])
     figure = monitoring_plots.metric_over_time(
         run.spec.gate.metric, intervals, champion.expected_score, ("realised", "expected")
     )

@@ -39,8 +39,8 @@ def sample_previous(run: Run, context: Context, columns: Iterable[str]) -> pd.Da
         None where there is no such batch, or it is empty.
     """
     spec, held = run.spec, set(context.held)
-    before = [one for one in context.accepted if one.batch.interval.start < run.interval.start]
-    before = [one for one in before if one.batch.interval.name not in held]
+    before = [accepted for accepted in context.accepted if accepted.batch.interval.start < run.interval.start]
+    before = [accepted for accepted in before if accepted.batch.interval.name not in held]
     if not before:
         return None
     batch, schema = before[-1].batch, dataset.arrow_schema(spec)

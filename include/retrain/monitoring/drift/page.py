@@ -52,16 +52,19 @@ def page_of(samples: Mapping[str, ColumnSamples], thresholds: Mapping[str, float
         return "<!DOCTYPE html><html><head><meta charset='utf-8'></head><body></body></html>"
     names = dict(zip(samples, harmless(list(samples)), strict=True))
     definition = DataDefinition(
-        numerical_columns=[names[c] for c, it in samples.items() if it.kind == "number"],
-        categorical_columns=[names[c] for c, it in samples.items() if it.kind == "category"],
+        numerical_columns=[names[c] for c, column in samples.items() if column.kind == "number"],
+        categorical_columns=[names[c] for c, column in samples.items() if column.kind == "category"],
     )
     tables = [
-        pd.DataFrame({names[c]: pd.Series(it.reference if side == 0 else it.current) for c, it in samples.items()})
+        pd.DataFrame(
+            {names[c]: pd.Series(column.reference if side == 0 else column.current) for c, column in samples.items()}
+        )
         for side in range(2)
     ]
     before, now = (Dataset.from_pandas(table, data_definition=definition) for table in tables)
     metrics = [
-        ValueDrift(column=names[c], method=DISTANCE[it.kind], threshold=thresholds[c]) for c, it in samples.items()
+        ValueDrift(column=names[c], method=DISTANCE[column.kind], threshold=thresholds[c])
+        for c, column in samples.items()
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's and plotly's own, about data that was judged all the same

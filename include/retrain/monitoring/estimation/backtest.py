@@ -67,7 +67,7 @@ def backtest(
     >>> backtest([PastEstimate(0.50, 0.48, 0.52, 0.60)] * 2).reason
     'the interval missed the realised value in 2 of 2 intervals, 10% expected (p = 0.01)'
     """
-    missed, of = sum(not one.low <= one.realised <= one.high for one in past), len(past)
+    missed, of = sum(not estimate.low <= estimate.realised <= estimate.high for estimate in past), len(past)
     if newest is not None and (newest.worse or newest.better) and abs(newest.relative) > large:
         reason = (
             f"the newest labels cost {newest.relative:+.0%} against rows like them"

@@ -56,7 +56,7 @@ class CalibratedEstimator(PerformanceEstimator):
     def _beliefs(self, prediction: Array, frame: pd.DataFrame, refits: bool) -> Array:
         weight = density_ratio(self._x, self._encode(frame, prediction), self.seed)
         drawn = [weight * times[self._block] for times in self._times] if refits else []
-        return np.stack([self._calibrate(prediction, one) for one in (weight, *drawn)])
+        return np.stack([self._calibrate(prediction, weights) for weights in (weight, *drawn)])
 
     def _expected_losses(self, prediction: Array, belief: Array) -> Array:
         probability = np.stack([1 - belief, belief], axis=-1) if belief.ndim == 2 else belief

@@ -61,7 +61,7 @@ def join_champion(run: Run, champion: Champion, interval: Interval) -> JoinedPre
         SnapshotCorrupt, MissingInput: a file is another one, or gone.
     """
     context = run.read(Context, "context")
-    accepted = next((one for one in context.accepted if one.batch.interval == interval), None)
+    accepted = next((batch for batch in context.accepted if batch.batch.interval == interval), None)
     own = [record for record in records(run, interval) if record.body["version"] == champion.version]
     if accepted is None or not own:
         return None
