@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from retrain.data import row_contract
-from retrain.modeling.metrics import Array
 from retrain.results import Champion
 from retrain.state.run import Run
 
@@ -71,10 +72,9 @@ def unknown_categories(frame: pd.DataFrame, facts: Mapping[str, Any]) -> dict[st
     return {name: count for name, count in counted.items() if count}
 
 
-def share_outside(values: Array, facts: Mapping[str, Any]) -> float | None:
+def share_outside(values: NDArray[np.float64], facts: Mapping[str, Any]) -> float | None:
     """The share of (n,) values outside the range that training had; None where the range is not known.
 
-    >>> import numpy as np
     >>> share_outside(np.array([0.5, 2.0]), {"min": 0.0, "max": 1.0})
     0.5
     """
