@@ -60,16 +60,23 @@ def _model(name: str, old: Run, before: Fitted | None, new: Run, after: Fitted |
     if was == now:
         return ComparedPart(name=name, same=True, detail=f"digest {now[:12]}")
     detail = f"digest {now[:12] or 'none'}, was {was[:12] or 'none'}"
-    weights = _weights(old, before) if before else b""
-    if weights and after and weights == _weights(new, after):
-        detail += "; fitted the same, only the source files that travel with it are others"
+    kept, made = (_files(run, fitted) if fitted else {} for run, fitted in ((old, before), (new, after)))
+    if kept and kept.get(model_io.MODEL_FILE) == made.get(model_io.MODEL_FILE):
+        others = sorted(file for file in {*kept, *made} if kept.get(file) != made.get(file))
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        detail += f"; fitted the same, beside it differ {', '.join(others[:LISTED])}{more}"
     return ComparedPart(name=name, same=False, detail=detail)
 
 
-def _weights(run: Run, fitted: Fitted) -> bytes:
-    """The fitted pipeline, whichever version of this project wrote it; empty where its file is gone."""
-    key = f"{fitted.key}/{model_io.MODEL_FILE}"
-    return model_io.current(run.store.read(key)) if run.store.exists(key) else b""
+def _files(run: Run, fitted: Fitted) -> dict[str, bytes]:
+    """A model's files, the pipeline in today's words; none where they are not those that its digest was taken of."""
+    if not run.store.exists(f"{fitted.key}/{model_io.MODEL_FILE}"):
+        return {}
+    with run.store.local(fitted.key) as folder:
+        files = model_io.read(folder)
+    if model_io.files_digest(files) != fitted.digest:
+        return {}
+    return files | {model_io.MODEL_FILE: model_io.current(files[model_io.MODEL_FILE])}
 
 
 def _metrics(old: EvaluateReport, new: EvaluateReport) -> ComparedPart:
