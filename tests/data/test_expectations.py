@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retrain.data.expectations import Expectation, Outcome, check_names, run
+from retrain.data.expectations import Expectation, SuiteResult, check_names, run
 from retrain.errors import EmptyBatch, EmptySuite, InvalidSpec, SchemaChanged
 from retrain.results import Check
 
@@ -20,7 +20,7 @@ def suite(*rules: tuple[str, dict[str, Any]], severity: Literal["stop", "warn"] 
     return [Expectation(name, kwargs, severity) for name, kwargs in rules]
 
 
-def judge(batch: pd.DataFrame | Path, *rules: tuple[str, dict[str, Any]], failing_rows: int = 200) -> Outcome:
+def judge(batch: pd.DataFrame | Path, *rules: tuple[str, dict[str, Any]], failing_rows: int = 200) -> SuiteResult:
     return run(batch, suite(*rules), name="people", title="People", failing_rows=failing_rows)
 
 

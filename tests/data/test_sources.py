@@ -119,7 +119,7 @@ def test_the_same_rows_in_other_pieces_give_the_same_bytes(tmp_path: Path, monke
     rows = pd.concat([frame()] * 400, ignore_index=True)
     rows.to_csv(tmp_path / "2024-01.csv", index=False)
     one = source("{start:%Y-%m}.csv")
-    monkeypatch.setattr(sources, "GROUP_ROWS", 500)
+    monkeypatch.setattr(sources.delivery, "GROUP_ROWS", 500)
     whole = deliver(tmp_path, one)[0].file.read_bytes()
     monkeypatch.setattr(sources.formats, "BLOCK_BYTES", 1000)
     pieces = deliver(tmp_path, one)[0]
@@ -349,11 +349,11 @@ def test_the_format_must_be_known(tmp_path: Path) -> None:
 )
 def test_addresses_inside_are_refused(peer: str) -> None:
     with pytest.raises(SourceRefused, match="an address inside"):
-        address._check("example.org", peer)
+        address._check_peer("example.org", peer)
 
 
 def test_addresses_outside_are_not() -> None:
-    address._check("example.org", "93.184.215.14")
+    address._check_peer("example.org", "93.184.215.14")
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
@@ -505,7 +505,7 @@ def test_airflow_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ke
     monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", kept)
     found = sources.sql.address(sql(connection="shop_db"), tmp_path)
     assert found.render_as_string(hide_password=False) == url
-    assert "ada" not in sources.sql.shown(found)
+    assert "ada" not in sources.sql.redacted_url(found)
 
 
 def test_a_connection_to_sqlite(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

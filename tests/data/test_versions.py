@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import retrain
-from retrain.data.versions import DataRegistry, Version
+from retrain.data.versions import DataRegistry, DataVersion
 from retrain.errors import (
     ChainBroken,
     IntervalConflict,
@@ -54,7 +54,7 @@ def registry(tmp_path: Path) -> DataRegistry:
     return DataRegistry(str(tmp_path / "registry.git"), str(tmp_path / "remote"))
 
 
-def publish(registry: DataRegistry, name: str, data: bytes, tag: str = "") -> Version:
+def publish(registry: DataRegistry, name: str, data: bytes, tag: str = "") -> DataVersion:
     source = Path(registry.url).parent / name
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(data)

@@ -15,7 +15,7 @@ import pytest
 
 from retrain import pipeline
 from retrain.data import dataset
-from retrain.data.versions import Version, registry_of
+from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, DtypeChanged, SchemaChanged, SnapshotCorrupt
 from retrain.results import (
     Accepted,
@@ -137,7 +137,7 @@ def test_what_is_on_record_brings_back_the_exact_bytes(apart: Disparity, rows_of
     apart.label(JAN, of(rows_of(JAN)))
     apart.look()
     body = apart.records[0].body
-    back = registry_of(apart.model.home).fetch(Version(**body["version"]), tmp_path / "back.parquet")
+    back = registry_of(apart.model.home).fetch(DataVersion(**body["version"]), tmp_path / "back.parquet")
     assert back.read_bytes() == apart.model.run().store.read(body["labels"]["key"])
     assert body["version"]["path"] == "churn/labels/2024-01-01.parquet"
 

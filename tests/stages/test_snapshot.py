@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retrain import pipeline
-from retrain.data.versions import DataRegistry, Version
+from retrain.data.versions import DataRegistry, DataVersion
 from retrain.errors import InvalidSpec, MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import Accepted, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
@@ -51,7 +51,7 @@ def test_the_report_brings_back_the_exact_bytes(churn: Model, tmp_path: Path) ->
     assert (report.sha256, report.bytes) == (batch.sha256, batch.bytes)
     assert report.path == "churn/2024-01-01.parquet"
     assert report.tag == f"churn/2024-01-01/{batch.sha256[:12]}"
-    version = Version(report.path, report.md5, report.bytes, report.commit, report.tag)
+    version = DataVersion(report.path, report.md5, report.bytes, report.commit, report.tag)
     back = DataRegistry(run.home.registry, run.home.remote).fetch(version, tmp_path / "back.parquet")
     assert back.read_bytes() == run.store.read(batch.key)
 
@@ -86,7 +86,7 @@ def test_what_the_remote_lost_is_published_again(churn: Model) -> None:
     stored = Path(run.home.remote) / "files" / "md5" / first.md5[:2] / first.md5[2:]
     stored.chmod(0o600)
     stored.unlink()
-    version = Version(first.path, first.md5, first.bytes, first.commit, first.tag)
+    version = DataVersion(first.path, first.md5, first.bytes, first.commit, first.tag)
     with pytest.raises(PushIncomplete):
         DataRegistry(run.home.registry, run.home.remote).verify(version)
     assert snapshot(run) == first

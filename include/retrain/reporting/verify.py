@@ -22,7 +22,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from retrain.data.versions import DataRegistry, Version, registry_of
+from retrain.data.versions import DataRegistry, DataVersion, registry_of
 from retrain.errors import ChainBroken, OutOfBandChange, RetrainError, SnapshotCorrupt
 from retrain.registry.mlflow import Registry
 from retrain.results import Champion
@@ -166,7 +166,7 @@ class _Checks:
     def snapshots(self) -> dict[str, CheckFunction]:
         """The batches and labels that were brought into the data registry."""
         records = [record for kind in ("snapshot", "labels") for record in self.ledger.records(self.name, kind)]
-        versions = [Version(**record.body["version"]) for record in records]
+        versions = [DataVersion(**record.body["version"]) for record in records]
         return {version.tag: partial(self._snapshot, version) for version in versions}
 
     def files(self, kind: str, part: str = "") -> dict[str, CheckFunction]:
@@ -179,7 +179,7 @@ class _Checks:
         with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
             self.registry.fetch(self.name, version, digest, Path(folder, "model"))
 
-    def _snapshot(self, version: Version) -> None:
+    def _snapshot(self, version: DataVersion) -> None:
         if self.data.lookup(version.tag) != version:
             raise SnapshotCorrupt(
                 f"the tag {version.tag} of the data registry is gone or stands for other data than on record",

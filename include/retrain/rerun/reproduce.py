@@ -15,7 +15,7 @@ from pathlib import Path
 
 from retrain import pipeline
 from retrain.data import dataset
-from retrain.data.versions import Version, registry_of
+from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
 from retrain.modeling import packaging
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
@@ -141,10 +141,13 @@ def _fetch_data(run: Run, lineage: Lineage, say: Callable[[str], None]) -> Itera
     for accepted in dataset.mature(lineage.context, run.spec):
         batch, labelled = accepted.batch, accepted.labels
         say(f"data of {batch.interval.name}")
-        version = Version(f"{run.model}/{batch.interval.name}.parquet", accepted.md5, batch.bytes, accepted.commit, "")
+        version = DataVersion(
+            f"{run.model}/{batch.interval.name}.parquet", accepted.md5, batch.bytes, accepted.commit, ""
+        )
         _check_digest(registry.fetch(version, store / batch.key), batch.sha256)
         if labelled is not None:
-            _check_digest(registry.fetch(Version(**labels[labelled.sha256]), store / labelled.key), labelled.sha256)
+            version = DataVersion(**labels[labelled.sha256])
+            _check_digest(registry.fetch(version, store / labelled.key), labelled.sha256)
         yield accepted
 
 

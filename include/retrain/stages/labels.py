@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from retrain.data import dataset
 from retrain.data.sources import Delivered, deliver_labels, encoded
-from retrain.data.versions import Version, registry_of
+from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, RetrainError
 from retrain.results import Accepted, Decision, Interval, IntervalLabels, LabelBatch, LabelsReport
 from retrain.spec import LabelSource, Spec
@@ -243,7 +243,7 @@ def _publish(
     )
     said = said.model_copy(update={"labels": batch})
     run.store.put(batch.key, file)
-    version: Version = registry_of(run.home).publish(
+    version: DataVersion = registry_of(run.home).publish(
         file,
         f"{run.model}/labels/{name}.parquet",
         message=f"{run.model} {name}: labels of {said.labelled:,} rows",

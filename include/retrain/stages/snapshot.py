@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from retrain.data.versions import DataRegistry, Version, registry_of
+from retrain.data.versions import DataRegistry, DataVersion, registry_of
 from retrain.errors import MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import Accepted, Batch, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
@@ -33,7 +33,7 @@ def snapshot(run: Run) -> SnapshotReport:
         record for record in run.ledger.records(run.model, "snapshot") if record.body["interval"] == run.interval.name
     ]
     if records and records[-1].body["accepted"]["batch"]["sha256"] == batch.sha256:
-        version = Version(**records[-1].body["version"])
+        version = DataVersion(**records[-1].body["version"])
         if _held(registry, version):
             log.info("found done: %s at commit %s", version.tag, version.commit[:12])
             return _report(run, batch, version)
@@ -67,7 +67,7 @@ def snapshot(run: Run) -> SnapshotReport:
     return _report(run, batch, version)
 
 
-def _held(registry: DataRegistry, version: Version) -> bool:
+def _held(registry: DataRegistry, version: DataVersion) -> bool:
     try:
         registry.verify(version)
     except (PushIncomplete, SnapshotCorrupt) as error:
@@ -76,7 +76,7 @@ def _held(registry: DataRegistry, version: Version) -> bool:
     return True
 
 
-def _publish(run: Run, registry: DataRegistry, batch: Batch) -> Version:
+def _publish(run: Run, registry: DataRegistry, batch: Batch) -> DataVersion:
     with run.store.verified(batch.key, batch.sha256) as file:
         return registry.publish(
             file,
@@ -86,7 +86,7 @@ def _publish(run: Run, registry: DataRegistry, batch: Batch) -> Version:
         )
 
 
-def _report(run: Run, batch: Batch, version: Version) -> SnapshotReport:
+def _report(run: Run, batch: Batch, version: DataVersion) -> SnapshotReport:
     return SnapshotReport(
         model=run.model,
         interval=run.interval,

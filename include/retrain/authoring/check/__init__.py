@@ -158,7 +158,7 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
 
 
 def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
-    from retrain.data.sources.address import render, scheme_of
+    from retrain.data.sources import render, scheme_of
 
     for key, value in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
         if "change me" in value.lower():

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
+from retrain.data.sources import UTC_MICROSECONDS, Mismatch, of_text
 from retrain.errors import DtypeChanged
 
 MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}

@@ -30,7 +30,7 @@ _FLOATS = (pd.Float32Dtype, pd.Float64Dtype)
 _INTEGERS = (pd.Int8Dtype, pd.Int16Dtype, pd.Int32Dtype, pd.Int64Dtype, pd.UInt8Dtype, pd.UInt16Dtype, pd.UInt32Dtype)
 
 
-def _plain(column: pd.Series[Any], *, keep_encoded: bool) -> pd.Series[Any]:
+def _vectorised(column: pd.Series[Any], *, keep_encoded: bool) -> pd.Series[Any]:
     """`column` as the dtype for which GX has a vectorised path, where no value is changed by it."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -55,13 +55,15 @@ def _plain(column: pd.Series[Any], *, keep_encoded: bool) -> pd.Series[Any]:
 
 
 def _frame(columns: Mapping[str, pd.Series[Any]], reading: Reading, rows: int) -> pd.DataFrame:
-    shown = columns
+    converted = columns
     if reading != "typed":
-        shown = {name: _plain(each, keep_encoded=reading == "encoded") for name, each in columns.items()}
-    return pd.DataFrame(shown, index=pd.RangeIndex(rows), copy=False)
+        converted = {name: _vectorised(each, keep_encoded=reading == "encoded") for name, each in columns.items()}
+    return pd.DataFrame(converted, index=pd.RangeIndex(rows), copy=False)
 
 
-class Batch(Protocol):
+class BatchReader(Protocol):
+    """A batch of which columns and rows are read as they are needed."""
+
     columns: list[str]
     rows: int
 
@@ -75,27 +77,35 @@ class Batch(Protocol):
         """Whole rows by position, in this order."""
 
 
-def opened(batch: pd.DataFrame | Path) -> Batch:
-    return ParquetBatch(batch) if isinstance(batch, Path) else FrameBatch(batch)
+def reader_of(batch: pd.DataFrame | Path) -> BatchReader:
+    """The reader of a frame, or of a Parquet file."""
+    return ParquetReader(batch) if isinstance(batch, Path) else FrameReader(batch)
 
 
-class FrameBatch:
+class FrameReader:
+    """A batch that is a frame in memory."""
+
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame.copy(deep=False)
         self._frame.index = pd.RangeIndex(len(frame))
         self.columns, self.rows = list(frame.columns), len(frame)
 
     def names(self) -> pd.DataFrame:
+        """Column names and row count."""
         return self._frame
 
     def part(self, columns: Sequence[str], reading: Reading) -> pd.DataFrame:
+        """Some columns; the index is the position in the batch."""
         return _frame({name: self._frame[name] for name in columns}, reading, self.rows)
 
     def take(self, rows: Sequence[int]) -> pd.DataFrame:
+        """Whole rows by position, in this order."""
         return self._frame.iloc[list(rows)]
 
 
-class ParquetBatch:
+class ParquetReader:
+    """A batch in a Parquet file, of which no more than what is asked for is in memory."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         with pq.ParquetFile(path) as file:
@@ -103,16 +113,19 @@ class ParquetBatch:
         self.columns = list(self._schema.names)
 
     def names(self) -> pd.DataFrame:
+        """Column names and row count, without a value."""
         nothing = np.broadcast_to(np.int8(0), self.rows)
         return pd.DataFrame(dict.fromkeys(self.columns, nothing), copy=False)
 
     def part(self, columns: Sequence[str], reading: Reading) -> pd.DataFrame:
+        """Some columns; the index is the position in the batch."""
         text = [each for each in columns if pa.types.is_string(self._schema.field(each).type)]
         with pq.ParquetFile(self._path, read_dictionary=text if reading == "encoded" else []) as file:
             table = file.read(columns=list(columns))
         return _frame({name: _series(table.column(name)) for name in columns}, reading, self.rows)
 
     def take(self, rows: Sequence[int]) -> pd.DataFrame:
+        """Whole rows by position, in this order."""
         taken, kept, start = list[pa.Table](), list[int](), 0
         with pq.ParquetFile(self._path) as file:
             for group in range(file.num_row_groups):

@@ -1,4 +1,4 @@
-"""What was found, in words and as one page; imports no GX, so that the page needs none."""
+"""The results of a suite in words and as one page; imports no GX, so that the page needs none."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ EXAMPLES = 5
 _COLUMNS = ("column", "column_A", "column_B")
 
 
-def observed(kind: str, kwargs: Mapping[str, Any], found: Mapping[str, Any], *, success: bool) -> str:
-    """GX's result of one expectation, its BASIC format, as a phrase."""
-    if "element_count" in found:
-        return _counted(kind, kwargs, found)
+def observed(kind: str, kwargs: Mapping[str, Any], result: Mapping[str, Any], *, success: bool) -> str:
+    """Write GX's result of one expectation, in its BASIC format, as a phrase."""
+    if "element_count" in result:
+        return _counted(kind, kwargs, result)
     expected = arguments(kwargs)
-    if count := found.get("unexpected_count"):
-        return f"{count:,} distinct values amiss{_examples(found)}; expected {expected}"
-    if mismatched := (found.get("details") or {}).get("mismatched"):
+    if count := result.get("unexpected_count"):
+        return f"{count:,} distinct values amiss{_examples(result)}; expected {expected}"
+    if mismatched := (result.get("details") or {}).get("mismatched"):
         return f"mismatched: {value(mismatched)}; expected {expected}"
-    if found.get("observed_value") is not None:
-        return f"observed {value(found['observed_value'])}" + (f"; expected {expected}" if expected else "")
+    if result.get("observed_value") is not None:
+        return f"observed {value(result['observed_value'])}" + (f"; expected {expected}" if expected else "")
     return "as expected" if success else "not as expected" + (f": {expected}" if expected else "")
 
 
-def _counted(kind: str, kwargs: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    judged = found["element_count"] - (found.get("missing_count") or 0)
+def _counted(kind: str, kwargs: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    judged = result["element_count"] - (result.get("missing_count") or 0)
     if not judged:
-        return f"no value to judge, all {found['element_count']:,} are missing"
+        return f"no value to judge, all {result['element_count']:,} are missing"
     phrase = (
         _outside(kwargs) if kind == "expect_column_values_to_be_between" else _PHRASES.get(kind, "values unexpected")
     )
     if "regex" in kwargs:
         phrase += f" {value(kwargs['regex'])}"
-    count = found["unexpected_count"]
+    count = result["unexpected_count"]
     text = f"{format(count, ',') if count else 'none'} of {judged:,} {phrase}"
     if kind != "expect_column_values_to_not_be_null":
-        text += _examples(found)
+        text += _examples(result)
     if count and (mostly := kwargs.get("mostly", 1)) < 1:
         text += f"; {100 * (1 - mostly):.6g} % allowed"
-    if found.get("missing_count"):
-        text += f"; {found['missing_count']:,} missing not judged"
+    if result.get("missing_count"):
+        text += f"; {result['missing_count']:,} missing not judged"
     return text
 
 
-def _examples(found: Mapping[str, Any]) -> str:
-    distinct = list(dict.fromkeys(map(value, found.get("partial_unexpected_list") or ())))
+def _examples(result: Mapping[str, Any]) -> str:
+    distinct = list(dict.fromkeys(map(value, result.get("partial_unexpected_list") or ())))
     return f", such as {', '.join(distinct[:EXAMPLES])}" if distinct else ""
 
 
@@ -75,29 +75,34 @@ def _outside(kwargs: Mapping[str, Any]) -> str:
 
 
 def arguments(kwargs: Mapping[str, Any]) -> str:
-    """Everything but the columns, which have a place of their own."""
+    """Write the arguments of an expectation, all but the columns, which have a place of their own."""
     return bounded(", ".join(f"{key} {value(each)}" for key, each in kwargs.items() if key not in _COLUMNS))
 
 
-def value(found: object) -> str:
-    """One value for people, short.
+def value(item: object) -> str:
+    """Write one value for people, short.
 
     >>> value([3.0, "a"]), value({"low": float("nan")})
     ("[3, 'a']", '{low: nan}')
     """
-    if isinstance(found, np.generic):
-        found = found.item()
-    if isinstance(found, float):
-        return str(int(found)) if found.is_integer() and abs(found) < 2**53 else repr(found)
-    if isinstance(found, Mapping):
-        return "{" + ", ".join(f"{bounded(str(each), 60)}: {value(found[each])}" for each in islice(found, 10)) + "}"
-    if isinstance(found, list | tuple | set | frozenset):
-        more = f", … and {len(found) - 10:,} more" if len(found) > 10 else ""
-        return bounded("[" + ", ".join(value(each) for each in islice(found, 10)) + more + "]")
-    return bounded(repr(found) if isinstance(found, str) else str(found), 60)
+    if isinstance(item, np.generic):
+        item = item.item()
+    if isinstance(item, float):
+        return str(int(item)) if item.is_integer() and abs(item) < 2**53 else repr(item)
+    if isinstance(item, Mapping):
+        return "{" + ", ".join(f"{bounded(str(each), 60)}: {value(item[each])}" for each in islice(item, 10)) + "}"
+    if isinstance(item, list | tuple | set | frozenset):
+        more = f", … and {len(item) - 10:,} more" if len(item) > 10 else ""
+        return bounded("[" + ", ".join(value(each) for each in islice(item, 10)) + more + "]")
+    return bounded(repr(item) if isinstance(item, str) else str(item), 60)
 
 
 def bounded(text: str, limit: int = 400) -> str:
+    """Cut a text to so many characters.
+
+    >>> bounded("abcdef", 4)
+    'abc…'
+    """
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -121,9 +126,14 @@ td {{ overflow-wrap: anywhere }} .wide td {{ white-space: nowrap }}
 
 
 def page(name: str, title: str, rows: int, checks: Sequence[tuple[Check, str]], failing: pd.DataFrame) -> bytes:
-    """One page that loads nothing: the verdict, what failed, what passed, the first failing rows.
+    """Write one page that loads nothing: the verdict, what failed, what passed, the first failing rows.
 
-    `checks` come with their arguments in words.
+    Args:
+        name: of the suite.
+        title: of the page.
+        rows: how many the batch has.
+        checks: each with its arguments in words.
+        failing: rows that failed, after the columns `failed_expectation` and `row`.
     """
     stops = [each for each in checks if not each[0].passed and each[0].severity == "stop"]
     warns = [each for each in checks if not each[0].passed and each[0].severity == "warn"]
@@ -134,10 +144,10 @@ def page(name: str, title: str, rows: int, checks: Sequence[tuple[Check, str]], 
         if members
     )
     if len(failing):
-        shown = failing.head(50)
-        cells = ([value(each) for each in row] for row in shown.itertuples(index=False, name=None))
-        body += f"<h2>Failing rows: {len(shown):,} of the {len(failing):,} kept</h2>\n"
-        body += f'<div class="wide">{_table(map(str, shown.columns), cells)}</div>'
+        first = failing.head(50)
+        cells = ([value(each) for each in row] for row in first.itertuples(index=False, name=None))
+        body += f"<h2>Failing rows: {len(first):,} of the {len(failing):,} kept</h2>\n"
+        body += f'<div class="wide">{_table(map(str, first.columns), cells)}</div>'
     counts = f"{len(stops):,} failed to stop, {len(warns):,} failed to warn, {len(passed):,} passed"
     return _PAGE.format(
         title=escape(title),

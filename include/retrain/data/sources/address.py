@@ -21,12 +21,12 @@ TIMEOUT_SECONDS = 60
 
 
 def render(path: str, interval: Interval) -> str:
-    """A path template for one interval.
+    """Fill in a path template for one interval.
 
-        >>> from datetime import UTC, datetime
-        >>> january = Interval(start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 2, 1, tzinfo=UTC))
-        >>> render("data/churn-{start:%Y-%m}.csv", january)
-        'data/churn-2024-01.csv'
+    >>> from datetime import UTC, datetime
+    >>> january = Interval(start=datetime(2024, 1, 1, tzinfo=UTC), end=datetime(2024, 2, 1, tzinfo=UTC))
+    >>> render("data/churn-{start:%Y-%m}.csv", january)
+    'data/churn-2024-01.csv'
 
     Raises:
         InvalidSpec: the template names something else than `start` and `end`.
@@ -60,18 +60,19 @@ def scheme_of(address: str) -> str:
     scheme = address.partition("://")[0].lower() if "://" in address else "file"
     if "::" in address or scheme not in SCHEMES:
         raise SourceRefused(
-            f"{shown(address)}: the scheme {scheme!r} is not allowed" + (" to be chained" if "::" in address else ""),
+            f"{redacted(address)}: the scheme {scheme!r} is not allowed"
+            + (" to be chained" if "::" in address else ""),
             do=f"use a path, or one of {', '.join(sorted(SCHEMES))}",
         )
     if scheme in ("http", "https") and "@" in urlsplit(address).netloc:
-        raise SourceRefused(f"{shown(address)} carries a login", do="let the server know this machine another way")
+        raise SourceRefused(f"{redacted(address)} carries a login", do="let the server know this machine another way")
     return scheme
 
 
-def shown(address: str) -> str:
-    """An address without user, password and query.
+def redacted(address: str) -> str:
+    """Strip user, password and query off an address.
 
-    >>> shown("https://ada:secret@example.org/batch.csv?token=abc")
+    >>> redacted("https://ada:secret@example.org/batch.csv?token=abc")
     'https://example.org/batch.csv'
     """
     if "://" not in address:
@@ -81,7 +82,11 @@ def shown(address: str) -> str:
 
 
 def masked(text: str, *secrets: str | None) -> str:
-    """`text` on one line, short, and without these words or anything that looks like a login in a URL."""
+    """Bring a message on one short line, without these secrets or anything that looks like a login in a URL.
+
+    >>> masked("cannot open https://ada:secret@example.org/a.csv?token=abc\\nfor ada", "ada")
+    'cannot open https://***@example.org/a.csv for ***'
+    """
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
@@ -94,25 +99,25 @@ def _allowed() -> set[str]:
     return {name.strip() for name in os.environ.get("RETRAIN_ALLOWED_HOSTS", "").split(",")} - {""}
 
 
-def _check(host: str, peer: str) -> None:
+def _check_peer(host: str, peer: str) -> None:
     if host in _allowed():
         return
     # An IPv4 address in IPv6 dress is judged as what it is.
-    found = ipaddress.ip_address(peer.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
-    if not found.is_global or found.is_multicast:
+    ip = ipaddress.ip_address(peer.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if not ip.is_global or ip.is_multicast:
         raise SourceRefused(
-            f"{host} resolves to {found}, an address inside",
+            f"{host} resolves to {ip}, an address inside",
             do="name the host in RETRAIN_ALLOWED_HOSTS if that is meant",
         )
 
 
 class _Secure(http.client.HTTPSConnection):
-    # The address is looked at once connected, before anything is said: no second lookup can differ from it.
+    # The address is looked at once connected, before anything is sent: no second lookup can differ from it.
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
         try:
-            _check(self.host, self.sock.getpeername()[0])
+            _check_peer(self.host, self.sock.getpeername()[0])
         except SourceRefused:
             self.sock.close()
             raise
@@ -124,7 +129,8 @@ class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         if urlsplit(request.full_url).hostname not in _allowed():
             raise SourceRefused(
-                f"{shown(request.full_url)} is not encrypted", do="use https, or name the host in RETRAIN_ALLOWED_HOSTS"
+                f"{redacted(request.full_url)} is not encrypted",
+                do="use https, or name the host in RETRAIN_ALLOWED_HOSTS",
             )
         return super().http_open(request)
 
@@ -163,9 +169,11 @@ def download(url: str, target: Path, *, max_bytes: int) -> bool:
         if error.code in (404, 410):
             return False
         kind = SourceUnavailable if error.code >= 500 or error.code == 429 else SourceRefused
-        raise kind(f"{shown(url)} answered {error.code}", do="see that the address is right and may be read") from None
+        raise kind(
+            f"{redacted(url)} answered {error.code}", do="see that the address is right and may be read"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise SourceUnavailable(
-            f"{shown(url)}: {masked(str(getattr(error, 'reason', error)))}",
+            f"{redacted(url)}: {masked(str(getattr(error, 'reason', error)))}",
             do="see that the server is up; the next try may find it",
         ) from None

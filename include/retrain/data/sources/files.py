@@ -10,21 +10,22 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from retrain.data.sources.address import download, masked, one_per_interval, render, scheme_of, shown
-from retrain.data.sources.formats import cap
+from retrain.data.sources.address import download, masked, one_per_interval, redacted, render, scheme_of
+from retrain.data.sources.declared import check_size
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
 from retrain.spec import Source
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was delivered for an interval.
+class DeliveredFiles:
+    """The files of an interval, as they were delivered.
 
     Attributes:
         address: for people, without secrets.
         digest: SHA-256 of the delivered bytes; of the files' digests where there are several.
         selects: the delivery may hold other intervals' rows, which are left out.
+        files: where they lie on this machine, in the order in which they are read.
         stamps: size and modification time of the files that are read in place.
     """
 
@@ -35,11 +36,12 @@ class Found:
     stamps: tuple[tuple[int, int], ...]
 
     def unchanged(self) -> bool:
+        """Whether the files that are read in place are still as they were found."""
         return not self.stamps or self.stamps == _stamps(self.files)
 
 
-def find(source: Source, interval: Interval, root: Path, folder: Path) -> Found | None:
-    """The delivered files, or None while there are none. Files that lie far away are brought into `folder`.
+def find(source: Source, interval: Interval, root: Path, folder: Path) -> DeliveredFiles | None:
+    """Find the delivered files; None while there are none. Files that lie far away are brought into `folder`.
 
     Raises:
         SourceRefused: the address is not allowed, or cannot be read.
@@ -55,7 +57,7 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Found 
         # pathlib's glob does not take absolute patterns.
         names = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(address) else [pattern]  # noqa: PTH207
         files = [Path(name) for name in names if Path(name).is_file()]
-        cap(sum(file.stat().st_size for file in files), source, shown(address))
+        check_size(sum(file.stat().st_size for file in files), source, redacted(address))
     else:
         files = _bring(address, scheme, folder, source)
     if not files:
@@ -64,24 +66,24 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Found 
     try:
         digests = [_sha256(file) for file in files]
     except OSError as error:
-        raise SourceRefused(f"{shown(address)}: {error.strerror}", do="let this user read the file") from None
+        raise SourceRefused(f"{redacted(address)}: {error.strerror}", do="let this user read the file") from None
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return Found(shown(address), whole, not one_per_interval(source.path, interval), tuple(files), stamps)
+    return DeliveredFiles(redacted(address), whole, not one_per_interval(source.path, interval), tuple(files), stamps)
 
 
 def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path]:
-    suffixes = "".join(PurePosixPath(shown(address)).suffixes[-2:])
+    suffixes = "".join(PurePosixPath(redacted(address)).suffixes[-2:])
     if scheme in ("http", "https"):
         target = folder / f"delivered{suffixes}"
-        there = download(address, target, max_bytes=source.max_bytes)
-        if there:
-            cap(target.stat().st_size, source, shown(address))
-        return [target] if there else []
+        exists = download(address, target, max_bytes=source.max_bytes)
+        if exists:
+            check_size(target.stat().st_size, source, redacted(address))
+        return [target] if exists else []
     try:
         files, path = fsspec.core.url_to_fs(address)
         names = sorted(files.glob(path)) if glob.has_magic(path) else [path]
         sizes = {name: files.size(name) for name in names if files.isfile(name)}
-        cap(sum(sizes.values()), source, shown(address))
+        check_size(sum(sizes.values()), source, redacted(address))
         brought = []
         for place, name in enumerate(sizes):
             target = folder / f"{place:06}-{PurePosixPath(name).name}"
@@ -94,7 +96,7 @@ def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path
         raise SourceRefused(f"{scheme}: {error}", do="install that file system for fsspec") from None
     except OSError as error:
         raise SourceUnavailable(
-            f"{shown(address)}: {masked(str(error))}", do="see that the address is right and may be read"
+            f"{redacted(address)}: {masked(str(error))}", do="see that the address is right and may be read"
         ) from None
 
 

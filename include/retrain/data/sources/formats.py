@@ -19,12 +19,12 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from retrain.data.sources.address import masked
-from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, plain, spoken, without_nan
-from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SchemaChanged, SourceRefused
+from retrain.data.sources.declared import BATCH_ROWS, check_columns, check_size, dtype_changed
+from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, type_name, value_type, without_nan
+from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SourceRefused
 from retrain.spec import Source
 
 BLOCK_BYTES = 8 << 20
-BATCH_ROWS = 1 << 16
 RATIO = 200
 """How many times its size a compressed file may grow, once it has grown past `FREE_BYTES`."""
 FREE_BYTES = 64 << 20
@@ -33,9 +33,12 @@ _FORMATS = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parqu
 
 
 def read(file: Path, source: Source, schema: pa.Schema, *, exact: bool = True) -> Iterator[pa.Table]:
-    """The rows of one file in pieces, in their order, with the types of `schema` before encoding.
+    """Read one file in pieces, its rows in their order, with the types of `schema` before encoding.
 
     Args:
+        file: a local file.
+        source: format and limits.
+        schema: the declared columns.
         exact: whether a column that `schema` does not have refuses the file; else it is ignored.
 
     Raises:
@@ -71,7 +74,7 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         block = self._stream.read(len(buffer))
         self._out += len(block)
-        cap(self._out, self._source, f"{self._name}, unpacked,")
+        check_size(self._out, self._source, f"{self._name}, unpacked,")
         if self._out > max(FREE_BYTES, RATIO * self._packed):
             raise BatchTooLarge(
                 f"{self._name} unpacks to more than {RATIO} times its {self._packed:,} bytes", do="deliver it unpacked"
@@ -99,7 +102,7 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: boo
             lines = pa.csv.ParseOptions(newlines_in_values=True)
             if not exact:
                 with _open(file, zipped, source) as head:
-                    same_columns(pa.csv.open_csv(head, blocks, lines).schema.names, schema, file.name, exact=False)
+                    check_columns(pa.csv.open_csv(head, blocks, lines).schema.names, schema, file.name, exact=False)
             # Everything is read as text: only so can a value that breaks its type be named with its line.
             reader = pa.csv.open_csv(
                 stream,
@@ -112,7 +115,7 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: boo
                     strings_can_be_null=True,
                 ),
             )
-            same_columns(reader.schema.names, schema, file.name)
+            check_columns(reader.schema.names, schema, file.name)
             for batch in reader:
                 try:
                     yield _typed(batch, schema)
@@ -134,19 +137,13 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: boo
 
 
 class _Wrong(Exception):
+    """A value of the wrong type, before its line is known."""
+
     def __init__(self, column: str, kind: pa.DataType, wrong: Mismatch) -> None:
         self.column, self.kind, self.index, self.value = column, kind, wrong.index, wrong.value
 
     def named(self, where: str) -> DtypeChanged:
         return dtype_changed(where, self.column, self.value, self.kind)
-
-
-def dtype_changed(where: str, column: str, value: object, kind: pa.DataType) -> DtypeChanged:
-    shown_value = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:59]}…"
-    return DtypeChanged(
-        f"{where}, column {column!r}: {shown_value} is not of the declared type {spoken(kind)}",
-        do="correct the delivery, or the column's type in the spec; a missing value is an empty field",
-    )
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
@@ -157,28 +154,6 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
         except Mismatch as wrong:
             raise _Wrong(field.name, field.type, wrong) from None
     return pa.table(columns, names=schema.names)
-
-
-def same_columns(found: list[str], schema: pa.Schema, where: str, *, exact: bool = True) -> None:
-    """Refuse columns that are missing, new or doubled, all of them at once; new ones only where it is `exact`.
-
-    Raises:
-        SchemaChanged: there are such columns.
-    """
-    groups = {
-        "missing": [name for name in schema.names if name not in found],
-        "not declared": [name for name in dict.fromkeys(found) if name not in schema.names],
-        "doubled": [name for name in dict.fromkeys(found) if found.count(name) > 1],
-    }
-    if not exact:
-        groups = {what: [name for name in names if name in schema.names] for what, names in groups.items()}
-    if said := [f"{what}: {_some(names)}" for what, names in groups.items() if names]:
-        raise SchemaChanged(f"{where}: {'; '.join(said)}", do="correct the delivery, or the spec's columns")
-
-
-def _some(names: list[str]) -> str:
-    more = f" … and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(name[:80] for name in names[:20]) + more
 
 
 def _records(file: Path, zipped: bool, source: Source) -> Iterator[tuple[int, int]]:
@@ -212,17 +187,19 @@ def _ragged(file: Path, zipped: bool, source: Source) -> tuple[int, int, int] | 
 
 
 def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
-    raw = pa.schema([(f.name, pa.string() if plain(f.type) == UTC_MICROSECONDS else plain(f.type)) for f in schema])
+    raw = pa.schema(
+        [(f.name, pa.string() if value_type(f.type) == UTC_MICROSECONDS else value_type(f.type)) for f in schema]
+    )
     options = pa.json.ParseOptions(explicit_schema=raw, unexpected_field_behavior="error" if exact else "ignore")
     with _open(file, zipped, source) as stream:
-        done, seen = 0, set[str]()
+        done, filled = 0, set[str]()
         try:
             for batch in pa.json.open_json(stream, pa.json.ReadOptions(block_size=BLOCK_BYTES), options):
                 columns = [batch.column(field.name) for field in schema]
                 for place, field in enumerate(schema):
                     if columns[place].null_count < len(batch):
-                        seen.add(field.name)
-                    if plain(field.type) == UTC_MICROSECONDS:
+                        filled.add(field.name)
+                    if value_type(field.type) == UTC_MICROSECONDS:
                         try:
                             columns[place] = of_text(columns[place], field.type)
                         except Mismatch as wrong:
@@ -238,10 +215,10 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: b
             _explain(file, zipped, source, schema, exact)
             raise SourceRefused(f"{file.name} is not JSON lines: {masked(str(error))}", do="deliver it again") from None
         # Arrow cannot tell a column that nobody sent from one that is empty in every row.
-        if done and len(seen) < len(schema):
+        if done and len(filled) < len(schema):
             with _open(file, zipped, source) as again:
                 first = next(json.loads(line) for line in again if line.strip())
-            same_columns([name for name in schema.names if name in seen or name in first], schema, file.name)
+            check_columns([name for name in schema.names if name in filled or name in first], schema, file.name)
 
 
 def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> None:
@@ -260,12 +237,12 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact:
                 raise SourceRefused(f"{where} is not a JSON object", do="deliver one object a line")
             names = [name for name, _ in pairs]
             absent = [name for name in schema.names if name not in names]
-            same_columns([*names, *absent], schema, where, exact=exact)
+            check_columns([*names, *absent], schema, where, exact=exact)
             for name, value in pairs:
                 if name not in schema.names:
                     continue
                 kind = schema.field(name).type
-                wanted = takes.get(spoken(kind), (str,))
+                wanted = takes.get(type_name(kind), (str,))
                 fits = isinstance(value, wanted) and (isinstance(value, bool) is (wanted == (bool,)))
                 if value is not None and not (fits and not (wanted == (int,) and abs(value) >= 2**63)):
                     raise dtype_changed(where, name, value, kind)
@@ -275,17 +252,19 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact:
 
 
 def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
-    found = pq.read_schema(file)
-    same_columns(found.names, schema, file.name, exact=exact)
+    delivered = pq.read_schema(file)
+    check_columns(delivered.names, schema, file.name, exact=exact)
     for field in schema:
-        if not _takes(plain(found.field(field.name).type), plain(field.type)):
+        if not _takes(value_type(delivered.field(field.name).type), value_type(field.type)):
             raise DtypeChanged(
-                f"{file.name}, column {field.name!r}: {found.field(field.name).type} is not of the declared type"
-                f" {spoken(field.type)}",
+                f"{file.name}, column {field.name!r}: {delivered.field(field.name).type} is not of the declared type"
+                f" {type_name(field.type)}",
                 do="correct the delivery, or the column's type in the spec",
             )
     # Read encoded, so that a small file cannot become a huge text before it is looked at.
-    with pq.ParquetFile(file, read_dictionary=[f.name for f in schema if pa.types.is_string(plain(f.type))]) as reader:
+    with pq.ParquetFile(
+        file, read_dictionary=[f.name for f in schema if pa.types.is_string(value_type(f.type))]
+    ) as reader:
         unpacked = 0
         for batch in reader.iter_batches(BATCH_ROWS, columns=schema.names):
             columns = []
@@ -294,13 +273,13 @@ def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iter
                 if pa.types.is_dictionary(column.type):
                     lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
                     unpacked += pc.sum(lengths).as_py() or 0
-                    cap(unpacked, source, f"{file.name}, unpacked,")
+                    check_size(unpacked, source, f"{file.name}, unpacked,")
                     if (pc.sum(lengths).as_py() or 0) > BLOCK_BYTES * 64:
                         raise BatchTooLarge(
                             f"{file.name}: column {field.name!r} holds very long texts", do="deliver less"
                         )
                 try:
-                    column = pc.cast(column, plain(field.type))
+                    column = pc.cast(column, value_type(field.type))
                 except pa.ArrowInvalid as error:
                     raise DtypeChanged(
                         f"{file.name}, column {field.name!r}: {masked(str(error))}",
@@ -310,25 +289,16 @@ def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iter
             yield pa.table(columns, names=schema.names)
 
 
-def _takes(found: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether every value keeps its meaning."""
-    if pa.types.is_null(found):
+def _takes(delivered: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether every value of the delivered type keeps its meaning in the declared one."""
+    if pa.types.is_null(delivered):
         return True
     if pa.types.is_integer(declared):
-        return bool(pa.types.is_integer(found)) and found != pa.uint64()
+        return bool(pa.types.is_integer(delivered)) and delivered != pa.uint64()
     if pa.types.is_floating(declared):
-        return bool(pa.types.is_floating(found) or pa.types.is_integer(found))
+        return bool(pa.types.is_floating(delivered) or pa.types.is_integer(delivered))
     if declared == UTC_MICROSECONDS:
-        return bool(pa.types.is_timestamp(found) or pa.types.is_date(found))
+        return bool(pa.types.is_timestamp(delivered) or pa.types.is_date(delivered))
     if pa.types.is_string(declared):
-        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
-    return bool(found == declared)
-
-
-def cap(size: int, source: Source, address: str) -> None:
-    """Refuse more bytes than `source.max_bytes`."""
-    if size > source.max_bytes:
-        raise BatchTooLarge(
-            f"{address} has {size:,} bytes, source.max_bytes is {source.max_bytes:,}",
-            do="deliver less, or raise source.max_bytes",
-        )
+        return bool(pa.types.is_string(delivered) or pa.types.is_large_string(delivered))
+    return bool(delivered == declared)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from retrain.data.sources.address import masked
-from retrain.data.sources.formats import BATCH_ROWS, dtype_changed, same_columns
+from retrain.data.sources.declared import BATCH_ROWS, check_columns, dtype_changed
 from retrain.data.sources.typed import Mismatch, of_values
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
@@ -26,7 +26,7 @@ _DIALECTS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycop
 
 
 def address(source: Source, root: Path) -> sa.URL:
-    """The database's URL, from the spec with `${NAME}` filled in, or from Airflow's connection.
+    """Find the database's URL, from the spec with `${NAME}` filled in, or from Airflow's connection.
 
     Raises:
         SourceRefused: a variable is not set, or the URL cannot be understood.
@@ -58,7 +58,7 @@ def _named(source: Source) -> str:
 
 
 def _filled(text: str) -> str:
-    return re.sub(r"\$\{(\w+)\}", lambda found: _environment(found[1]), text)
+    return re.sub(r"\$\{(\w+)\}", lambda name: _environment(name[1]), text)
 
 
 def _environment(name: str) -> str:
@@ -80,8 +80,8 @@ def _of_json(connection: dict[str, Any]) -> sa.URL:
     )
 
 
-def shown(url: sa.URL) -> str:
-    """The URL without login and options."""
+def redacted_url(url: sa.URL) -> str:
+    """Strip login and options off a database's URL."""
     sqlite = url.get_backend_name() == "sqlite"
     database = Path(url.database).name if sqlite and url.database else url.database
     return sa.URL.create(url.drivername, host=url.host, port=url.port, database=database).render_as_string()
@@ -90,7 +90,14 @@ def shown(url: sa.URL) -> str:
 def read(
     source: Source, url: sa.URL, interval: Interval, schema: pa.Schema, *, exact: bool = True
 ) -> Iterator[pa.Table]:
-    """The rows of the query in pieces, typed; other columns than those of `schema` are ignored unless it is `exact`.
+    """Run the query and give its rows in pieces, typed.
+
+    Args:
+        source: the query.
+        url: of the database.
+        interval: its start and end are bound to `:start` and `:end`.
+        schema: the declared columns.
+        exact: whether another column is refused; else it is ignored.
 
     Raises:
         SchemaChanged, DtypeChanged: with the row.
@@ -114,30 +121,30 @@ def read(
             options = {"stream_results": True, "yield_per": BATCH_ROWS}
             result = connection.execute(sa.text(source.sql), wanted, execution_options=options)
             names = list(result.keys())
-            same_columns(names, schema, shown(url), exact=exact)
+            check_columns(names, schema, redacted_url(url), exact=exact)
             done = 0
             for rows in result.partitions():
-                yield _table(names, [tuple(row) for row in rows], schema, done, shown(url))
+                yield _table(names, [tuple(row) for row in rows], schema, done, redacted_url(url))
                 done += len(rows)
     except OperationalError as error:
         if not error.connection_invalidated and re.search(r"no such|syntax|incomplete|near ", str(error.orig)):
             raise _refused(url, error) from None
         raise SourceUnavailable(
-            f"{shown(url)}: {_masked(url, error)}", do="see that the database is up; the next try may find it"
+            f"{redacted_url(url)}: {_masked(url, error)}", do="see that the database is up; the next try may find it"
         ) from None
     except (SQLAlchemyError, NoSuchModuleError, ImportError) as error:
         raise _refused(url, error) from None
 
 
 def _refused(url: sa.URL, error: Exception) -> SourceRefused:
-    return SourceRefused(f"{shown(url)}: {_masked(url, error)}", do="correct the query or the address")
+    return SourceRefused(f"{redacted_url(url)}: {_masked(url, error)}", do="correct the query or the address")
 
 
 def _masked(url: sa.URL, error: Exception) -> str:
     # Without SQLAlchemy's own words, which repeat the query and its values.
-    said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     secrets = [url.password, *(str(value) for value in url.query.values())]
-    return masked(said, *(str(secret) for secret in secrets if secret))
+    return masked(message, *(str(secret) for secret in secrets if secret))
 
 
 def _bound(moment: datetime, dialect: str) -> datetime | str:

@@ -36,19 +36,19 @@ class Mismatch(Exception):
         self.value = value
 
 
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type before dictionary encoding."""
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column's values, without dictionary encoding."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def spoken(kind: pa.DataType) -> str:
-    """The declared type in the spec's own words."""
+def type_name(kind: pa.DataType) -> str:
+    """The name of a type in the spec."""
     names = {pa.int64(): "integer", pa.float64(): "number", pa.bool_(): "boolean", UTC_MICROSECONDS: "datetime"}
     return names.get(kind, "category" if pa.types.is_dictionary(kind) else "string")
 
 
 def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Text as `kind`.
+    """Convert text to `kind`.
 
         >>> of_text(pa.array(["1", None]), pa.int64()).to_pylist()
         [1, None]
@@ -59,7 +59,7 @@ def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
     Raises:
         Mismatch: the first value that is not one.
     """
-    kind = plain(kind)
+    kind = value_type(kind)
     if pa.types.is_string(kind):
         return column
     cast = {pa.int64(): _integer, pa.float64(): _number, pa.bool_(): _boolean, UTC_MICROSECONDS: _datetime}[kind]
@@ -121,7 +121,7 @@ def _first(column: pa.Array, cast: Callable[[pa.Array], pa.Array]) -> int:
 
 
 def of_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """A database's values as `kind`.
+    """Convert a database's values to `kind`.
 
         >>> of_values([1, None, Decimal("2")], pa.int64()).to_pylist()
         [1, None, 2]
@@ -129,7 +129,7 @@ def of_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     Raises:
         Mismatch: the first value that is not one.
     """
-    kind = plain(kind)
+    kind = value_type(kind)
     present = set(map(type, values)) - {type(None)}
     fast, slow = _TAKES[kind]
     if present <= fast:

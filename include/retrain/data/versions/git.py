@@ -27,7 +27,7 @@ _KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL", "GIT_
 
 
 def code_version(root: Path) -> str:
-    """The commit that `root` is at, with `-dirty` when tracked files differ from it.
+    """Name the commit that `root` is at, with `-dirty` when tracked files differ from it.
 
     Code that lies in no git repository has no version; that is said, since a laptop may well run it so.
     """
@@ -43,6 +43,7 @@ def code_version(root: Path) -> str:
 
 @contextmanager
 def scratch() -> Iterator[Scratch]:
+    """Open a scratch repository, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="retrain-registry-") as folder:
         git = Scratch(Path(folder))
         git.run("init", "--quiet", "--bare", "--template=", "--initial-branch=scratch")
@@ -51,12 +52,27 @@ def scratch() -> Iterator[Scratch]:
 
 @dataclass
 class Scratch:
-    """A throw-away bare repository with the newest commit of what was fetched, and nothing checked out."""
+    """A throw-away bare repository with the newest commit of what was fetched, and nothing checked out.
+
+    Attributes:
+        folder: where it lies.
+        refusal: what git answered to the last push.
+    """
 
     folder: Path
     refusal: str = ""
 
     def call(self, *args: str, stdin: bytes | None = None, detached: bool = False) -> tuple[int, str, str]:
+        """Run a git command: its exit code, output and errors.
+
+        Args:
+            args: of git.
+            stdin: what it reads.
+            detached: whether it outlives a signal to this process's group.
+
+        Raises:
+            RegistryUnavailable: git is not there, or does not end.
+        """
         env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT}
         env |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
@@ -69,26 +85,32 @@ class Scratch:
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
     def run(self, *args: str, stdin: bytes | None = None) -> str:
+        """Run a git command and return its output.
+
+        Raises:
+            RegistryUnavailable: it failed.
+        """
         code, out, err = self.call(*args, stdin=stdin)
         if code:
             raise _unavailable(args[0], err)
         return out
 
     def fetch(self, url: str, *refs: str, history: bool = False) -> dict[str, str]:
-        """The newest commits of those of `refs` that exist, by ref; with all that came before on request."""
+        """Fetch the newest commits of those of `refs` that exist, by ref; with all that came before on request."""
         rows = (line.split("\t") for line in self.run("ls-remote", "--quiet", url, *refs).splitlines())
-        there = {ref: commit for commit, ref in rows if ref in refs}
-        if there:
+        existing = {ref: commit for commit, ref in rows if ref in refs}
+        if existing:
             depth = () if history else ("--depth=1",)
-            self.run("fetch", "--quiet", *depth, "--no-tags", url, *(f"+{ref}:{ref}" for ref in there))
+            self.run("fetch", "--quiet", *depth, "--no-tags", url, *(f"+{ref}:{ref}" for ref in existing))
         # Asked again, because a ref may have moved between the two calls.
-        return {ref: self.run("rev-parse", "--verify", f"{ref}^{{commit}}").strip() for ref in there}
+        return {ref: self.run("rev-parse", "--verify", f"{ref}^{{commit}}").strip() for ref in existing}
 
     def listed(self, *paths: str, at: str = MAIN) -> list[str]:
+        """Those of these paths that exist in a commit; of a path that ends in a slash, what lies in it."""
         return [name for name in self.run("ls-tree", "-z", "--name-only", at, "--", *paths).split("\0") if name]
 
     def commit(self, files: Mapping[str, str], message: str, *, onto: str | None) -> str:
-        """One commit with `files` on top of `onto`; fast-import needs neither a working tree nor an index."""
+        """Make one commit with `files` on top of `onto`; fast-import needs neither a working tree nor an index."""
         who = f"Retrain <retrain@localhost> {int(time.time())} +0000"
         lines = ["commit refs/heads/new", f"committer {who}", _data(message), *([f"from {onto}"] if onto else [])]
         lines += [f"M 100644 inline {path}\n{_data(text)}" for path, text in files.items()]
@@ -96,14 +118,14 @@ class Scratch:
         return self.run("rev-parse", "refs/heads/new").strip()
 
     def push(self, url: str, commit: str, *refs: str) -> bool:
-        """`main` and all of `refs` or nothing; False if somebody else was faster.
+        """Push `main` and all of `refs`, or nothing; False if somebody else was faster.
 
         Detached, because a scheduler that kills this process's group must not hit git while it holds the
         registry's own locks.
         """
         targets = [f"{commit}:{ref}" for ref in (MAIN, *refs)]
         code, out, err = self.call("push", "--porcelain", "--atomic", url, *targets, detached=True)
-        self.refusal = short(err + out)
+        self.refusal = one_line(err + out)
         if code and (_HOPELESS.search(err + out) or not _RACE.search(err + out)):
             raise _unavailable("push", err + out)
         return not code
@@ -113,13 +135,14 @@ def _data(text: str) -> str:
     return f"data {len(text.encode())}\n{text}"
 
 
-def _unavailable(command: str, said: str) -> RegistryUnavailable:
+def _unavailable(command: str, message: str) -> RegistryUnavailable:
     return RegistryUnavailable(
-        f"git {command} failed: {short(said)}",
+        f"git {command} failed: {one_line(message)}",
         do="see that the data registry is reachable, writable and has room; what was published before is untouched",
     )
 
 
-def short(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("hint:")]
+def one_line(message: str) -> str:
+    """Bring a message of git on one line, bounded, without its hints and without a login in a URL."""
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("hint:")]
     return re.sub(r"//[^/@\s]*@", "//", " | ".join(lines))[:400]

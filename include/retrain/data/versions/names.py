@@ -1,4 +1,4 @@
-"""What may stand for data: a version, a path, a tag, an address."""
+"""Versions, anchors, and the names and addresses that the data registry takes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Version:
-    """Data as it was published: `md5` brings back the bytes, `commit` says when and why they came."""
+class DataVersion:
+    """Data as it was published.
+
+    Attributes:
+        path: in the registry.
+        md5: of the bytes, which it brings back.
+        bytes: how many there are.
+        commit: of the registry, which says when and why they came.
+        tag: of that commit.
+    """
 
     path: str
     md5: str
@@ -24,7 +32,7 @@ class Version:
     tag: str
 
     def __post_init__(self) -> None:
-        plain(self.path)
+        safe_name(self.path)
         if not _MD5.fullmatch(self.md5) or self.bytes < 0:
             raise SnapshotCorrupt(
                 f"{self.path}.dvc does not name an MD5 and a size: {self.md5[:60]!r}, {self.bytes}",
@@ -34,18 +42,24 @@ class Version:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Where a model's ledger stood: the hash of its record at `place`, and a commit that says so."""
+    """Where a ledger stood: the hash of its record at `place`, and the commit of the data registry that says so."""
 
     place: int
     hash: str
     commit: str
 
 
-def local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Whether an address is a path of this machine.
+
+    >>> is_local("/data/registry.git"), is_local("git@example.org:registry.git"), is_local("s3://bucket/remote")
+    (True, False, False)
+    """
     return "://" not in address and not re.match(r"[^/]{2,}:", address)
 
 
 def has_password(address: str) -> bool:
+    """Whether an address carries a password, or a name that may be a token."""
     if "://" not in address:
         return False
     parts = urlsplit(address)
@@ -53,8 +67,15 @@ def has_password(address: str) -> bool:
     return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
 
 
-def plain(name: str, kind: str = "path") -> str:
-    """A name that is safe as a file, a git ref and a line of a commit message alike."""
+def safe_name(name: str, kind: str = "path") -> str:
+    """Return a name that is safe as a file, a git ref and a line of a commit message alike.
+
+    Raises:
+        InvalidName: it is not.
+
+    >>> safe_name("flights/2013-01.parquet")
+    'flights/2013-01.parquet'
+    """
     parts = inside(name).split("/")
     if not all(_PART.fullmatch(part) and not part.endswith((".dvc", ".lock", ".")) for part in parts):
         raise InvalidName(
