@@ -154,18 +154,18 @@ def ours(
         decision, columns, _, _ = compare(
             before[0], now[0], KINDS, {}, limits, seed=seed, html=False, blocks=blocks, weights=WORTH
         )
-        return decision.verdict == "drift", any(one.verdict == "drift" for one in columns)
+        return decision.verdict == "drift", any(column.verdict == "drift" for column in columns)
 
     batch, column = check(codes)
     return {"ours": batch, "ours, any column": column, "ours by rows": check(None)[0] if codes else batch}
 
 
-def theirs(before: pd.DataFrame, now: pd.DataFrame) -> int:
+def drifted_by_evidently(before: pd.DataFrame, now: pd.DataFrame) -> int:
     """Drifted columns by Evidently's defaults."""
     from evidently.legacy.calculations.stattests.registry import get_stattest
     from evidently.legacy.core import ColumnType
 
-    found = 0
+    count = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, kind in KINDS.items():
@@ -173,8 +173,8 @@ def theirs(before: pd.DataFrame, now: pd.DataFrame) -> int:
             sides = before[name].dropna(), now[name].dropna()
             if kind == "category":
                 sides = sides[0].astype(str), sides[1].astype(str)
-            found += bool(get_stattest(*sides, which, None)(*sides, which, None).drifted)
-    return found
+            count += bool(get_stattest(*sides, which, None)(*sides, which, None).drifted)
+    return count
 
 
 def check(before: pd.DataFrame, now: pd.DataFrame) -> int:
@@ -191,7 +191,9 @@ def check(before: pd.DataFrame, now: pd.DataFrame) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         snapshot = Report([DataDriftPreset()]).run(*sides)
-    return next(int(one["value"]["count"]) for one in snapshot.dict()["metrics"] if "DriftedColumnsCount" in str(one))
+    return next(
+        int(metric["value"]["count"]) for metric in snapshot.dict()["metrics"] if "DriftedColumnsCount" in str(metric)
+    )
 
 
 # --- what is measured
@@ -202,13 +204,13 @@ Task = tuple[str, int, int, int]
 def quiet(task: Task) -> tuple[Task, list[Checks], list[int]]:
     """Checks of batches in which nothing changed."""
     world, rows, first, rounds = task
-    said, counts = [], []
+    checks, counts = [], []
     for seed in range(first, first + rounds):
         rng = np.random.default_rng([seed, rows, WORLDS.index(world)])
         before, now = reference(rng, rows, world), interval(rng, rows, world)
-        said.append(ours(before, now, world, seed))
-        counts.append(theirs(before[0], now[0]))
-    return task, said, counts
+        checks.append(ours(before, now, world, seed))
+        counts.append(drifted_by_evidently(before[0], now[0]))
+    return task, checks, counts
 
 
 def stream(task: tuple[str, str, int, tuple[float, ...]]) -> dict[str, int]:
@@ -226,7 +228,7 @@ def stream(task: tuple[str, str, int, tuple[float, ...]]) -> dict[str, int]:
             )[0]
             delay["ours"] = age if decision.verdict == "drift" else LAST + 1
         if max(delay["defaults"], delay["tuned"]) > LAST:
-            share = theirs(before[0], now[0]) / len(KINDS)
+            share = drifted_by_evidently(before[0], now[0]) / len(KINDS)
             for name, least in zip(("defaults", "tuned"), shares, strict=True):
                 if delay[name] > LAST and share >= least:
                     delay[name] = age
@@ -287,21 +289,21 @@ def figures(quick: bool = False) -> list[Figures]:
     return [_alarms(sizes, nothing, rate), _delays(delays, shares, streams)]
 
 
-def _alarms(sizes: dict[int, int], found: list[tuple[Task, list[Checks], list[int]]], rate: float) -> Figures:
+def _alarms(sizes: dict[int, int], batches: list[tuple[Task, list[Checks], list[int]]], rate: float) -> Figures:
     rows, worst = [], []
     for world in WORLDS:
         for size in sizes:
-            said = [one for task, checks, _ in found if task[:2] == (world, size) for one in checks]
-            counts = [one for task, _, of in found if task[:2] == (world, size) for one in of]
-            alarms = {name: sum(one[name] for one in said) for name in said[0]}
-            alarms["theirs"] = sum(count >= 0.5 * len(KINDS) for count in counts)
-            alarms["theirs, any"] = sum(count > 0 for count in counts)
-            if any(wilson(alarms[name], len(said))[0] > rate for name in ("ours", "ours, any column")):
+            outcomes = [outcome for task, checks, _ in batches if task[:2] == (world, size) for outcome in checks]
+            counts = [count for task, _, counted in batches if task[:2] == (world, size) for count in counted]
+            alarms = {name: sum(outcome[name] for outcome in outcomes) for name in outcomes[0]}
+            alarms["Evidently"] = sum(count >= 0.5 * len(KINDS) for count in counts)
+            alarms["Evidently, any"] = sum(count > 0 for count in counts)
+            if any(wilson(alarms[name], len(outcomes))[0] > rate for name in ("ours", "ours, any column")):
                 worst.append(f"{world}, {size:,} rows")
-            by_rows = "" if world == "independent" else _rate(alarms["ours by rows"], len(said))
-            cells = [_rate(alarms[name], len(said)) for name in ("ours", "ours, any column")]
-            cells += [by_rows, *(_rate(alarms[name], len(said)) for name in ("theirs", "theirs, any"))]
-            rows.append((f"{world}, {size:,}", str(len(said)), *cells))
+            by_rows = "" if world == "independent" else _rate(alarms["ours by rows"], len(outcomes))
+            cells = [_rate(alarms[name], len(outcomes)) for name in ("ours", "ours, any column")]
+            cells += [by_rows, *(_rate(alarms[name], len(outcomes)) for name in ("Evidently", "Evidently, any"))]
+            rows.append((f"{world}, {size:,}", str(len(outcomes)), *cells))
     verdict = f"MISSED: {'; '.join(worst)}" if worst else "met"
     held = f"At most {rate:.0%} at every size, within the 95 % interval, the batch and any column: {verdict}."
     below = f"Below {Limits().min_rows} rows the default is undetermined; min_rows was lowered to the batch here."
@@ -330,9 +332,9 @@ def _delays(
     rows, lost, won = [], [], 0
     for world in WORLDS:
         for change, what in CHANGES.items():
-            of = [delay for task, delay in delays if task[:2] == (world, change)]
-            mean = {name: float(np.mean([one[name] for one in of])) for name in of[0]}
-            cells = [_intervals(mean[name], sum(one[name] > LAST for one in of)) for name in mean]
+            streams_of = [delay for task, delay in delays if task[:2] == (world, change)]
+            mean = {name: float(np.mean([delay[name] for delay in streams_of])) for name in streams_of[0]}
+            cells = [_intervals(mean[name], sum(delay[name] > LAST for delay in streams_of)) for name in mean]
             rows.append((f"{world}: {change} ({what})", *cells))
             if "NOT" in what:
                 continue
@@ -346,14 +348,17 @@ def _delays(
         f"{world} " + (f"{share * len(KINDS):.0f} of {len(KINDS)} columns" if share <= 1 else "no share does")
         for world, (_, share) in shares.items()
     )
-    said = (
+    notes = (
         f"{streams} streams each of {STREAM:,} rows an interval; mean delay, and how many had no alarm after {LAST}.",
         f"Evidently tuned to our stated rate: {knobs}.",
         f"Sooner than both of Evidently's in {won} of {total}: {'met' if won * 2 > total else 'MISSED'}."
         f" Not sooner: {'; '.join(lost) or 'none'}.",
     )
     return Figures(
-        "Delay of the first alarm, in intervals", ("change", "ours", "Evidently", "Evidently, tuned"), tuple(rows), said
+        "Delay of the first alarm, in intervals",
+        ("change", "ours", "Evidently", "Evidently, tuned"),
+        tuple(rows),
+        notes,
     )
 
 
@@ -366,8 +371,8 @@ def main() -> None:
 
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--quick", action="store_true")
-    for one in figures(arguments.parse_args().quick):
-        Console().print(one.table())
+    for section in figures(arguments.parse_args().quick):
+        Console().print(section.table())
 
 
 if __name__ == "__main__":

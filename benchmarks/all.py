@@ -60,12 +60,12 @@ def main() -> None:
         if name not in given.only:
             continue
         say(f"{command} …")
-        found = run()
-        for one in found:
-            console.print(one.table())
+        tables = run()
+        for table in tables:
+            console.print(table.table())
         if not given.quick:
-            said = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {measure.machine()}."
-            measure.write(name, "\n\n".join([said, *(one.markdown() for one in found)]))
+            measured_on = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}: {measure.machine()}."
+            measure.write(name, "\n\n".join([measured_on, *(table.markdown() for table in tables)]))
 
 
 if __name__ == "__main__":

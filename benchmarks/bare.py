@@ -143,7 +143,11 @@ def check(spec: Constants, table: pa.Table, end: pd.Timestamp) -> dict[str, Any]
     asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("batch")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
     result = batch.validate(suite, result_format="BASIC")
-    failed = [one for one in result.results if not one.success and one.expectation_config.severity == "critical"]
+    failed = [
+        outcome
+        for outcome in result.results
+        if not outcome.success and outcome.expectation_config.severity == "critical"
+    ]
     if failed:
         raise SystemExit(f"{len(failed)} expectations failed, first: {failed[0]}")
     return dict(result.to_json_dict())
@@ -174,9 +178,9 @@ def _expectations(spec: Constants, end: pd.Timestamp) -> Iterator[Any]:
             yield gxe.ExpectColumnValuesToBeInSet(column=name, value_set=column["values"], severity=severity)
         if column.get("unique") or spec.key == [name]:
             yield gxe.ExpectColumnValuesToBeUnique(column=name)
-    for asked in quality.get("expectations", []):
-        kind = getattr(gxe, "".join(word.title() for word in asked["expect"].split("_")))
-        yield kind(severity="warning" if asked.get("severity") == "warn" else "critical", **asked["args"])
+    for expectation in quality.get("expectations", []):
+        kind = getattr(gxe, "".join(word.title() for word in expectation["expect"].split("_")))
+        yield kind(severity="warning" if expectation.get("severity") == "warn" else "critical", **expectation["args"])
 
 
 def version(work: Path, start: pd.Timestamp) -> str:
@@ -217,8 +221,8 @@ def compare(spec: Constants, reference: pd.DataFrame, current: pd.DataFrame, fol
     snapshot = Report(list(judges.values()), include_tests=True).run(*sets)
     (folder / "drift.html").write_text(snapshot.get_html_str(as_iframe=False))
     missing = (current[spec.features].isna().mean() - reference[spec.features].isna().mean()).abs()
-    found = {name: float(snapshot.metric_results[judge.metric_id].value) for name, judge in judges.items()}
-    return found | {f"missing {name}": float(share) for name, share in missing.items()}
+    statistics = {name: float(snapshot.metric_results[judge.metric_id].value) for name, judge in judges.items()}
+    return statistics | {f"missing {name}": float(share) for name, share in missing.items()}
 
 
 # --- models
@@ -237,23 +241,23 @@ class Codes(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, frame: pd.DataFrame) -> Array:
-        made = []
+        encoded = []
         for name, levels in self.levels_.items():
             values = frame[name].astype("category")
             place = {level: code for code, level in enumerate(levels, 1)}
             table = np.array([*(place.get(level, 0) for level in values.cat.categories), -1], dtype=float)
-            made.append(table[values.cat.codes.to_numpy()])
-        return np.column_stack(made)
+            encoded.append(table[values.cat.codes.to_numpy()])
+        return np.column_stack(encoded)
 
 
 def ready(frame: pd.DataFrame, numbers: list[str], words: list[str], parts: dict[str, list[str]]) -> pd.DataFrame:
     """The columns that the encoders read."""
-    made = frame[[*numbers, *words]].astype({**dict.fromkeys(numbers, float), **dict.fromkeys(words, "category")})
+    columns = frame[[*numbers, *words]].astype({**dict.fromkeys(numbers, float), **dict.fromkeys(words, "category")})
     for column, names in parts.items():
         when = pd.to_datetime(frame[column], utc=True).dt
         for name in names:
-            made[f"{column}_{name}"] = getattr(when, name).astype(float)
-    return made
+            columns[f"{column}_{name}"] = getattr(when, name).astype(float)
+    return columns
 
 
 def encoder(spec: Constants, estimator: str) -> ColumnTransformer:
@@ -290,10 +294,10 @@ def fit(spec: Constants, trial: Trial, frame: pd.DataFrame, y: Array) -> Pipelin
     return pipeline(spec, trial).fit(frame[spec.inputs], y)
 
 
-def watch(trial: Trial, made: Any, y: Array, seen: Any, other: Array) -> list[float]:
+def watch(trial: Trial, train_rows: Any, y: Array, valid_rows: Any, valid_y: Array) -> list[float]:
     """The loss on rows set apart after each tree, until a while of them bring nothing."""
     last = model(trial).set_params(early_stopping_rounds=STOP_AFTER * STRETCHES, eval_metric=shifted_log_loss)
-    last.fit(made, y, eval_set=[(seen, other)], verbose=False)
+    last.fit(train_rows, y, eval_set=[(valid_rows, valid_y)], verbose=False)
     return list(last.evals_result()["validation_0"]["shifted_log_loss"])
 
 
@@ -324,19 +328,20 @@ def counted(trial: Trial, count: int) -> Trial:
 
 
 def trials(spec: Constants, months: int) -> list[Trial]:
-    windows = [one for one in spec.training.get("windows", ["all"]) if one == "all" or one < months]
-    found: list[Trial] = []
+    windows = [window for window in spec.training.get("windows", ["all"]) if window == "all" or window < months]
+    unique: list[Trial] = []
     for candidate in spec.training["candidates"]:
         base = {**(BASE if candidate["estimator"] == "xgboost" else {}), **candidate.get("parameters", {})}
         space = {**candidate.get("search", {}), "window": windows}
         drawn = ParameterSampler(space, min(max(TRIALS, len(windows)), len(ParameterGrid(space))), random_state=SEED)
-        for one in [*({"window": window} for window in windows), *(drawn if "search" in candidate else [])][:TRIALS]:
-            made = {name: value for name, value in one.items() if name != "window"}
-            window = None if one["window"] == "all" else one["window"]
-            trial = {"estimator": candidate["estimator"], "parameters": {**base, **made}, "window": window}
-            if trial not in found:
-                found.append(trial)
-    return found
+        plain = [{"window": window} for window in windows]
+        for values in [*plain, *(drawn if "search" in candidate else [])][:TRIALS]:
+            parameters = {**base, **{name: value for name, value in values.items() if name != "window"}}
+            window = None if values["window"] == "all" else values["window"]
+            trial = {"estimator": candidate["estimator"], "parameters": parameters, "window": window}
+            if trial not in unique:
+                unique.append(trial)
+    return unique
 
 
 def newest(month: Array, at: Array, window: int | None) -> Array:
@@ -364,22 +369,22 @@ def search(spec: Constants, frame: pd.DataFrame, y: Array, month: Array, incumbe
         rungs -= 1
     alive, table = list(range(len(tried))), dict[int, Array]()
     for rung in range(rungs, -1, -1):
-        scores: dict[int, list[float]] = {one: [] for one in alive}
+        scores: dict[int, list[float]] = {candidate: [] for candidate in alive}
         for place, (train, valid) in enumerate(folds):
             order = np.random.default_rng([SEED, place]).permutation(len(train))
             part = train[np.sort(order[: math.ceil(len(train) / ETA**rung)])]
             cache: dict[Any, tuple[Any, Any]] = {}
-            for one in alive:
-                told = _score(spec, tried[one], one == 0, frame, y, month, when, part, valid, cache)
-                scores[one].append(told)
-        table = {one: np.array(values) for one, values in scores.items()}
-        alive = sorted(table, key=lambda one: (table[one].mean(), one))
+            for candidate in alive:
+                score = _score(spec, tried[candidate], candidate == 0, frame, y, month, when, part, valid, cache)
+                scores[candidate].append(score)
+        table = {candidate: np.array(values) for candidate, values in scores.items()}
+        alive = sorted(table, key=lambda candidate: (table[candidate].mean(), candidate))
         if rung:
             alive = sorted({*kept, *alive[: math.ceil(len(alive) / ETA)]})
-    for one in kept:
-        gain = table[one] - table[alive[0]]
+    for candidate in kept:
+        gain = table[candidate] - table[alive[0]]
         if gain.mean() <= gain.std(ddof=1) / math.sqrt(len(gain)):
-            return tried[one], one == 0
+            return tried[candidate], candidate == 0
     return tried[alive[0]], alive[0] == 0
 
 
@@ -398,18 +403,20 @@ def _score(
     if trial["estimator"] == "xgboost" and not fixed:
         curves = []
         for place, (fitted, apart) in enumerate(stretches(when[train])):
-            made, seen = encoded(train[fitted], train[apart], place)
-            curves.append(watch(trial, made, y[train[fitted]], seen, y[train[apart]]))
+            train_rows, valid_rows = encoded(train[fitted], train[apart], place)
+            curves.append(watch(trial, train_rows, y[train[fitted]], valid_rows, y[train[apart]]))
         trial = counted(trial, least(curves))
-    made, seen = encoded(train, valid, -1)
-    return float(sk.log_loss(y[valid], model(trial).fit(made, y[train]).predict_proba(seen)[:, 1], labels=[0, 1]))
+    train_rows, valid_rows = encoded(train, valid, -1)
+    return float(
+        sk.log_loss(y[valid], model(trial).fit(train_rows, y[train]).predict_proba(valid_rows)[:, 1], labels=[0, 1])
+    )
 
 
 # --- judging
 
 
 def measure(y: Array, p: Array) -> dict[str, float]:
-    said = (p >= 0.5).astype(int)
+    predicted = (p >= 0.5).astype(int)
     place = np.minimum(np.argsort(np.argsort(p, kind="stable")) * 10 // len(p), 9)
     bins = pd.DataFrame({"p": p, "y": y, "bin": place}).groupby("bin").agg({"p": "mean", "y": "mean", "bin": "size"})
     return {
@@ -417,12 +424,12 @@ def measure(y: Array, p: Array) -> dict[str, float]:
         "brier": float(np.mean((p - y) ** 2)),
         "roc_auc": sk.roc_auc_score(y, p),
         "average_precision": sk.average_precision_score(y, p),
-        "balanced_accuracy": sk.balanced_accuracy_score(y, said),
-        "precision": sk.precision_score(y, said, zero_division=0),
-        "recall": sk.recall_score(y, said),
-        "specificity": sk.recall_score(y, said, pos_label=0),
-        "f1": sk.f1_score(y, said),
-        "accuracy": sk.accuracy_score(y, said),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, predicted),
+        "precision": sk.precision_score(y, predicted, zero_division=0),
+        "recall": sk.recall_score(y, predicted),
+        "specificity": sk.recall_score(y, predicted, pos_label=0),
+        "f1": sk.f1_score(y, predicted),
+        "accuracy": sk.accuracy_score(y, predicted),
         "ece": float(((bins["p"] - bins["y"]).abs() * bins["bin"]).sum() / len(y)),
         "positive_rate": float(y.mean()),
         "mean_prediction": float(p.mean()),
@@ -460,27 +467,29 @@ def gate(
 ) -> tuple[str, str]:  # fmt: skip
     """The verdict, and the candidate that it is about: new before refresh."""
 
-    def better(one: str, other: str, margin: float) -> bool | None:
-        low, high = bounds(draws[other] - draws[one], blocks)
+    def better(candidate: str, other: str, margin: float) -> bool | None:
+        low, high = bounds(draws[other] - draws[candidate], blocks)
         return True if low > margin else False if high <= margin else None
 
     margin = spec.gate.get("margin", 0.01)
-    told: dict[str, list[bool | None]] = {}
-    for one in names:
-        allowed = -margin * scores["champion"] if one == "refresh" else 0.0
-        if one == "refresh":
-            told[one] = [better(one, base, -margin * scores[base]) is not False for base in ("naive", "simple")]
+    passed: dict[str, list[bool | None]] = {}
+    for candidate in names:
+        allowed = -margin * scores["champion"] if candidate == "refresh" else 0.0
+        if candidate == "refresh":
+            passed[candidate] = [
+                better(candidate, base, -margin * scores[base]) is not False for base in ("naive", "simple")
+            ]
         else:
-            simple = scores[one] <= scores["simple"] or better(one, "simple", -margin * scores["simple"])
-            told[one] = [better(one, "naive", 0.0), simple]
-        told[one].append(better(one, "champion", allowed))
-        if one == "new" and "refresh" in scores:
-            told[one].append(scores["new"] <= scores["refresh"])
-        told[one] += [part[one] <= 1.1 * part["champion"] for part in slices if part["rows"] >= 200]
+            simple = scores[candidate] <= scores["simple"] or better(candidate, "simple", -margin * scores["simple"])
+            passed[candidate] = [better(candidate, "naive", 0.0), simple]
+        passed[candidate].append(better(candidate, "champion", allowed))
+        if candidate == "new" and "refresh" in scores:
+            passed[candidate].append(scores["new"] <= scores["refresh"])
+        passed[candidate] += [part[candidate] <= 1.1 * part["champion"] for part in slices if part["rows"] >= 200]
     for verdict, passes in (("promote", {True}), ("inconclusive", {True, None})):
-        for one, answers in told.items():
+        for candidate, answers in passed.items():
             if set(answers) <= passes:
-                return verdict, one
+                return verdict, candidate
     return "keep", names[0]
 
 
@@ -488,7 +497,7 @@ def figures(y: Array, answers: dict[str, Array], importance: dict[str, dict[str,
             gains: dict[str, tuple[float, float, float]], folder: Path) -> None:  # fmt: skip
     with mpl.rc_context({"font.size": 9, "figure.dpi": 80, "axes.grid": True}):
         curves, (roc, pr) = _figure(9, 4, 2)
-        shown, (calibration,) = _figure(4.5, 4, 1)
+        reliability, (calibration,) = _figure(4.5, 4, 1)
         tables: dict[str, list[pd.DataFrame]] = {"roc": [], "pr": [], "calibration": []}
         for name, p in answers.items():
             rates = sk.roc_curve(y, p)[:2]
@@ -514,7 +523,7 @@ def figures(y: Array, answers: dict[str, Array], importance: dict[str, dict[str,
             axes.plot([low, high], [place, place])
             axes.plot([gain], [place], marker="o")
         axes.set_yticks(range(len(gains)), list(gains))
-        for name, figure in (("curves", curves), ("calibration", shown), ("importance", bars), ("gains", lines)):
+        for name, figure in (("curves", curves), ("calibration", reliability), ("importance", bars), ("gains", lines)):
             figure.savefig(folder / f"{name}.png")
     for name, parts in tables.items():
         pd.concat(parts).to_csv(folder / f"{name}.csv", index=False)
@@ -567,9 +576,9 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
                 steps, curves = pipeline(spec, winner)[:-1], []
                 for old_part, new_part in stretches(frame[spec.time].astype("int64").to_numpy()[at]):
                     fitted_at, apart = at[old_part], at[new_part]
-                    made = steps.fit_transform(frame.iloc[fitted_at][spec.inputs], y[fitted_at])
-                    seen = steps.transform(frame.iloc[apart][spec.inputs])
-                    curves.append(watch(winner, made, y[fitted_at], seen, y[apart]))
+                    train_rows = steps.fit_transform(frame.iloc[fitted_at][spec.inputs], y[fitted_at])
+                    valid_rows = steps.transform(frame.iloc[apart][spec.inputs])
+                    curves.append(watch(winner, train_rows, y[fitted_at], valid_rows, y[apart]))
                 winner = counted(winner, least(curves))
             plan["new"] = winner
         for name in ("naive", "simple"):
@@ -584,7 +593,8 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         holdout = rows(spec, [table])
         holdout = holdout[holdout[spec.target].notna()].reset_index(drop=True)
         outcome = (holdout[spec.target] >= spec.at_least).to_numpy().astype(int)
-        answers = {name: one.predict_proba(holdout[spec.inputs])[:, 1].astype(float) for name, one in models.items()}
+        inputs = holdout[spec.inputs]
+        answers = {name: fitted.predict_proba(inputs)[:, 1].astype(float) for name, fitted in models.items()}
         measured = {name: measure(outcome, p) for name, p in answers.items()}
         block = pd.factorize(holdout[spec.time].dt.floor("D"))[0]
         count = int(block.max()) + 1
@@ -593,13 +603,13 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         scores = {name: of["log_loss"] for name, of in measured.items()}
         candidates = [name for name in ("new", "refresh") if name in plan]
         gains = {
-            f"{one} over {other}": (
-                scores[other] - scores[one],
-                *bounds(draws[other]["log_loss"] - draws[one]["log_loss"], count),
+            f"{candidate} over {other}": (
+                scores[other] - scores[candidate],
+                *bounds(draws[other]["log_loss"] - draws[candidate]["log_loss"], count),
             )
-            for one in candidates
+            for candidate in candidates
             for other in scores
-            if other not in (one, "new")
+            if other not in (candidate, "new")
         }
         slices = [
             {"column": column, "value": value, "rows": len(at)}
@@ -655,7 +665,7 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
                 info = mlflow.sklearn.log_model(
                     fitted, name="model", signature=infer_signature(example, fitted.predict(example)),
                     serialization_format="skops", skops_trusted_types=types,
-                    pip_requirements=[f"{one.__name__}=={one.__version__}" for one in (pd, np, xgboost)],
+                    pip_requirements=[f"{library.__name__}=={library.__version__}" for library in (pd, np, xgboost)],
                     registered_model_name=f"{spec.model}_bare",
                 )  # fmt: skip
     if verdict == "promote":
@@ -681,8 +691,8 @@ def main() -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        said = cycle(spec, start, given.root, given.work, json.loads(given.champion.read_text()))
-    print(json.dumps({**said, "imports": IMPORTS, "imports_cpu": IMPORTS_CPU, "seconds": SECONDS}))
+        decided = cycle(spec, start, given.root, given.work, json.loads(given.champion.read_text()))
+    print(json.dumps({**decided, "imports": IMPORTS, "imports_cpu": IMPORTS_CPU, "seconds": SECONDS}))
 
 
 if __name__ == "__main__":

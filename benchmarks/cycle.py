@@ -151,10 +151,10 @@ def judged(home: Home, model: str, run: str) -> tuple[str, dict[str, float]]:
 # --- the script
 
 
-def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any], mlflow: str) -> Bare:
+def bare(spec: Path, interval: str, root: Path, work: Path, serving: dict[str, Any], mlflow: str) -> Bare:
     """One cycle of the script in a fresh `work` folder; the months before are laid there first, unmeasured."""
     work.mkdir(parents=True)
-    (work / "champion.json").write_text(json.dumps(told))
+    (work / "champion.json").write_text(json.dumps(serving))
     given: list[str | Path] = [
         "benchmarks/bare.py",
         "--spec",
@@ -168,8 +168,8 @@ def bare(spec: Path, interval: str, root: Path, work: Path, told: dict[str, Any]
     ]
     measure.run([*given, "--prepare"])
     ended = measure.run([*given, "--champion", work / "champion.json"], MLFLOW_TRACKING_URI=mlflow)
-    said = json.loads(ended.said.splitlines()[-1])
-    kept = {name: said[name] for name in ("imports", "imports_cpu", "seconds", "verdict", "scores")}
+    printed = json.loads(ended.output.splitlines()[-1])
+    kept = {name: printed[name] for name in ("imports", "imports_cpu", "seconds", "verdict", "scores")}
     return Bare(wall=ended.wall, cpu=ended.cpu, peak=ended.peak, **kept)
 
 
@@ -200,7 +200,9 @@ class Servers:
 
     def _members(self, *names: str) -> set[psutil.Process]:
         recorded = settings.read("services.json")["processes"]
-        return {one for name in names or recorded for one in processes.session(processes.Running(*recorded[name]))}
+        return {
+            process for name in names or recorded for process in processes.session(processes.Running(*recorded[name]))
+        }
 
     def cpu(self, *names: str) -> float:
         """CPU seconds of these services so far, their ended children included; of all of them by default."""
@@ -253,18 +255,18 @@ class Servers:
             time.sleep(0.25)
         tasks = self.client.get(f"/dags/{DAG}/dagRuns/{name}/taskInstances").raise_for_status().json()["task_instances"]
         if state == "failed":
-            raise RuntimeError(f"{interval}: {[(one['task_id'], one['state']) for one in tasks]}")
+            raise RuntimeError(f"{interval}: {[(task['task_id'], task['state']) for task in tasks]}")
         return run_key(name), tasks
 
     def cycle(self, home: Home, interval: str) -> Cycle:
         """One measured cycle."""
         before = self.cpu()
         with Peak(self._members("scheduler")) as peak:
-            run, found = self.trigger(interval)
+            run, instances = self.trigger(interval)
         time.sleep(0.5)  # the last task's process is still to be reaped by its parent, which is when its time counts
         cpu = self.cpu() - before
-        tasks = [one for one in found if one["start_date"] and one["queued_when"]]
-        wall = max(_moment(one["end_date"]) for one in tasks) - min(_moment(one["queued_when"]) for one in tasks)
+        tasks = [task for task in instances if task["start_date"] and task["queued_when"]]
+        wall = max(_moment(task["end_date"]) for task in tasks) - min(_moment(task["queued_when"]) for task in tasks)
         return Cycle(wall, cpu, peak.highest, tuple(_passed(home, run, tasks)), *judged(home, MODEL, run))
 
 
@@ -304,15 +306,15 @@ def _moment(stamp: str) -> float:
 
 
 def _passed(home: Home, run: str, tasks: list[dict[str, Any]]) -> Iterator[Task]:
-    stages = {one.body["stage"]: one for one in Ledger(home.ledger).records(MODEL, "stage", run=run)}
+    stages = {record.body["stage"]: record for record in Ledger(home.ledger).records(MODEL, "stage", run=run)}
     ended: float | None = None
-    for one in sorted(tasks, key=lambda task: _moment(task["queued_when"])):
-        queued, began, end = (_moment(one[name]) for name in ("queued_when", "start_date", "end_date"))
-        record = stages.get(one["task_id"])
+    for task in sorted(tasks, key=lambda instance: _moment(instance["queued_when"])):
+        queued, began, end = (_moment(task[name]) for name in ("queued_when", "start_date", "end_date"))
+        record = stages.get(task["task_id"])
         seconds = record.body["seconds"] if record else 0.0
         closed = record.recorded_at.timestamp() if record else end
         yield Task(
-            one["task_id"],
+            task["task_id"],
             wait=queued - ended if ended is not None else 0.0,
             start=began - queued,
             setup=max(closed - seconds - began, 0.0),
@@ -326,7 +328,7 @@ def _passed(home: Home, run: str, tasks: list[dict[str, Any]]) -> Iterator[Task]
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """The measured months, what Airflow takes when nothing runs, and what the stages do inside."""
 
     pairs: list[Pair]
@@ -334,7 +336,7 @@ class Found:
     inside: list[dict[str, Any]]
 
 
-def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Found:
+def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Measured:
     """Measure the last of these months inside the stages, the `cycles` before it on both sides, the rest not."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-bench-"))
     kept = dict(os.environ)
@@ -349,14 +351,14 @@ def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Found:
         idle = _idle(servers)
         pairs = []
         for place, interval in enumerate(before[-cycles:]):
-            told, spec = champion(home, MODEL), home.models / f"{MODEL}.yaml"
+            serving, spec = champion(home, MODEL), home.models / f"{MODEL}.yaml"
 
-            def script(interval: str = interval, told: dict[str, Any] = told, spec: Path = spec) -> Bare:
+            def script(interval: str = interval, serving: dict[str, Any] = serving, spec: Path = spec) -> Bare:
                 say(f"{interval}: the script")
                 with servers.frozen():
                     before = servers.cpu("mlflow")
-                    made = bare(spec, interval, root, folder / f"bare-{interval}", told, servers.mlflow)
-                    return replace(made, cpu=made.cpu + servers.cpu("mlflow") - before)
+                    measured = bare(spec, interval, root, folder / f"bare-{interval}", serving, servers.mlflow)
+                    return replace(measured, cpu=measured.cpu + servers.cpu("mlflow") - before)
 
             first = script() if place % 2 == 0 else None
             say(f"{interval}: through Airflow")
@@ -365,8 +367,8 @@ def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Found:
             say(_line(pairs[-1]))
         say(f"{last}: inside the stages")
         with servers.frozen():
-            inside = json.loads(measure.run(["benchmarks/inside.py", MODEL, last]).said.splitlines()[-1])
-        return Found(pairs, idle, inside)
+            inside = json.loads(measure.run(["benchmarks/inside.py", MODEL, last]).output.splitlines()[-1])
+        return Measured(pairs, idle, inside)
     finally:
         servers.stop()
         os.environ.clear()
@@ -393,9 +395,9 @@ def ratios(pairs: list[Pair]) -> Figures:
     """Medians over the months of each ratio, with and without the script's imports."""
 
     def row(name: str, values: list[tuple[float, float, float]], unit: str, bar: bool) -> tuple[str, ...]:
-        cycle, script = (statistics.median(one[place] for one in values) for place in (0, 1))
-        whole = statistics.median(one[0] / one[1] for one in values)
-        without = statistics.median(one[0] / (one[1] - one[2]) for one in values)
+        cycle, script = (statistics.median(value[place] for value in values) for place in (0, 1))
+        whole = statistics.median(value[0] / value[1] for value in values)
+        without = statistics.median(value[0] / (value[1] - value[2]) for value in values)
         judged = measure.verdict(whole, BAR) if bar else ""
         return name, f"{cycle:.1f} {unit}", f"{script:.1f} {unit}", f"{whole:.2f}", f"{without:.2f}", judged
 
@@ -406,14 +408,16 @@ def ratios(pairs: list[Pair]) -> Figures:
     peaks = [(p.cycle.peak, p.bare.peak) for p in pairs]
     peak = statistics.median(cycle / script for cycle, script in peaks)
     medians = [statistics.median(side) for side in zip(*peaks, strict=True)]
-    rows.append(("peak memory", *(f"{one:.0f} MiB" for one in medians), f"{peak:.2f}", "", measure.verdict(peak, BAR)))
+    rows.append(
+        ("peak memory", *(f"{value:.0f} MiB" for value in medians), f"{peak:.2f}", "", measure.verdict(peak, BAR))
+    )
     same = all(pair.same for pair in pairs)
     each = ", ".join(f"{pair.interval[:7]} {pair.cycle.wall / pair.bare.wall:.2f}" for pair in pairs)
     work = "Both sides reached the same scores and verdicts" if same else "THE SIDES DIFFER in scores or verdict"
     best = "; ".join(f"{pair.interval[:7]}: {_scored(pair)}" for pair in pairs)
-    said = (f"{work} ({best}).", f"Wall ratio by month: {each}; medians of {len(pairs)} months above.")
+    notes = (f"{work} ({best}).", f"Wall ratio by month: {each}; medians of {len(pairs)} months above.")
     columns = ("", "cycle", "script", "ratio", "without the script's imports", f"bar {BAR}")
-    return Figures("One cycle against one script", columns, tuple(rows), said)
+    return Figures("One cycle against one script", columns, tuple(rows), notes)
 
 
 def _scored(pair: Pair) -> str:
@@ -426,19 +430,19 @@ def where(pairs: list[Pair], idle: dict[str, float]) -> Figures:
     names = list(dict.fromkeys(task.name for pair in pairs for task in pair.cycle.tasks))
     rows = []
     for name in names:
-        of = [task for pair in pairs for task in pair.cycle.tasks if task.name == name]
-        parts = [statistics.median(getattr(task, part) for task in of) for part in _PARTS]
+        of_name = [task for pair in pairs for task in pair.cycle.tasks if task.name == name]
+        parts = [statistics.median(getattr(task, part) for task in of_name) for part in _PARTS]
         script = [pair.bare.seconds[name] for pair in pairs if name in pair.bare.seconds]
         rows.append((name, *(f"{part:.2f}" for part in parts), f"{statistics.median(script):.2f}" if script else ""))
     sums = [sum(float(row[place]) for row in rows) for place in range(1, len(_PARTS) + 1)]
     imports = statistics.median(pair.bare.imports for pair in pairs)
-    rows.append(("sum", *(f"{one:.2f}" for one in sums), f"{sum(float(row[-1] or 0) for row in rows):.2f}"))
-    said = (
+    rows.append(("sum", *(f"{total:.2f}" for total in sums), f"{sum(float(row[-1] or 0) for row in rows):.2f}"))
+    notes = (
         f"The script imports for {imports:.1f} s before any of it; a task is forked from a parent that has imported.",
         f"With nothing to do Airflow and MLflow take {idle['cores']:.2f} cores and {idle['MiB']:,.0f} MiB"
         " (shared pages counted once).",
     )
-    return Figures("Where the time goes, in seconds", ("task", *_PARTS, "the script's"), tuple(rows), said)
+    return Figures("Where the time goes, in seconds", ("task", *_PARTS, "the script's"), tuple(rows), notes)
 
 
 _PARTS = ("wait", "start", "setup", "stage", "after")
@@ -447,15 +451,15 @@ _PARTS = ("wait", "start", "setup", "stage", "after")
 def within(inside: list[dict[str, Any]]) -> Figures:
     """Per stage, in one process that had imported everything: reading, work, writing."""
     rows = []
-    for one in inside:
-        reading, writing = one.get("reading", 0.0), one.get("writing", 0.0)
-        parts = (one["seconds"], reading, one["seconds"] - reading - writing, writing)
-        rows.append((one["stage"], *(f"{part:.2f}" for part in parts), str(one["modules"])))
+    for stage in inside:
+        reading, writing = stage.get("reading", 0.0), stage.get("writing", 0.0)
+        parts = (stage["seconds"], reading, stage["seconds"] - reading - writing, writing)
+        rows.append((stage["stage"], *(f"{part:.2f}" for part in parts), str(stage["modules"])))
     sums = [sum(float(row[place]) for row in rows) for place in range(1, 5)]
-    rows.append(("sum", *(f"{one:.2f}" for one in sums), str(sum(int(row[-1]) for row in rows))))
-    said = ("One more month, all stages in one process; modules: imported only now, though a task's parent has not.",)
+    rows.append(("sum", *(f"{total:.2f}" for total in sums), str(sum(int(row[-1]) for row in rows))))
+    notes = ("One more month, all stages in one process; modules: imported only now, though a task's parent has not.",)
     columns = ("stage", "seconds", "reading", "work", "writing", "modules")
-    return Figures("Inside the stages, in seconds", columns, tuple(rows), said)
+    return Figures("Inside the stages, in seconds", columns, tuple(rows), notes)
 
 
 def figures(quick: bool, cycles: int, say: Say) -> list[Figures]:
@@ -472,8 +476,8 @@ def figures(quick: bool, cycles: int, say: Say) -> list[Figures]:
         if quick:
             root = Path(folder)
             measure.small_flights(root, 8)
-        found = compare(root, months, cycles, say)
-    return [ratios(found.pairs), where(found.pairs, found.idle), within(found.inside)]
+        measured = compare(root, months, cycles, say)
+    return [ratios(measured.pairs), where(measured.pairs, measured.idle), within(measured.inside)]
 
 
 def main() -> None:
@@ -484,8 +488,8 @@ def main() -> None:
     arguments.add_argument("--cycles", type=int, default=3, choices=range(1, 8), help="measured months")
     given = arguments.parse_args()
     console = Console()
-    for one in figures(given.quick, given.cycles, lambda text: console.print(text, style="dim", highlight=False)):
-        console.print(one.table())
+    for section in figures(given.quick, given.cycles, lambda text: console.print(text, style="dim", highlight=False)):
+        console.print(section.table())
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def champion(task: str, kind: str, rows: Rows) -> Callable[[pd.DataFrame], np.nd
 
 
 @dataclass(frozen=True)
-class Found:
+class Estimated:
     """One interval: what was expected when the champion was judged, what was estimated, what came."""
 
     task: str
@@ -148,53 +148,53 @@ class Found:
     """Of the backtest, with the labels of this interval in; empty for a metric whose backtest is not asked for."""
 
 
-def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, ...]) -> list[Found]:
+def follow(task: str, kind: str, seed: int, rows: int, settings: tuple[Setting, ...]) -> list[Estimated]:
     """One champion, and the intervals that follow it in each setting."""
     rng = np.random.default_rng([seed, *task.encode(), *kind.encode()])
     predict = champion(task, kind, make(task, 2 * rows, SETTINGS[0], rng))
     known = make(task, 2 * rows, SETTINGS[0], rng)
-    said = predict(known.frame)
-    found = []
+    answers = predict(known.frame)
+    estimates = []
     for metric in METRICS[task]:
-        learnt = estimation.learn(task, metric, known.y, said, known.frame, known.day, seed=seed)
-        expected_score = metric_value(task, metric, known.y, said)
+        learnt = estimation.learn(task, metric, known.y, answers, known.frame, known.day, seed=seed)
+        expected_score = metric_value(task, metric, known.y, answers)
         judged = metric == METRICS[task][0]
         for setting in settings:
             past: list[PastEstimate] = []
             for _ in range(INTERVALS):
                 new = make(task, rows, setting, rng)
                 prediction = predict(new.frame)
-                one = learnt.estimate(prediction, new.frame, new.day, level=LEVEL, resamples=300, seed=seed)
+                estimate = learnt.estimate(prediction, new.frame, new.day, level=LEVEL, resamples=300, seed=seed)
                 realised = metric_value(task, metric, new.y, prediction)
-                if one.value is None or one.low is None or one.high is None:
-                    raise RuntimeError(f"{task}, {setting.name}: {one.reason}")
-                past.append(PastEstimate(one.value, one.low, one.high, realised))
+                if estimate.value is None or estimate.low is None or estimate.high is None:
+                    raise RuntimeError(f"{task}, {setting.name}: {estimate.reason}")
+                past.append(PastEstimate(estimate.value, estimate.low, estimate.high, realised))
                 verdict, surprised = "", False
                 if judged:
-                    surprise = learnt.excess_loss(new.y, prediction, new.frame, new.day, level=LEVEL)
-                    surprised = surprise is not None and (surprise.worse or surprise.better)
-                    verdict = estimation.backtest(past, surprise, level=LEVEL).verdict
-                found.append(
-                    Found(
+                    excess_loss = learnt.excess_loss(new.y, prediction, new.frame, new.day, level=LEVEL)
+                    surprised = excess_loss is not None and (excess_loss.worse or excess_loss.better)
+                    verdict = estimation.backtest(past, excess_loss, level=LEVEL).verdict
+                estimates.append(
+                    Estimated(
                         task,
                         kind,
                         setting.name,
                         metric,
                         expected_score,
-                        one.value,
-                        one.low,
-                        one.high,
+                        estimate.value,
+                        estimate.low,
+                        estimate.high,
                         realised,
                         surprised,
                         verdict,
                     )
                 )
-    return found
+    return estimates
 
 
-def _job(given: tuple[str, str, int, int, tuple[Setting, ...]]) -> list[Found]:
+def _job(job: tuple[str, str, int, int, tuple[Setting, ...]]) -> list[Estimated]:
     with threadpool_limits(1):
-        return follow(*given)
+        return follow(*job)
 
 
 def figures(champions: int, rows: int, settings: tuple[Setting, ...] = SETTINGS, workers: int = 2) -> list[Figures]:
@@ -207,19 +207,23 @@ def figures(champions: int, rows: int, settings: tuple[Setting, ...] = SETTINGS,
     ]
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            found = [one for some in pool.map(_job, jobs) for one in some]
+            estimates = [estimate for some in pool.map(_job, jobs) for estimate in some]
     else:
-        found = [one for job in jobs for one in _job(job)]
-    return [table(found, task, settings, rows) for task in METRICS]
+        estimates = [estimate for job in jobs for estimate in _job(job)]
+    return [table(estimates, task, settings, rows) for task in METRICS]
 
 
-def table(found: list[Found], task: str, settings: tuple[Setting, ...], rows: int) -> Figures:
+def table(estimates: list[Estimated], task: str, settings: tuple[Setting, ...], rows: int) -> Figures:
     """One task's figures, a line per metric and setting."""
     lines = []
     for metric in METRICS[task]:
         for setting in settings:
-            of = [one for one in found if (one.task, one.metric, one.setting) == (task, metric, setting.name)]
-            lines.append((f"{metric}, {setting.name}", *_row(of)))
+            of_setting = [
+                estimate
+                for estimate in estimates
+                if (estimate.task, estimate.metric, estimate.setting) == (task, metric, setting.name)
+            ]
+            lines.append((f"{metric}, {setting.name}", *_row(of_setting)))
     columns = (
         task,
         "intervals",
@@ -239,24 +243,24 @@ def table(found: list[Found], task: str, settings: tuple[Setting, ...], rows: in
     return Figures(f"Estimated without labels: {task}, {rows:,} rows in {DAYS} days", columns, tuple(lines), (stated,))
 
 
-def _row(of: list[Found]) -> tuple[str, ...]:
-    realised = np.array([one.realised for one in of])
-    expected_score = np.array([one.expected_score for one in of])
-    value = np.array([one.value for one in of])
-    held = [one.low <= one.realised <= one.high for one in of]
+def _row(of_setting: list[Estimated]) -> tuple[str, ...]:
+    realised = np.array([estimate.realised for estimate in of_setting])
+    expected_score = np.array([estimate.expected_score for estimate in of_setting])
+    value = np.array([estimate.value for estimate in of_setting])
+    held = [estimate.low <= estimate.realised <= estimate.high for estimate in of_setting]
     sure = stats.binomtest(sum(held), len(held)).proportion_ci(0.95, method="wilson")
-    first, last = of[::INTERVALS], of[INTERVALS - 1 :: INTERVALS]
-    judged = bool(of[0].verdict)
+    first, last = of_setting[::INTERVALS], of_setting[INTERVALS - 1 :: INTERVALS]
+    judged = bool(of_setting[0].verdict)
     return (
-        str(len(of)),
+        str(len(of_setting)),
         f"{np.mean(realised / expected_score - 1):+.1%}",
         f"{np.mean(np.abs(value / realised - 1)):.1%}",
         f"{np.mean(np.abs(expected_score / realised - 1)):.1%}",
         f"{np.mean(held):.0%}",
         f"{sure.low:.0%} to {sure.high:.0%}",
-        f"{np.mean([one.surprised for one in of]):.0%}" if judged else "",
-        f"{np.mean([one.verdict == 'unreliable' for one in first]):.0%}" if judged else "",
-        f"{np.mean([one.verdict == 'unreliable' for one in last]):.0%}" if judged else "",
+        f"{np.mean([estimate.surprised for estimate in of_setting]):.0%}" if judged else "",
+        f"{np.mean([estimate.verdict == 'unreliable' for estimate in first]):.0%}" if judged else "",
+        f"{np.mean([estimate.verdict == 'unreliable' for estimate in last]):.0%}" if judged else "",
     )
 
 
@@ -267,8 +271,8 @@ def main() -> None:
     arguments.add_argument("--quick", action="store_true", help="few champions and rows: to see that it works")
     quick = arguments.parse_args().quick
     console = Console(highlight=False)
-    for one in figures(1, 400, workers=1) if quick else figures(8, 1_500):
-        console.print(one.table()) if console.is_terminal else print(one.markdown())
+    for section in figures(1, 400, workers=1) if quick else figures(8, 1_500):
+        console.print(section.table()) if console.is_terminal else print(section.markdown())
 
 
 if __name__ == "__main__":

@@ -84,8 +84,9 @@ STEPS, STEP, HISTORIES, REFRESHED = 24, 0.4, 100, 0.999
 CHALLENGERS, WINDOWS = 20, 300
 REFRESH = Configuration(estimator="linear", parameters={}, pipeline="p")
 NEW = Configuration(estimator="xgboost", parameters={}, pipeline="p")
-ASKS = {"new": ("new",), "refresh": ("refresh",), "both": ("new", "refresh")}
-Said = dict[str, bool]
+CANDIDATES = {"new": ("new",), "refresh": ("refresh",), "both": ("new", "refresh")}
+Promoted = dict[str, bool]
+"""Judge and candidate → whether it is promoted."""
 
 
 # --- worlds in which the truth is known
@@ -113,7 +114,7 @@ def true_score(metric: str, noise: float, rare: bool) -> float:
     yes, no = weights * p / (weights @ p), weights * (1 - p) / (weights @ (1 - p))
     apart = z[:, None] - z
     return float(
-        sum(a * b * (yes @ norm.cdf(apart / np.hypot(one, other)) @ no) for a, one in kinds for b, other in kinds)
+        sum(a * b * (yes @ norm.cdf(apart / np.hypot(first, second)) @ no) for a, first in kinds for b, second in kinds)
     )
 
 
@@ -180,19 +181,19 @@ def spec_of(metric: str) -> Spec:
 
 
 @lru_cache
-def frame(metric: str, asked: tuple[str, ...], reference_champion: bool = False) -> tuple[Spec, Context, TrainReport]:
-    """What the gate reads beside the evaluation."""
+def frame(metric: str, candidates: tuple[str, ...], with_reference: bool = False) -> tuple[Spec, Context, TrainReport]:
+    """What the gate reads besides the evaluation."""
     spec = spec_of(metric)
     intervals = tuple(spec.intervals_until(spec.at("2024-04-01").end))
     about: dict[str, Any] = {"model": "churn", "interval": intervals[-1], "effective_at": intervals[-1].end}
     accepted = tuple(
         Accepted(
-            batch=Batch(interval=one, sha256=one.name, rows=1, bytes=1, key="k"),
+            batch=Batch(interval=interval, sha256=interval.name, rows=1, bytes=1, key="k"),
             md5="m",
             commit="c",
-            mature_at=one.end,
+            mature_at=interval.end,
         )
-        for one in intervals
+        for interval in intervals
     )
     champion = Champion(
         version=2,
@@ -204,14 +205,14 @@ def frame(metric: str, asked: tuple[str, ...], reference_champion: bool = False)
         trained_until=intervals[-2].end,
         effective_at=intervals[-2].end,
     )
-    reference_champion = champion.model_copy(update={"version": 1}) if reference_champion else None
+    reference_champion = champion.model_copy(update={"version": 1}) if with_reference else champion
     context = Context(
         **about,
         spec_digest="s",
         trigger=Trigger(),
         accepted=accepted,
         champion=champion,
-        reference_champion=reference_champion or champion,
+        reference_champion=reference_champion,
     )
     kinds: dict[str, Literal["new", "refresh"]] = {"new": "new", "refresh": "refresh"}
     fitted = tuple(
@@ -226,22 +227,22 @@ def frame(metric: str, asked: tuple[str, ...], reference_champion: bool = False)
             digest="d",
             inner_score=0.0,
         )
-        for name in asked
+        for name in candidates
     )
     return spec, context, TrainReport(**about, fitted=fitted, holdout=intervals[-1:], seed=1)
 
 
-def earlier_analyses(count: int) -> list[alpha_spending.InterimAnalysis]:
-    """What `count` looks at one interval may spend."""
+def interim_analyses(count: int) -> list[alpha_spending.InterimAnalysis]:
+    """What `count` interim analyses of one interval may spend."""
     now = datetime(2024, 1, 1, tzinfo=UTC)
     body = {"batches": ["a"], "level": LEVEL, "expected": 1}
     records = [Record(n, "churn", "interim_analysis", f"{n}", None, "", now, now, body) for n in range(count)]
-    return [look for _, look in alpha_spending.levels_spent(records)]
+    return [analysis for _, analysis in alpha_spending.levels_spent(records)]
 
 
-def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, asked: tuple[str, ...]) -> GateReport:
-    """The gate's verdict on these draws; `level` is the run's, shared by those that are asked."""
-    spec, context, train = frame(metric, asked, "reference_champion" in draws)
+def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, candidates: tuple[str, ...]) -> GateReport:
+    """The gate's verdict on these draws; `level` is the run's, shared by the candidates."""
+    spec, context, train = frame(metric, candidates, "reference_champion" in draws)
     each = level / evidence.count_judged(context, train)
     pairs = evidence.paired_gains(spec, train, dict(draws), each)
     beaten = [
@@ -249,11 +250,10 @@ def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, aske
             **{**pairs[0].model_dump(), "model": name, "against": base}
             | dict.fromkeys(("gain", "low", "high", "within_low", "within_high"), 1.0)
         )
-        for name in asked
+        for name in candidates
         for base in ("naive", "simple")
     ]
-    one = pairs[0]
-    scores = {name: {metric: Measured(value=found.value)} for name, found in draws.items()}
+    scores = {name: {metric: Measured(value=drawn.value)} for name, drawn in draws.items()}
     scores |= {base: {metric: Measured(value=1.0)} for base in ("naive", "simple")}
     return judge(
         spec,
@@ -265,8 +265,8 @@ def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, aske
             effective_at=context.effective_at,
             decision=Decision(verdict="measured", reasons=("measured",)),
             level=each,
-            rows=one.blocks * ROWS,
-            blocks=one.blocks,
+            rows=pairs[0].blocks * ROWS,
+            blocks=pairs[0].blocks,
             metrics=scores,
             paired=(*pairs, *beaten),
         ),
@@ -291,24 +291,24 @@ def by_mlflow(metric: str, score: float, champion: float, **threshold: float) ->
 
     mlflow.utils.logging_utils.disable_logging()
     sides = [EvaluationResult(metrics={metric: value}, artifacts={}) for value in (score, champion)]
-    asked = {metric: MetricThreshold(greater_is_better=METRICS[TASKS[metric]][metric], **threshold)}
+    thresholds = {metric: MetricThreshold(greater_is_better=METRICS[TASKS[metric]][metric], **threshold)}
     try:
-        validate_evaluation_results(asked, *sides)
+        validate_evaluation_results(thresholds, *sides)
     except ModelValidationFailedException:
         return False
     return True
 
 
-def others(metric: str, name: str, score: float, champion: float) -> Said:
-    """What the other judges say of a candidate."""
+def others(metric: str, name: str, score: float, champion: float) -> Promoted:
+    """Whether the other judges promote a candidate."""
     refresh = name == "refresh"
-    said = {f"point: {name}": point(metric, score, champion, refresh=refresh)}
+    promoted_by = {f"point: {name}": point(metric, score, champion, refresh=refresh)}
     if refresh:
         sign = -1 if METRICS[TASKS[metric]][metric] else 1
         bound = champion + sign * MARGIN * abs(champion)
-        return said | {"mlflow: refresh": by_mlflow(metric, score, champion, threshold=bound)}
-    said["mlflow: new"] = by_mlflow(metric, score, champion, min_absolute_change=1e-12)
-    return said | {"mlflow + margin: new": by_mlflow(metric, score, champion, min_relative_change=MARGIN)}
+        return promoted_by | {"mlflow: refresh": by_mlflow(metric, score, champion, threshold=bound)}
+    promoted_by["mlflow: new"] = by_mlflow(metric, score, champion, min_absolute_change=1e-12)
+    return promoted_by | {"mlflow + margin: new": by_mlflow(metric, score, champion, min_relative_change=MARGIN)}
 
 
 # --- what is measured
@@ -317,26 +317,29 @@ Task = tuple[str, str, int, int, int, tuple[float, float]]
 """Metric, world, blocks, first seed, cycles; true gain of the new configuration and of the refresh."""
 
 
-def cycles(task: Task) -> list[Said]:
+def cycles(task: Task) -> list[Promoted]:
     """Who is promoted, by whom, in each of these cycles."""
     metric, kind, blocks, first, rounds, gains = task
-    level, found = earlier_analyses(1)[0].level, []
+    level, outcomes = interim_analyses(1)[0].level, []
     for seed in range(first, first + rounds):
         rng = np.random.default_rng([seed, blocks, WORLDS.index(kind), list(TASKS).index(metric)])
         world = World(rng, metric, kind, blocks)
         answers = {"champion": world.answers(NOISE)}
         answers |= {name: world.challenger(gain) for name, gain in zip(("new", "refresh"), gains, strict=True)}
-        draws = {name: world.draws(one) for name, one in answers.items()}
-        said = {f"gate: {name}": promoted(gated(metric, draws, level, asked)) for name, asked in ASKS.items()}
+        draws = {name: world.draws(answer) for name, answer in answers.items()}
+        promoted_by = {
+            f"gate: {name}": promoted(gated(metric, draws, level, candidates))
+            for name, candidates in CANDIDATES.items()
+        }
         for name in ("new", "refresh"):
-            said |= others(metric, name, draws[name].value, draws["champion"].value)
-        found.append(said)
-    return found
+            promoted_by |= others(metric, name, draws[name].value, draws["champion"].value)
+        outcomes.append(promoted_by)
+    return outcomes
 
 
 def creep(task: tuple[int, bool]) -> tuple[float, int]:
     """True loss of the last champion against the first, after refreshes that are each a little worse; promotions."""
-    seed, reference_champion = task
+    seed, with_reference = task
     rng = np.random.default_rng([seed, 24])
     champion = reference_champion = NOISE
     promotions = 0
@@ -344,9 +347,9 @@ def creep(task: tuple[int, bool]) -> tuple[float, int]:
         world = World(rng, "rmse", "days", 30, REFRESHED)
         candidate = champion * (1 + STEP * MARGIN)
         draws = {"champion": world.draws(world.answers(champion)), "refresh": world.draws(world.answers(candidate))}
-        if reference_champion and reference_champion != champion:
+        if with_reference and reference_champion != champion:
             draws["reference_champion"] = world.draws(world.answers(reference_champion))
-        report = gated("rmse", draws, earlier_analyses(1)[0].level, ("refresh",))
+        report = gated("rmse", draws, interim_analyses(1)[0].level, ("refresh",))
         if promoted(report):
             champion, promotions = candidate, promotions + 1
             reference_champion = champion if report.becomes_reference else reference_champion
@@ -357,9 +360,9 @@ def reuse(seed: int) -> tuple[bool, bool]:
     """Whether any of many equal challengers is promoted on one window: each paid for, and each at the full level."""
     world = World(np.random.default_rng([seed, 20]), "log_loss", "days", 30)
     champion, paid, free = world.draws(world.answers(NOISE)), False, False
-    for look in earlier_analyses(CHALLENGERS):
+    for analysis in interim_analyses(CHALLENGERS):
         draws = {"champion": champion, "new": world.draws(world.answers(NOISE))}
-        paid = paid or (look.level > 0 and promoted(gated("log_loss", draws, look.level, ("new",))))
+        paid = paid or (analysis.level > 0 and promoted(gated("log_loss", draws, analysis.level, ("new",))))
         free = free or promoted(gated("log_loss", draws, LEVEL, ("new",)))
     return paid, free
 
@@ -383,26 +386,26 @@ def figures(quick: bool = False) -> list[Figures]:
         for f in range(0, power, 50)
     ]
     with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("fork")) as pool:
-        said = list(zip([*wrong, *right], pool.map(cycles, [*wrong, *right]), strict=True))
+        by_task = list(zip([*wrong, *right], pool.map(cycles, [*wrong, *right]), strict=True))
         crept = [
-            list(pool.map(creep, [(SEED + n, reference_champion) for n in range(histories)]))
-            for reference_champion in (False, True)
+            list(pool.map(creep, [(SEED + n, with_reference) for n in range(histories)]))
+            for with_reference in (False, True)
         ]
         reused = list(pool.map(reuse, range(SEED, SEED + windows)))
-    return [_wrong(sizes, said[: len(wrong)]), _power(sizes, said[len(wrong) :]), _history(crept, reused)]
+    return [_wrong(sizes, by_task[: len(wrong)]), _power(sizes, by_task[len(wrong) :]), _history(crept, reused)]
 
 
-Found = list[tuple[Task, list[Said]]]
+CyclesByTask = list[tuple[Task, list[Promoted]]]
 
 
-def _of(found: Found, wanted: Callable[[Task], bool]) -> list[Said]:
-    return [one for task, said in found if wanted(task) for one in said]
+def _of(by_task: CyclesByTask, wanted: Callable[[Task], bool]) -> list[Promoted]:
+    return [outcome for task, outcomes in by_task if wanted(task) for outcome in outcomes]
 
 
-def rate(said: list[Said], name: str) -> str:
-    hits = sum(one[name] for one in said)
-    low, high = wilson(hits, len(said))
-    return f"{hits / len(said):.1%} ({low:.1%} to {high:.1%})"
+def rate(outcomes: list[Promoted], name: str) -> str:
+    hits = sum(outcome[name] for outcome in outcomes)
+    low, high = wilson(hits, len(outcomes))
+    return f"{hits / len(outcomes):.1%} ({low:.1%} to {high:.1%})"
 
 
 def _by_chance(count: int) -> float:
@@ -410,29 +413,34 @@ def _by_chance(count: int) -> float:
     return float(sum(binom.pmf(hits, count, LEVEL) for hits in range(count + 1) if wilson(hits, count)[0] > LEVEL))
 
 
-def _wrong(sizes: dict[int, int], found: Found) -> Figures:
-    names = [f"gate: {name}" for name in ASKS]
+def _wrong(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
+    names = [f"gate: {name}" for name in CANDIDATES]
     beside = ["point: new", "point: refresh", "mlflow: new", "mlflow + margin: new", "mlflow: refresh"]
     rows, above, missed, hits, total = [], [], [], 0, 0
     for metric in TASKS:
         for world in WORLDS:
             for blocks in sizes:
-                said = _of(found, lambda task, of=(metric, world, blocks): task[:3] == of)
+                outcomes = _of(by_task, lambda task, of=(metric, world, blocks): task[:3] == of)
                 for name in names:
-                    count = sum(one[name] for one in said)
+                    count = sum(outcome[name] for outcome in outcomes)
                     cell = f"{metric}, {world}, {blocks} blocks, {name.removeprefix('gate: ')}"
-                    hits, total = hits + count, total + len(said)
-                    above += [cell] if count > LEVEL * len(said) else []
-                    missed += [cell] if wilson(count, len(said))[0] > LEVEL else []
-                cells = [f"{sum(one[name] for one in said) / len(said):.0%}" for name in beside]
+                    hits, total = hits + count, total + len(outcomes)
+                    above += [cell] if count > LEVEL * len(outcomes) else []
+                    missed += [cell] if wilson(count, len(outcomes))[0] > LEVEL else []
+                cells = [f"{sum(outcome[name] for outcome in outcomes) / len(outcomes):.0%}" for name in beside]
                 rows.append(
-                    (f"{metric}, {world}, {blocks}", str(len(said)), *(rate(said, name) for name in names), *cells)
+                    (
+                        f"{metric}, {world}, {blocks}",
+                        str(len(outcomes)),
+                        *(rate(outcomes, name) for name in names),
+                        *cells,
+                    )
                 )
     cells_ = len(rows) * len(names)
     chance = len(names) * sum(_by_chance(int(row[1])) for row in rows)
     return Figures(
         "Wrong promotions, and their 95 % intervals",
-        ("metric, rows, blocks", "cycles", *(f"gate: {name}" for name in ASKS), *beside),
+        ("metric, rows, blocks", "cycles", *(f"gate: {name}" for name in CANDIDATES), *beside),
         tuple(rows),
         (
             f"At most {LEVEL:.0%} in every cell, within the 95 % interval: "
@@ -440,31 +448,32 @@ def _wrong(sizes: dict[int, int], found: Found) -> Figures:
             f"Were every cell at exactly {LEVEL:.0%}, {chance:.1f} of {cells_} intervals would lie above it by chance.",
             f"{cells_ - len(above)} of {cells_} cells are at or under the level as counted; {hits / total:.1%} in all."
             + (f" Above: {'; '.join(above)}." if above else ""),
-            f"One look at a fresh interval spends {earlier_analyses(1)[0].level:.1%}; two candidates share it.",
+            f"One analysis of a fresh interval spends {interim_analyses(1)[0].level:.1%}; two candidates share it.",
         ),
     )
 
 
-def _power(sizes: dict[int, int], found: Found) -> Figures:
+def _power(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
     names = ("gate: new", "gate: both", "point: new", "mlflow: new", "mlflow + margin: new")
     rows = []
     for metric in TASKS:
         for blocks in sizes:
             for gain in GAINS:
-                said = _of(found, lambda task, of=(metric, blocks, gain): (task[0], task[2], task[5][0]) == of)
-                rows.append((f"{metric}, {blocks} blocks, better by {gain:.0%}", *(rate(said, name) for name in names)))
-            said = _of(found, lambda task, of=(metric, blocks): (task[0], task[2]) == of)
-            beside = (rate(said, "point: refresh"), rate(said, "mlflow: refresh"), "")
-            rows.append((f"{metric}, {blocks} blocks, a refresh as good", rate(said, "gate: refresh"), "", *beside))
-    asked = (
-        f"{len(found) and sum(len(said) for _, said in found) // (len(sizes) * len(TASKS) * len(GAINS))} cycles a row"
-    )
+                outcomes = _of(by_task, lambda task, of=(metric, blocks, gain): (task[0], task[2], task[5][0]) == of)
+                rows.append(
+                    (f"{metric}, {blocks} blocks, better by {gain:.0%}", *(rate(outcomes, name) for name in names))
+                )
+            outcomes = _of(by_task, lambda task, of=(metric, blocks): (task[0], task[2]) == of)
+            beside = (rate(outcomes, "point: refresh"), rate(outcomes, "mlflow: refresh"), "")
+            rows.append((f"{metric}, {blocks} blocks, a refresh as good", rate(outcomes, "gate: refresh"), "", *beside))
+    count = sum(len(outcomes) for _, outcomes in by_task) // (len(sizes) * len(TASKS) * len(GAINS))
     return Figures(
         "Power: promotions of what is truly better, days with effects of their own",
         ("what is true", *names),
         tuple(rows),
         (
-            f"{asked}. `gate: both` has a refresh as good as the champion beside it, which may be promoted instead.",
+            f"{count} cycles a row. `gate: both` has a refresh as good as the champion beside it, which may be promoted"
+            " instead.",
             "What the others promote here has to be read beside what they promote above, where nothing is better.",
         ),
     )
@@ -472,9 +481,9 @@ def _power(sizes: dict[int, int], found: Found) -> Figures:
 
 def _history(crept: list[list[tuple[float, int]]], reused: list[tuple[bool, bool]]) -> Figures:
     rows = []
-    for name, of in zip(("without the reference champion", "with the reference champion"), crept, strict=True):
-        lost = [one for one, _ in of]
-        mean = np.mean([count for _, count in of])
+    for name, histories in zip(("without the reference champion", "with the reference champion"), crept, strict=True):
+        lost = [loss for loss, _ in histories]
+        mean = np.mean([count for _, count in histories])
         rows.append(
             (
                 f"{STEPS} refreshes, each worse by {STEP} margin: {name}",
@@ -502,7 +511,7 @@ def _history(crept: list[list[tuple[float, int]]], reused: list[tuple[bool, bool
         (
             f"With the reference champion {beyond:.0%} of {len(crept[1])} histories end beyond the margin of the first"
             " champion.",
-            f"Of one window at most {LEVEL:.0%} is spent, however often it is looked at: {held}.",
+            f"Of one window at most {LEVEL:.0%} is spent, however often it is analysed: {held}.",
         ),
     )
 
@@ -512,8 +521,8 @@ def main() -> None:
 
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--quick", action="store_true")
-    for one in figures(arguments.parse_args().quick):
-        Console().print(one.table())
+    for section in figures(arguments.parse_args().quick):
+        Console().print(section.table())
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ WRITING = {
         *("Registry.set_alias", "Registry.delete_alias"),
     ),
 }
-levels_spent: defaultdict[str, float] = defaultdict(float)
+seconds_in: defaultdict[str, float] = defaultdict(float)
 _depth = 0
 
 
@@ -56,7 +56,7 @@ def _timed(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _depth -= 1
             if not _depth:
-                levels_spent[kind] += time.perf_counter() - began
+                seconds_in[kind] += time.perf_counter() - began
 
     return door
 
@@ -70,7 +70,7 @@ def _watch(kind: str, module: ModuleType, path: str) -> None:
     new = _timed(kind, old)
     setattr(owner, name, new)
     if not outer:  # a function may have been imported by its name
-        for other in [one for key, one in sys.modules.items() if key.startswith("retrain.")]:
+        for other in [loaded for key, loaded in sys.modules.items() if key.startswith("retrain.")]:
             if getattr(other, name, None) is old:
                 setattr(other, name, new)
 
@@ -86,16 +86,16 @@ def stages(model: str, interval: str) -> list[dict[str, Any]]:
             for path in paths:
                 _watch(kind, importlib.import_module(module), path)
     run = make_run(model, interval, "", Trigger(kind="manual"))
-    found = []
+    measured = []
     for name in pipeline.NAMES:
         if pipeline.idle(name, run) is not None:
             continue
-        levels_spent.clear()
+        seconds_in.clear()
         there, began = len(sys.modules), time.perf_counter()
         pipeline.run_stage(name, run)
         seconds = time.perf_counter() - began
-        found.append({"stage": name, "seconds": seconds, **levels_spent, "modules": len(sys.modules) - there})
-    return found
+        measured.append({"stage": name, "seconds": seconds, **seconds_in, "modules": len(sys.modules) - there})
+    return measured
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class Ended(NamedTuple):
     wall: float
     cpu: float
     peak: float
-    said: str
+    output: str
 
 
 def run(command: Sequence[str | Path], **env: str) -> Ended:
@@ -96,48 +96,48 @@ def small_flights(root: Path, keep: int, trees: int = 60) -> None:
         (root / "data" / "flights" / file.name).write_text("".join([head, *lines[::keep]]))
 
 
-# --- what is shown
+# --- tables of figures
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One table of figures: columns, rows of text, and what has to be said of them."""
+    """One table of figures: columns, rows of text, and notes on them."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Table:
-        made = Table(title=self.title, title_justify="left", caption="\n".join(self.said), caption_justify="left")
+        table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
         for place, name in enumerate(self.columns):
-            made.add_column(name, justify="right" if place else "left")
+            table.add_column(name, justify="right" if place else "left")
         for row in self.rows:
-            made.add_row(*row)
-        return made
+            table.add_row(*row)
+        return table
 
     def markdown(self) -> str:
         lines = [f"**{self.title}**", "", f"| {' | '.join(self.columns)} |"]
         lines.append("|" + "|".join("---" if not place else "--:" for place in range(len(self.columns))) + "|")
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
-        return "\n".join([*lines, "", *(f"- {line}" for line in self.said)]).rstrip() + "\n"
+        return "\n".join([*lines, "", *(f"- {line}" for line in self.notes)]).rstrip() + "\n"
 
 
 def machine() -> str:
     """Cores, memory, system and versions: what figures hang on, and nothing that names the machine."""
     memory = psutil.virtual_memory().total / 2**30
-    said = f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
-    return f"{said}; {', '.join(_versions())}"
+    hardware = f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+    return f"{hardware}; {', '.join(_versions())}"
 
 
 def _versions() -> list[str]:
-    found = []
+    versions = []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def write(name: str, text: str, page: Path = PAGE) -> None:
@@ -147,9 +147,9 @@ def write(name: str, text: str, page: Path = PAGE) -> None:
         ValueError: the page has no such markers.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = page.read_text().partition(begin)
+    before, opened, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise ValueError(f"{page.name} has no markers {begin} … {end}")
     page.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
 

@@ -72,10 +72,10 @@ def read(specs: int, *, task: bool = False, repeats: int = 3) -> Reading:
             **({ONE: f"model_{specs - 1}_retrain"} if task else {}),
         )
         command = ["-c", READ, str(measure.ROOT / "dags" / "retrain_models.py")]
-        found = [json.loads(measure.run(command, **env).said.splitlines()[-1]) for _ in range(repeats)]
-    first, again = (statistics.median(one[name] for one in found) for name in ("first", "again"))
+        outputs = [json.loads(measure.run(command, **env).output.splitlines()[-1]) for _ in range(repeats)]
+    first, again = (statistics.median(output[name] for output in outputs) for name in ("first", "again"))
     return Reading(
-        specs, first, again, found[0]["dags"], tuple(sorted({name for one in found for name in one["heavy"]}))
+        specs, first, again, outputs[0]["dags"], tuple(sorted({name for output in outputs for name in output["heavy"]}))
     )
 
 
@@ -83,16 +83,16 @@ def figures(specs: list[int], repeats: int = 3) -> list[Figures]:
     """The whole benchmark."""
     rows, heavy = [], set[str]()
     for count in specs:
-        every, one = read(count, repeats=repeats), read(count, task=True, repeats=repeats)
-        heavy |= {*every.heavy, *one.heavy}
-        seconds = (every.first, every.again, one.first, one.again)
+        every, single = read(count, repeats=repeats), read(count, task=True, repeats=repeats)
+        heavy |= {*every.heavy, *single.heavy}
+        seconds = (every.first, every.again, single.first, single.again)
         rows.append((str(count), str(every.dags), *(f"{value:.3f}" for value in seconds)))
-    said = f"HEAVY LIBRARIES ARE IMPORTED: {', '.join(sorted(heavy))}" if heavy else "No heavy library is imported."
+    note = f"HEAVY LIBRARIES ARE IMPORTED: {', '.join(sorted(heavy))}" if heavy else "No heavy library is imported."
     columns = ("specs", "DAGs", "all, first", "all, again", "one task's, first", "one task's, again")
-    first = (
+    imports_note = (
         "The first reading of a process also imports retrain's light modules; a task is a fork that has them already."
     )
-    return [Figures("Reading dags/retrain_models.py, in seconds", columns, tuple(rows), (said, first))]
+    return [Figures("Reading dags/retrain_models.py, in seconds", columns, tuple(rows), (note, imports_note))]
 
 
 def main() -> None:
@@ -100,8 +100,8 @@ def main() -> None:
 
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--specs", type=int, nargs="+", default=[1, 20, 100])
-    for one in figures(arguments.parse_args().specs):
-        Console().print(one.table())
+    for section in figures(arguments.parse_args().specs):
+        Console().print(section.table())
 
 
 if __name__ == "__main__":

@@ -63,13 +63,13 @@ def losses(rng: np.random.Generator, rows: int, days: int, errors: tuple[float, 
     """(2, days · rows): the log loss of two models."""
     truth = rng.normal(-1, 1.5, days * rows)
     yes = rng.random(days * rows) < expit(truth)
-    found = []
+    by_model = []
     for size in errors:
         day = np.repeat(rng.normal(size=days), rows)
         wrong = np.sqrt(SHARED) * day + np.sqrt(1 - SHARED) * rng.normal(size=days * rows)
-        said = truth + size * wrong
-        found.append(-np.where(yes, log_expit(said), log_expit(-said)))
-    return np.stack(found)
+        logit = truth + size * wrong
+        by_model.append(-np.where(yes, log_expit(logit), log_expit(-logit)))
+    return np.stack(by_model)
 
 
 def error_of(share: float) -> float:
@@ -79,8 +79,8 @@ def error_of(share: float) -> float:
     truth, wrong = (-1 + 1.5 * at)[:, None], at[None, :]
 
     def mean(size: float) -> float:
-        said, p = truth + size * wrong, expit(truth)
-        return float(weight @ (-p * log_expit(said) - (1 - p) * log_expit(-said)) @ weight)
+        logit, p = truth + size * wrong, expit(truth)
+        return float(weight @ (-p * log_expit(logit) - (1 - p) * log_expit(-logit)) @ weight)
 
     return float(brentq(lambda size: mean(size) / mean(ERROR) - 1 - share, ERROR, 20))
 
@@ -97,31 +97,31 @@ def months(values: np.ndarray, block: np.ndarray, per: int) -> Iterator[tuple[bo
         yield bounds(so_far, days, LEVEL).low > 0, t_test
 
 
-def first(told: list[bool]) -> int:
+def first(worse: list[bool]) -> int:
     """The month of the first yes; one after the last if there is none."""
-    return told.index(True) + 1 if True in told else len(told) + 1
+    return worse.index(True) + 1 if True in worse else len(worse) + 1
 
 
 def of_models(task: tuple[int, float, int, int]) -> list[tuple[int, int]]:
     """Per stream the month in which the newer model is put back, by each of the two rules."""
     rows, share, begin, count = task
-    errors, found = (error_of(share), ERROR), []
+    errors, firsts = (error_of(share), ERROR), []
     block = np.repeat(np.arange(LAST * DAYS), rows)
     for seed in range(begin, begin + count):
         newer, older = losses(np.random.default_rng([seed, rows, round(1000 * share)]), rows, LAST * DAYS, errors)
-        ours, theirs = zip(*months(newer - older, block, DAYS * rows), strict=True)
-        found.append((first(list(ours)), first(list(theirs))))
-    return found
+        ours, t_test = zip(*months(newer - older, block, DAYS * rows), strict=True)
+        firsts.append((first(list(ours)), first(list(t_test))))
+    return firsts
 
 
 def of_blocks(task: tuple[str, int, int, int]) -> list[tuple[int, int]]:
     name, per, begin, count = task
-    found = []
+    firsts = []
     for seed in range(begin, begin + count):
         values = BLOCKS[name](np.random.default_rng([seed, per, len(name)]), LAST * per)
-        ours, theirs = zip(*months(values, np.arange(LAST * per), per), strict=True)
-        found.append((first(list(ours)), first(list(theirs))))
-    return found
+        ours, t_test = zip(*months(values, np.arange(LAST * per), per), strict=True)
+        firsts.append((first(list(ours)), first(list(t_test))))
+    return firsts
 
 
 # --- the figures
@@ -144,49 +144,50 @@ def figures(quick: bool = False) -> list[Figures]:
     return [_false(blocks, models), _delay(models)]
 
 
-Found = list[tuple[int, int]]
+FirstMonths = list[tuple[int, int]]
+"""Per stream the month of the first yes, by our bounds and by the t-test."""
 
 
-def _all(parts: Iterable[Found]) -> Found:
+def _all(parts: Iterable[FirstMonths]) -> FirstMonths:
     return list(chain.from_iterable(parts))
 
 
-def _false(blocks: dict[tuple[str, int], Found], models: dict[tuple[int, float], Found]) -> Figures:
+def _false(blocks: dict[tuple[str, int], FirstMonths], models: dict[tuple[int, float], FirstMonths]) -> Figures:
     worlds = {f"two equal models, {rows} rows a day": models[rows, 0.0] for rows in ROWS}
-    worlds |= {f"{'days' if per == DAYS else 'weeks'}, {name}": found for (name, per), found in blocks.items()}
+    worlds |= {f"{'days' if per == DAYS else 'weeks'}, {name}": firsts for (name, per), firsts in blocks.items()}
     rows, over = [], []
-    for name, found in worlds.items():
+    for name, firsts in worlds.items():
         cells = []
         for last in (WATCHED, LAST):
             for place in (0, 1):
-                hits = sum(one[place] <= last for one in found)
-                cells.append(f"{hits / len(found):.2%}")
-                if not place and stats.binomtest(hits, len(found), LEVEL, alternative="greater").pvalue < 0.05:
-                    over.append(f"{name}, {last} looks")
+                hits = sum(stream[place] <= last for stream in firsts)
+                cells.append(f"{hits / len(firsts):.2%}")
+                if not place and stats.binomtest(hits, len(firsts), LEVEL, alternative="greater").pvalue < 0.05:
+                    over.append(f"{name}, {last} months")
         rows.append((name, *cells))
     count = len(next(iter(worlds.values())))
-    said = (
+    notes = (
         f"{count:,} watches each; looked at monthly; the level is {LEVEL:.0%} for the whole watch.",
         f"At or under the level in all of them: {'MISSED: ' + '; '.join(over) if over else 'met'}.",
     )
-    columns = tuple(f"{who}, {last} looks" for last in (WATCHED, LAST) for who in ("ours", "t-test each month"))
-    return Figures("False rollbacks: the new champion is no worse", ("world", *columns), tuple(rows), said)
+    columns = tuple(f"{who}, {last} months" for last in (WATCHED, LAST) for who in ("ours", "t-test each month"))
+    return Figures("False rollbacks: the new champion is no worse", ("world", *columns), tuple(rows), notes)
 
 
-def _delay(models: dict[tuple[int, float], Found]) -> Figures:
+def _delay(models: dict[tuple[int, float], FirstMonths]) -> Figures:
     rows = []
-    for (size, share), found in models.items():
+    for (size, share), firsts in models.items():
         if share:
-            ours = np.array([one[0] for one in found])
+            ours = np.array([stream[0] for stream in firsts])
             caught = [f"{(ours <= last).mean():.0%}" for last in (1, WATCHED, LAST)]
             middle = float(np.median(ours))
             rows.append((f"{share:.0%} worse, {size} rows a day", *caught, f"{middle:g}" if middle <= LAST else "–"))
-    said = (
-        f"{len(next(found for (_, share), found in models.items() if share)):,} watches each; worse by log loss, in"
+    notes = (
+        f"{len(next(firsts for (_, share), firsts in models.items() if share)):,} watches each; worse by log loss, in"
         f" the long run; to the delay in months comes that of the labels.",
     )
     columns = ("new champion", "put back after 1 month", f"within {WATCHED}", f"within {LAST}", "median month")
-    return Figures("How soon a worse champion is put back", columns, tuple(rows), said)
+    return Figures("How soon a worse champion is put back", columns, tuple(rows), notes)
 
 
 def main() -> None:
@@ -195,8 +196,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--quick", action="store_true")
     quick = arguments.parse_args().quick
-    for one in (*figures(quick), *killed.figures(quick)):
-        Console().print(one.table())
+    for section in (*figures(quick), *killed.figures(quick)):
+        Console().print(section.table())
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ seconds = time.perf_counter() - began
 print(json.dumps([seconds, getattr(report, "decision", None) and report.decision.verdict or "done"]))
 """
 MEMORY, DRIFT, GROWTH = 16 * 1024, 15.0, 1.25
-"""Bars: MiB and seconds of drift at the largest size; cost per row at a size over that at the size before."""
+"""Targets: MiB and seconds of drift at the largest size; cost per row at a size over that at the size before."""
 
 
 @dataclass(frozen=True)
@@ -135,48 +135,48 @@ def stages(rows: int, folder: Path) -> list[Stage]:
         lay(folder / "data" / f"wide-{month}.csv", month, size)
     env = measure.env_of(RETRAIN_ROOT=folder, RETRAIN_HOME=folder / "home", GIT_CONFIG_GLOBAL="/dev/null")
     measure.run(["-m", "retrain", "run", "wide", "--interval", f"{MONTHS[1]}-01", "--history"], **env)
-    found = []
+    measured = []
     for name in STAGES:
         ended = measure.run(["-c", RUN, name, f"{MONTHS[2]}-01"], **env)
-        seconds, verdict = json.loads(ended.said.splitlines()[-1])
-        found.append(Stage(rows, name, seconds, ended.peak, verdict))
-    return found
+        seconds, verdict = json.loads(ended.output.splitlines()[-1])
+        measured.append(Stage(rows, name, seconds, ended.peak, verdict))
+    return measured
 
 
 def figures(sizes: list[int]) -> list[Figures]:
     """The whole benchmark, one size and one stage at a time."""
-    found: list[Stage] = []
+    measured: list[Stage] = []
     for rows in sizes:
         with tempfile.TemporaryDirectory(prefix="retrain-bench-") as folder:
-            found += stages(rows, Path(folder))
+            measured += stages(rows, Path(folder))
     table = []
     for name in STAGES:
-        of = [one for one in found if one.name == name]
-        table.append((name, *(f"{one.seconds:.1f} s, {one.peak:,.0f} MiB" for one in of)))
-    table.append(("per million rows", *(f"{_per_million(found, rows):.1f} s" for rows in sizes)))
+        sizes_of = [stage for stage in measured if stage.name == name]
+        table.append((name, *(f"{stage.seconds:.1f} s, {stage.peak:,.0f} MiB" for stage in sizes_of)))
+    table.append(("per million rows", *(f"{_per_million(measured, rows):.1f} s" for rows in sizes)))
     columns = ("stage", *(f"{rows:,} rows" for rows in sizes))
-    return [Figures("The data stages", columns, tuple(table), tuple(_judged(found, sizes)))]
+    return [Figures("The data stages", columns, tuple(table), tuple(_judged(measured, sizes)))]
 
 
-def _per_million(found: list[Stage], rows: int) -> float:
-    return sum(one.seconds for one in found if one.rows == rows) / rows * 1e6
+def _per_million(measured: list[Stage], rows: int) -> float:
+    return sum(stage.seconds for stage in measured if stage.rows == rows) / rows * 1e6
 
 
-def _judged(found: list[Stage], sizes: list[int]) -> list[str]:
-    largest = [one for one in found if one.rows == max(sizes)]
-    peak, drift = max(one.peak for one in largest), next(one for one in largest if one.name == "drift")
-    said = [
+def _judged(measured: list[Stage], sizes: list[int]) -> list[str]:
+    largest = [stage for stage in measured if stage.rows == max(sizes)]
+    peak, drift = max(stage.peak for stage in largest), next(stage for stage in largest if stage.name == "drift")
+    notes = [
         f"Peak at {max(sizes):,} rows: {peak / 1024:.1f} GiB, 16 GiB allowed: {measure.verdict(peak, MEMORY)}.",
         f"Drift there: {drift.seconds:.1f} s ({drift.verdict}), {DRIFT:.0f} s allowed:"
         f" {measure.verdict(drift.seconds, DRIFT)}.",
     ]
     for less, more in pairwise(sizes):
-        growth = _per_million(found, more) / _per_million(found, less)
-        said.append(
+        growth = _per_million(measured, more) / _per_million(measured, less)
+        notes.append(
             f"Cost per row from {less:,} to {more:,} rows: × {growth:.2f}, at most {GROWTH} counts as not growing:"
             f" {measure.verdict(growth, GROWTH)}."
         )
-    return said
+    return notes
 
 
 def main() -> None:
@@ -184,8 +184,8 @@ def main() -> None:
 
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    for one in figures(sorted(arguments.parse_args().rows)):
-        Console().print(one.table())
+    for section in figures(sorted(arguments.parse_args().rows)):
+        Console().print(section.table())
 
 
 if __name__ == "__main__":

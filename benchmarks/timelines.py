@@ -5,7 +5,7 @@ the outcome follows the features otherwise (abruptly, gradually, back and forth)
 the outcome comes in another share or level (label shift), or one column arrives in another unit for two months. The
 learner is the same for every policy. The policy of ours was chosen on seeds below 100 and is reported on others.
 
-Bars, for ours: a mean score within 1 % of the best policy that asks nothing, on each timeline, and better than it on
+Targets, for ours: a mean score within 1 % of the best policy that asks nothing, on each timeline, and better than it on
 most; at most half the trainings of the policies that train every month; at most one training after the first model
 where nothing changes, none where a unit breaks.
 """
@@ -133,8 +133,8 @@ def history(home: Home, model: Spec, frames: Iterator[pd.DataFrame]) -> None:
         digest = sha256_of(file)
         key = f"{model.model}/batches/{span.name}.parquet"
         batch = Batch(interval=span, sha256=digest, rows=len(frame), bytes=file.stat().st_size, key=key)
-        one = Accepted(batch=batch, md5="", commit="", mature_at=span.end + model.labels.mature_after)
-        body = {"interval": span.name, "accepted": one.model_dump(mode="json")}
+        accepted = Accepted(batch=batch, md5="", commit="", mature_at=span.end + model.labels.mature_after)
+        body = {"interval": span.name, "accepted": accepted.model_dump(mode="json")}
         ledger.append(model.model, "snapshot", f"{span.name}/{digest}", body, effective_at=span.end)
 
 
@@ -153,16 +153,16 @@ def walk(
         return replay(home, model, policies_of(model, policies))
 
 
-def one(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[ReplayOutcome, ...]:
-    """A made timeline under each policy."""
+def timeline(kind: str, task: str, seed: int, policies: tuple[str, ...] = ()) -> tuple[ReplayOutcome, ...]:
+    """A timeline of this kind under each policy."""
     warnings.simplefilter("ignore")  # a linear model on a column times a hundred has much to say
-    found = walk(spec(task), lambda: world(kind, task, seed), policies)
+    outcomes = walk(spec(task), lambda: world(kind, task, seed), policies)
     if kind != "broken unit":
-        return found
+        return outcomes
     # Rows that are wrong have no right answer: the two months count in no policy's score.
-    kept = [[step.score for step in outcome.steps[:CHANGE] + outcome.steps[CHANGE + 2 :]] for outcome in found]
+    kept = [[step.score for step in outcome.steps[:CHANGE] + outcome.steps[CHANGE + 2 :]] for outcome in outcomes]
     means = [float(np.mean([score for score in scores if score is not None])) for scores in kept]
-    return tuple(outcome.model_copy(update={"mean": mean}) for outcome, mean in zip(found, means, strict=True))
+    return tuple(outcome.model_copy(update={"mean": mean}) for outcome, mean in zip(outcomes, means, strict=True))
 
 
 # --- flights
@@ -224,70 +224,73 @@ def figures(
     jobs: list[tuple[tuple[str, str], Callable[..., tuple[ReplayOutcome, ...]], tuple[Any, ...]]] = [
         (("flights", f"each {every}"), flown, (every, share, policies)) for every in flight
     ]
-    jobs += [((kind, task), one, (kind, task, seed, policies)) for task in TASKS for kind in kinds for seed in seeds]
-    found: dict[tuple[str, str], list[tuple[ReplayOutcome, ...]]] = {}
+    jobs += [
+        ((kind, task), timeline, (kind, task, seed, policies)) for task in TASKS for kind in kinds for seed in seeds
+    ]
+    outcomes: dict[tuple[str, str], list[tuple[ReplayOutcome, ...]]] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        made = [(name, pool.submit(work, *given)) for name, work, given in jobs]
-        for name, future in track(made, console=Console(stderr=True), description="timelines", transient=True):
-            found.setdefault(name, []).append(future.result())
+        futures = [(name, pool.submit(work, *given)) for name, work, given in jobs]
+        for name, future in track(futures, console=Console(stderr=True), description="timelines", transient=True):
+            outcomes.setdefault(name, []).append(future.result())
     scores = Figures(
         "Mean score under each policy (log loss, RMSE; less is better), and trainings after the first model",
-        ("timeline", "task", *(outcome.policy for outcome in next(iter(found.values()))[0])),
-        tuple((*name, *(_cell(of, n) for n in range(len(of[0])))) for name, of in found.items()),
+        ("timeline", "task", *(outcome.policy for outcome in next(iter(outcomes.values()))[0])),
+        tuple((*name, *(_cell(seeds_of, n) for n in range(len(seeds_of[0])))) for name, seeds_of in outcomes.items()),
         (
             f"Seeds {', '.join(map(str, seeds))}; of the flights a share of {share:.0%} of the rows. Wrong: promotions"
             " after which the predecessor would have done better.",
             "Broken unit: the two months whose rows are wrong count in no score.",
         ),
     )
-    return [scores, _bars(found)]
+    return [scores, _against_best(outcomes)]
 
 
-def _cell(of: list[tuple[ReplayOutcome, ...]], n: int) -> str:
-    score, trainings, wrong = _means(of, n)
+def _cell(by_seed: list[tuple[ReplayOutcome, ...]], n: int) -> str:
+    score, trainings, wrong = _means(by_seed, n)
     return f"{score:.4f} · {trainings:.1f}" + (f" ({wrong:.1f} wrong)" if wrong else "")
 
 
-def _means(of: list[tuple[ReplayOutcome, ...]], n: int) -> tuple[float, float, float]:
-    mine = [outcomes[n] for outcomes in of]
+def _means(by_seed: list[tuple[ReplayOutcome, ...]], n: int) -> tuple[float, float, float]:
+    """Score, trainings and wrong promotions under the n-th policy, mean over seeds."""
+    outcomes = [policies[n] for policies in by_seed]
     return (
-        float(np.mean([one.mean for one in mine])),
-        float(np.mean([one.trainings for one in mine])),
-        float(np.mean([one.wrong for one in mine])),
+        float(np.mean([outcome.mean for outcome in outcomes])),
+        float(np.mean([outcome.trainings for outcome in outcomes])),
+        float(np.mean([outcome.wrong for outcome in outcomes])),
     )
 
 
-def _bars(found: Mapping[tuple[str, str], list[tuple[ReplayOutcome, ...]]]) -> Figures:
+def _against_best(by_timeline: Mapping[tuple[str, str], list[tuple[ReplayOutcome, ...]]]) -> Figures:
     """Ours against the best policy that asks nothing; scores here are losses."""
     lines, better, near, frugal = [], 0, 0, 0
-    for name, of in found.items():
-        names = [outcome.policy for outcome in of[0]]
-        ours = _means(of, names.index("the spec's"))
-        fixed = {one: _means(of, names.index(one)) for one in FIXED if one in names}
-        best = min(fixed, key=lambda one: fixed[one][0])
+    for name, by_seed in by_timeline.items():
+        names = [outcome.policy for outcome in by_seed[0]]
+        ours = _means(by_seed, names.index("the spec's"))
+        fixed = {policy: _means(by_seed, names.index(policy)) for policy in FIXED if policy in names}
+        best = min(fixed, key=lambda policy: fixed[policy][0])
         every = max(mean[1] for mean in fixed.values())
         apart = ours[0] / fixed[best][0] - 1
         bound = {"no change": 1.0, "broken unit": 0.0}.get(name[0], every / 2)
         met = (apart <= 0.01, ours[1] <= bound)
         better, near, frugal = better + (apart < 0), near + met[0], frugal + met[1]
-        said = " and ".join(what for what, ok in zip(("score", "trainings"), met, strict=True) if not ok)
+        missed = " and ".join(what for what, ok in zip(("score", "trainings"), met, strict=True) if not ok)
         lines.append(
             (
                 *name,
                 best,
                 f"{apart:+.1%}",
                 f"{ours[1]:.1f} of {bound:.1f} allowed",
-                f"MISSED: {said}" if said else "met",
+                f"MISSED: {missed}" if missed else "met",
             )
         )
-    total = f"of {len(found)}"
+    total = f"of {len(by_timeline)}"
     return Figures(
         "Ours against the best policy that asks nothing",
         ("timeline", "task", "best of those", "ours", "trainings", "bars"),
         tuple(lines),
         (
             f"Within 1 % on {near} {total}, better on {better}, few enough trainings on {frugal}."
-            + ("" if better * 2 > len(found) else " Better on most: MISSED."),
+            + ("" if better * 2 > len(by_timeline) else " Better on most: MISSED."),
         ),
     )
 
@@ -302,13 +305,13 @@ def main() -> None:
     given = arguments.parse_args()
     console = Console(highlight=False)
     quick = given.quick
-    for one_ in figures(
+    for section in figures(
         given.only[:1] if quick else given.only,
         given.seeds[:1] if quick else given.seeds,
         flight=() if quick or given.no_flights else ("month", "week"),
         policies=tuple(given.policies),
     ):
-        console.print(one_.table()) if console.is_terminal else print(one_.markdown())
+        console.print(section.table()) if console.is_terminal else print(section.markdown())
 
 
 if __name__ == "__main__":

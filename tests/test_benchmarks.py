@@ -63,9 +63,9 @@ def test_the_script_does_the_work_of_the_loop(mlflow: Home, tmp_path: Path) -> N
     runs = [Run(mlflow, spec, spec.at(month), f"run-{month}", Trigger(kind="manual")) for month in MONTHS]
     for run in runs[:-1]:
         list(pipeline.run_all(run))
-    told = cycle.champion(mlflow, "flights")
+    serving = cycle.champion(mlflow, "flights")
     file = mlflow.models / "flights.yaml"
-    script = cycle.bare(file, MONTHS[-1], mlflow.root, tmp_path / "bare" / "work", told, mlflow.mlflow)
+    script = cycle.bare(file, MONTHS[-1], mlflow.root, tmp_path / "bare" / "work", serving, mlflow.mlflow)
     # The script has loaded the champion by MLflow's own loader; the loop must still take it for what it is.
     list(pipeline.run_all(runs[-1]))
     verdict, scores = cycle.judged(mlflow, "flights", runs[-1].key)
@@ -79,7 +79,7 @@ def test_the_script_does_the_work_of_the_loop(mlflow: Home, tmp_path: Path) -> N
     assert {"ingest", "validate", "snapshot", "drift", "train", "evaluate", "gate", "register"} <= set(script.seconds)
     other = replace(script, scores={**script.scores, "refresh": script.scores["refresh"] + 1e-3})
     assert not cycle.Pair(MONTHS[-1], through, other).same
-    assert "THE SIDES DIFFER" in cycle.ratios([cycle.Pair(MONTHS[-1], through, other)]).said[0]
+    assert "THE SIDES DIFFER" in cycle.ratios([cycle.Pair(MONTHS[-1], through, other)]).notes[0]
 
 
 def test_a_missed_bar_is_said() -> None:
@@ -93,17 +93,17 @@ def test_a_missed_bar_is_said() -> None:
 
 
 def test_the_dag_folder_is_read_with_many_specs_and_nothing_heavy() -> None:
-    every, one = parse.read(3, repeats=1), parse.read(3, task=True, repeats=1)
-    assert (every.dags, one.dags) == (12, 1)
-    assert (every.heavy, one.heavy) == ((), ())
-    assert all(math.isfinite(value) and value > 0 for value in (every.first, every.again, one.first, one.again))
+    every, single = parse.read(3, repeats=1), parse.read(3, task=True, repeats=1)
+    assert (every.dags, single.dags) == (12, 1)
+    assert (every.heavy, single.heavy) == ((), ())
+    assert all(math.isfinite(value) and value > 0 for value in (every.first, every.again, single.first, single.again))
 
 
 def test_every_data_stage_is_measured(tmp_path: Path) -> None:
-    found = rows.stages(2_000, tmp_path)
-    assert [one.name for one in found] == list(rows.STAGES)
-    assert all(math.isfinite(one.seconds) and one.seconds > 0 and one.peak > 50 for one in found)
-    verdicts = {one.name: one.verdict for one in found}
+    measured = rows.stages(2_000, tmp_path)
+    assert [stage.name for stage in measured] == list(rows.STAGES)
+    assert all(math.isfinite(stage.seconds) and stage.seconds > 0 and stage.peak > 50 for stage in measured)
+    verdicts = {stage.name: stage.verdict for stage in measured}
     assert verdicts["validate"] == "accept"
     assert verdicts["drift"] in ("stable", "drift")
 
@@ -118,55 +118,57 @@ def test_the_gates_world_is_as_true_as_it_says(monkeypatch: pytest.MonkeyPatch) 
             refresh = metrics.metric_value(world.task, metric, world.y, world.challenger(-0.05))
             wanted = champion * (0.95 if metric == "roc_auc" else 1.05)
             assert refresh == pytest.approx(wanted, rel=0.02), (metric, rare)
-    said = gates.cycles(("log_loss", "days", 30, 0, 6, (0.10, -0.10)))
-    assert sum(one["gate: new"] for one in said) >= 5
-    assert sum(one["gate: both"] for one in said) >= 4
-    assert not any(one["gate: refresh"] or one["point: refresh"] or one["mlflow: refresh"] for one in said)
-    assert all(one["mlflow: new"] for one in said)
+    outcomes = gates.cycles(("log_loss", "days", 30, 0, 6, (0.10, -0.10)))
+    assert sum(outcome["gate: new"] for outcome in outcomes) >= 5
+    assert sum(outcome["gate: both"] for outcome in outcomes) >= 4
+    assert not any(
+        outcome["gate: refresh"] or outcome["point: refresh"] or outcome["mlflow: refresh"] for outcome in outcomes
+    )
+    assert all(outcome["mlflow: new"] for outcome in outcomes)
     monkeypatch.setattr(gates, "STEPS", 2)
     assert gates.creep((0, True))[1] <= 2
-    told = gates._history([[(0.09, 9), (0.1, 10)], [(0.01, 1), (0.02, 2)]], [(False, True)] * 100)
-    assert told.rows[3][1] == "100.0% wrong"
-    assert told.said[0].startswith("With the reference champion 50% of 2 histories end beyond")
-    assert "met" in told.said[1]
+    figures = gates._history([[(0.09, 9), (0.1, 10)], [(0.01, 1), (0.02, 2)]], [(False, True)] * 100)
+    assert figures.rows[3][1] == "100.0% wrong"
+    assert figures.notes[0].startswith("With the reference champion 50% of 2 histories end beyond")
+    assert "met" in figures.notes[1]
 
 
 def test_figures_land_between_their_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- rows: begin -->\nold\n<!-- rows: end -->\nafter\n")
-    table: Any = measure.Figures("Some", ("what", "s"), (("one", "1.0"),), ("said.",))
+    table: Any = measure.Figures("Some", ("what", "s"), (("one", "1.0"),), ("note.",))
     measure.write("rows", table.markdown(), page)
     written = page.read_text()
     assert written.startswith("before\n<!-- rows: begin -->\n**Some**")
-    assert written.endswith("- said.\n<!-- rows: end -->\nafter\n")
+    assert written.endswith("- note.\n<!-- rows: end -->\nafter\n")
     assert "old" not in written
     with pytest.raises(ValueError, match="no markers"):
         measure.write("cycle", "x", page)
 
 
-def test_policies_are_held_against_their_bars() -> None:
-    def found(**ours: Any) -> list[tuple[ReplayOutcome, ...]]:
-        told = {
+def test_policies_are_held_against_the_best_that_asks_nothing() -> None:
+    def outcomes(**ours: Any) -> list[tuple[ReplayOutcome, ...]]:
+        scores = {
             "never": (0.60, 0),
             "every interval, all rows": (0.50, 14),
             "every interval, sliding window": (0.52, 14),
         }
-        assert set(told) == set(FIXED)
-        made = {**told, "the spec's": (ours["mean"], ours["trainings"])}
+        assert set(scores) == set(FIXED)
+        by_policy = {**scores, "the spec's": (ours["mean"], ours["trainings"])}
         shared = {"metric": "log_loss", "steps": (), "promotions": 0, "wrong": 0, "seconds": 1.0}
         return [
             tuple(
                 ReplayOutcome(policy=name, mean=mean, trainings=trainings, **shared)  # type: ignore[arg-type]
-                for name, (mean, trainings) in made.items()
+                for name, (mean, trainings) in by_policy.items()
             )
         ]
 
-    table = timelines._bars(
+    table = timelines._against_best(
         {
-            ("abrupt", "binary"): found(mean=0.45, trainings=7),
-            ("gradual", "binary"): found(mean=0.504, trainings=8),
-            ("no change", "binary"): found(mean=0.51, trainings=2),
-            ("broken unit", "binary"): found(mean=0.5, trainings=1),
+            ("abrupt", "binary"): outcomes(mean=0.45, trainings=7),
+            ("gradual", "binary"): outcomes(mean=0.504, trainings=8),
+            ("no change", "binary"): outcomes(mean=0.51, trainings=2),
+            ("broken unit", "binary"): outcomes(mean=0.5, trainings=1),
         }
     )
     assert [row[2:4] for row in table.rows[:2]] == [
@@ -179,11 +181,11 @@ def test_policies_are_held_against_their_bars() -> None:
         "MISSED: score and trainings",
         "MISSED: trainings",
     ]
-    assert "Within 1 % on 3 of 4, better on 1, few enough trainings on 1." in table.said[0]
-    assert table.said[0].endswith("Better on most: MISSED.")
+    assert "Within 1 % on 3 of 4, better on 1, few enough trainings on 1." in table.notes[0]
+    assert table.notes[0].endswith("Better on most: MISSED.")
 
 
-def test_rollbacks_are_of_models_that_are_as_much_worse_as_is_said() -> None:
+def test_rollbacks_are_of_models_that_are_as_much_worse_as_they_should_be() -> None:
     draw = np.random.default_rng(0)
     for share in (0.0, 0.1):
         newer, older = rollback.losses(draw, 100, 3_000, (rollback.error_of(share), rollback.ERROR))
