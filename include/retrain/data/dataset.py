@@ -43,7 +43,7 @@ def _schema(columns: Mapping[str, Column]) -> pa.Schema:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """A published table for models: numbers and booleans as float64, categories as category.
+    """Turn a published table into a frame for models: numbers and booleans as float64, categories as category.
 
     Integers beyond 2**53 are rounded as any model rounds them; keys that must be exact are read apart.
 
@@ -69,11 +69,14 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 def read(
     run: Run, accepted: Sequence[Accepted], columns: Iterable[str] | None = None, *, ordered: bool = True
 ) -> pd.DataFrame:
-    """The rows of these batches, ordered by time and key; labels that came apart are joined by key.
+    """Read the rows of batches, ordered by time and key; labels that came apart are joined by key.
 
     A label that has not come is null, and so is every label of a batch whose labels have not been taken yet.
 
     Args:
+        run: the spec, and the store that holds the files.
+        accepted: the batches.
+        columns: their names; all by default.
         ordered: else they come as they lie in the files, without the key: sorting texts costs more than reading.
 
     Raises:
@@ -85,22 +88,22 @@ def read(
     wanted = list(dict.fromkeys([*(columns if columns is not None else spec.columns), *order]))
     schema, target = _schema(spec.columns), spec.target.column
     tables = []
-    for one in accepted:
-        apart = target in wanted and (spec.labels.source != "same" or one.labels is not None)
-        asked = {*wanted} - {target} | {*spec.source.key} if apart else {*wanted}
-        with run.store.verified(one.batch.key, one.batch.sha256) as path:
-            here = [name for name in pq.read_schema(path).names if name in asked]
+    for batch in accepted:
+        apart = target in wanted and (spec.labels.source != "same" or batch.labels is not None)
+        needed = {*wanted} - {target} | {*spec.source.key} if apart else {*wanted}
+        with run.store.verified(batch.batch.key, batch.batch.sha256) as path:
+            here = [name for name in pq.read_schema(path).names if name in needed]
             # Named, or pyarrow spells every category out before it encodes it again: four times the work.
             encoded = [name for name in here if pa.types.is_dictionary(schema.field(name).type)]
             table = pq.read_table(path, columns=here, read_dictionary=encoded)
-        found = {name: table[name] for name in here}
-        if apart and one.labels is not None:
-            found[target] = _labels(run, one.labels, table)
+        present = {name: table[name] for name in here}
+        if apart and batch.labels is not None:
+            present[target] = _labels(run, batch.labels, table)
         # A column that the spec gained later is missing in older batches: it is empty there.
         tables.append(
             pa.table(
                 {
-                    name: found[name] if name in found else pa.nulls(table.num_rows, schema.field(name).type)
+                    name: present[name] if name in present else pa.nulls(table.num_rows, schema.field(name).type)
                     for name in wanted
                 }
             )
@@ -121,7 +124,7 @@ def _labels(run: Run, labels: LabelBatch, table: pa.Table) -> pa.ChunkedArray:
 
 
 def identify(table: pa.Table, key: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A number for each row, the same for the same key; -1 where a part of the key is missing.
+    """Number the rows, (n,), the same for the same key; -1 where a part of the key is missing.
 
     >>> identify(pa.table({"a": ["x", "y", "x", None], "b": [1, 1, 1, 1]}), ["a", "b"]).tolist()
     [0, 1, 0, -1]
@@ -139,16 +142,18 @@ def identify(table: pa.Table, key: Sequence[str]) -> np.ndarray[Any, np.dtype[np
 
 
 def match(table: pa.Table, labels: pa.Table, key: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """For each row of `table` the place of its key in `labels`, or -1; a missing key matches nothing.
+    """Find for each row of `table`, (n,), the place of its key in `labels`, or -1; a missing key matches nothing.
 
     Args:
-        labels: no key twice.
+        table: with the columns of the key.
+        labels: with the columns of the key; no key twice.
+        key: names of columns.
 
     >>> match(pa.table({"id": ["a", "b", None]}), pa.table({"id": [None, "b"]}), ["id"]).tolist()
     [-1, 1, -1]
     """
-    kinds = [(name, _plain(table.schema.field(name).type)) for name in key]
-    both = pa.concat_tables([one.select(list(key)).cast(pa.schema(kinds)) for one in (labels, table)])
+    kinds = [(name, _value_type(table.schema.field(name).type)) for name in key]
+    both = pa.concat_tables([part.select(list(key)).cast(pa.schema(kinds)) for part in (labels, table)])
     numbers = identify(both, key)
     places = np.full(len(both) + 1, -1, dtype=np.int64)
     there = np.flatnonzero(numbers[: len(labels)] >= 0)
@@ -156,12 +161,12 @@ def match(table: pa.Table, labels: pa.Table, key: Sequence[str]) -> np.ndarray[A
     return places[numbers[len(labels) :]]
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def outcome(spec: Spec, frame: pd.DataFrame) -> pd.Series[float]:
-    """The label of each row: the class's place in `spec.classes`, or the number; NaN where there is none."""
+    """The label of each row, (n,): the class's place in `spec.classes`, or the number; NaN where there is none."""
     values = frame[spec.target.column]
     if spec.task == "regression":
         return values.astype(float)
@@ -182,9 +187,9 @@ def mature(context: Context, spec: Spec) -> tuple[Accepted, ...]:
     """The batches whose labels are there, oldest first; where labels come apart, not before they have been taken."""
     apart = spec.labels.source != "same"
     return tuple(
-        one
-        for one in context.accepted
-        if one.mature_at <= context.effective_at and (one.labels is not None or not apart)
+        batch
+        for batch in context.accepted
+        if batch.mature_at <= context.effective_at and (batch.labels is not None or not apart)
     )
 
 
@@ -193,24 +198,28 @@ def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Acc
 
     With too few batches the training part is empty; the stages say so.
     """
-    there = mature(context, spec)
-    cut = max(len(there) - spec.evaluation.holdout, 0)
-    return there[:cut], there[cut:]
+    batches = mature(context, spec)
+    cut = max(len(batches) - spec.evaluation.holdout, 0)
+    return batches[:cut], batches[cut:]
 
 
 def training_digest(accepted: Iterable[Accepted]) -> str:
     """The digest of a set of training batches, by content; labels that came apart are part of it."""
     return json_digest(
-        [[one.batch.sha256, one.labels.sha256] if one.labels is not None else one.batch.sha256 for one in accepted]
+        [
+            [batch.batch.sha256, batch.labels.sha256] if batch.labels is not None else batch.batch.sha256
+            for batch in accepted
+        ]
     )
 
 
 def intervals(accepted: Iterable[Accepted]) -> tuple[Interval, ...]:
-    return tuple(one.batch.interval for one in accepted)
+    """The intervals of these batches."""
+    return tuple(batch.batch.interval for batch in accepted)
 
 
 def sample(frame: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
-    """At most `rows` rows, the same ones for the same seed, in their order."""
+    """Draw at most `rows` rows, the same ones for the same seed, in their order."""
     if len(frame) <= rows:
         return frame
     chosen = np.random.default_rng(seed).choice(len(frame), size=rows, replace=False)

@@ -1,7 +1,7 @@
-"""What the columns' contract says of a single row: what scoring asks before a model does.
+"""The contract of a single row, which scoring checks before a model answers it.
 
 `validate` holds a whole batch against its contract with Great Expectations; these are the same rules, row by row, as
-far as they can be asked of one row.
+far as they speak of one row.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from retrain.spec import Column, Spec
 
 
 def breaches(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
-    """Rule → which rows break it (n,), of the rules that some row breaks.
+    """Find which rows break which rule: rule → (n,) booleans, of the rules that some row breaks.
 
-    Key and time are there and the key is no other row's. Of the other columns those rules are asked whose breach
-    stops a batch, and that speak of one row. A category that a model has not seen breaks none of them.
+    Key and time are there and the key is no other row's. Of the other columns those rules count whose breach
+    stops a batch, and that speak of one row. A category that a model does not know breaks none of them.
 
     Args:
+        spec: key, time, and the rules of the columns.
         lead: (n) key and time, as delivered.
-        frame: (n) columns that a model reads, as `rows.read` gives them.
+        frame: (n) columns that a model reads, as `dataset.read` gives them.
     """
     return {rule: mask for rule, mask in _rules(spec, lead, frame) if mask.any()}
 
@@ -42,7 +43,7 @@ def _rules(spec: Spec, lead: pa.Table, frame: pd.DataFrame) -> Iterator[tuple[st
 
 
 def _of_column(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """What can be asked of one row; the same rules as `validate` asks of the batch."""
+    """The rules of a column that speak of one row; the same as `validate` has for the batch."""
     if column.type == "number":
         # Whatever the severity: no model takes it.
         yield "not finite", np.isinf(values.to_numpy())
@@ -68,7 +69,7 @@ def _of_column(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, ND
 
 
 def each_text(values: pd.Series[Any], good: Callable[[str], bool]) -> NDArray[Any]:
-    """Whether each text is good (n,), asked once per distinct text; a missing one is.
+    """Whether each text is good (n,), judged once per distinct text; a missing one is.
 
     >>> each_text(pd.Series(["a", None, "b"]), {"a"}.__contains__).tolist()
     [True, True, False]

@@ -64,9 +64,11 @@ class Typed(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.outcomes = outcomes
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
+        """Learn nothing; there is nothing to learn."""
         return self
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The declared columns of a frame, in the spec's order and cast."""
         if not isinstance(frame, pd.DataFrame):
             raise SchemaChanged(
                 "the model was given an array without column names",
@@ -84,6 +86,7 @@ class Typed(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return pd.DataFrame({name: _cast(frame[name], kind) for name, kind in self.columns.items()}, index=frame.index)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """The names of the columns that come out, as scikit-learn asks for them."""
         return np.asarray(list(self.columns), dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -113,10 +116,10 @@ def _cast(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
 
 
 class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A model's own features, from source text that travels inside the fitted pipeline.
+    r"""A model's own features, from source text that travels inside the fitted pipeline.
 
     The function is given a copy of the inputs, without the target, and returns the frame with the added columns;
-    only those are taken. It must work row by row: on fitting, some rows are asked again, alone and in another
+    only those are taken. It must work row by row: on fitting, some rows are given to it again, alone and in another
     order, and a function that answers otherwise (a mean of the batch, a shift, today's date) is refused.
 
     Args:
@@ -128,7 +131,7 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Raises:
         FeatureCodeRefused: the code was changed, does not run, or gives other rows or columns than it names.
 
-    >>> code = "def build(frame):\\n    return frame.assign(double=frame['visits'] * 2)"
+    >>> code = "def build(frame):\n    return frame.assign(double=frame['visits'] * 2)"
     >>> step = FeatureFunction(code, "build", {"double": "number"}, code_digest(code))
     >>> step.fit_transform(pd.DataFrame({"visits": [1.0, 2.0]}))["double"].tolist()
     [2.0, 4.0]
@@ -141,6 +144,7 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.digest = digest
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
+        """Remember the names of the inputs, and refuse a function that does not work row by row."""
         self.inputs_ = [str(name) for name in frame.columns]
         checked = frame.iloc[:: -max(len(frame) // CHECKED_ROWS, 1)]
         together = self.transform(checked)
@@ -150,23 +154,24 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with the columns that the function adds."""
         try:
-            made = _function(self.code, self.function, self.digest)(frame.copy())
+            returned = _function(self.code, self.function, self.digest)(frame.copy())
         except RetrainError:
             raise
         except Exception as error:
             raise self._refuse(f"failed: {type(error).__name__}: {str(error)[:300]}", "mend the function") from error
-        if not isinstance(made, pd.DataFrame):
-            raise self._refuse(f"returned {type(made).__name__}", "return the data frame with the added columns")
-        if len(made) != len(frame) or not made.index.equals(frame.index):
+        if not isinstance(returned, pd.DataFrame):
+            raise self._refuse(f"returned {type(returned).__name__}", "return the data frame with the added columns")
+        if len(returned) != len(frame) or not returned.index.equals(frame.index):
             raise self._refuse(
-                f"was given {len(frame)} rows and returned {len(made)}, or reordered them",
+                f"was given {len(frame)} rows and returned {len(returned)}, or reordered them",
                 "keep every row and the index",
             )
-        if absent := [name for name in self.adds if name not in made]:
+        if absent := [name for name in self.adds if name not in returned]:
             raise self._refuse(f"did not add {', '.join(absent[:5])}", "add every column that `adds` names")
         try:
-            return frame.assign(**{name: _cast(made[name], kind) for name, kind in self.adds.items()})
+            return frame.assign(**{name: _cast(returned[name], kind) for name, kind in self.adds.items()})
         except DtypeChanged as error:
             raise self._refuse(f"broke its promise: {error.found}", "add finite values of the kind named") from None
 
@@ -174,11 +179,13 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return FeatureCodeRefused(f"{self.function}() {what}", do=f"{do} (training.features)")
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """The names of the columns that come out, as scikit-learn asks for them."""
         check_is_fitted(self, "inputs_")
         return np.asarray([*self.inputs_, *self.adds], dtype=object)
 
 
 def code_digest(code: str) -> str:
+    """The SHA-256 of a feature function's source text."""
     return hashlib.sha256(code.encode()).hexdigest()
 
 
@@ -191,15 +198,18 @@ def _function(code: str, function: str, digest: str) -> Callable[[pd.DataFrame],
         )
     namespace: dict[str, Any] = {"__name__": f"feature_code_{digest[:12]}"}
     exec(compile(code, f"<feature code {digest[:12]}>", "exec"), namespace)
-    if not callable(found := namespace.get(function)):
+    if not callable(build := namespace.get(function)):
         raise FeatureCodeRefused(
             f"the feature code has no function {function!r}", do="name the one it has in training.features.function"
         )
-    return cast("Callable[[pd.DataFrame], object]", found)
+    return cast("Callable[[pd.DataFrame], object]", build)
 
 
 class DateParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Numbers from datetimes, by name, in UTC; the datetime itself is dropped.
+
+    Args:
+        parts: datetime column → names of `PARTS`.
 
     >>> when = pd.DataFrame({"at": pd.to_datetime(["2013-01-01T09:30Z"])})
     >>> DateParts({"at": ("weekday", "minuteofday")}).fit_transform(when).to_dict("records")
@@ -210,18 +220,21 @@ class DateParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.parts = parts
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
+        """Remember the names of the inputs."""
         self.inputs_ = [str(name) for name in frame.columns]
         return self
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
-        made = {
+        """The frame with the parts of its datetimes instead of these."""
+        numbers = {
             f"{column}_{part}": PARTS[part](frame[column].dt).astype("float64")
             for column, parts in self.parts.items()
             for part in parts
         }
-        return frame.drop(columns=list(self.parts)).assign(**made)
+        return frame.drop(columns=list(self.parts)).assign(**numbers)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """The names of the columns that come out, as scikit-learn asks for them."""
         check_is_fitted(self, "inputs_")
         kept = [name for name in self.inputs_ if name not in self.parts]
         return np.asarray([*kept, *(f"{c}_{part}" for c, parts in self.parts.items() for part in parts)], dtype=object)
@@ -246,6 +259,7 @@ class Codes(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.rare = rare
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
+        """Learn which categories each column has, by falling frequency."""
         enough = min(self.rare, max(2, len(frame) // 1000))
         self.inputs_ = [str(name) for name in frame.columns]
         self.known_: dict[str, Array] = {}
@@ -258,6 +272,7 @@ class Codes(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, frame: pd.DataFrame) -> Array:
+        """The code of each category, (n, columns)."""
         check_is_fitted(self, "known_")
         columns = [self._codes(frame[name].astype("category"), self.known_[name]) for name in self.inputs_]
         return np.column_stack(columns) if columns else np.empty((len(frame), 0))
@@ -269,5 +284,6 @@ class Codes(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return cast(Array, table[values.cat.codes.to_numpy()])
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """The names of the columns that come out, as scikit-learn asks for them."""
         check_is_fitted(self, "inputs_")
         return np.asarray(self.inputs_, dtype=object)

@@ -1,4 +1,4 @@
-"""What a prediction is worth, in one number or in all those of its task.
+"""The metrics of predictions: one of them, or all those of a task.
 
 scikit-learn's metrics; what it leaves undefined or warns about is None in a table and an error where one
 number was asked for, never NaN.
@@ -25,9 +25,11 @@ Table = dict[str, Callable[[], Any]]
 
 
 def metric_value(task: str, metric: str, y: Array, prediction: Array, weight: Array | None = None) -> float:
-    """One metric of predictions.
+    """Compute one metric of predictions.
 
     Args:
+        task: binary, multiclass or regression.
+        metric: the name of one of the task's.
         y: (n,) class codes, or numbers for regression.
         prediction: (n,) probability of the last class, (n, k) probabilities, or (n,) numbers.
         weight: (n,) row weights.
@@ -50,28 +52,39 @@ def metric_value(task: str, metric: str, y: Array, prediction: Array, weight: Ar
 def metric_values(
     task: str, y: Array, prediction: Array, weight: Array | None = None, *, only: str | None = None
 ) -> dict[str, float | None]:
-    """Every metric of the task, or `only` one; None where it is undefined.
+    """Compute every metric of the task, or `only` one; None where it is undefined.
 
     A class is predicted at probability 0.5 or more (binary), or as the most probable one.
+
+    Args:
+        task: binary, multiclass or regression.
+        y: (n,) class codes, or numbers for regression.
+        prediction: (n,) probability of the last class, (n, k) probabilities, or (n,) numbers.
+        weight: (n,) row weights.
+        only: the name of the one that is wanted.
 
     Raises:
         NonFiniteMetric: no rows, or an input that is not finite or not a probability.
     """
     y, prediction = checked(task, y, prediction)
     table = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[task](y, prediction, weight)
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # scikit-learn warns about what is undefined; here that is None.
         warnings.simplefilter("ignore")
         for name, compute in table.items():
             if only is None or name == only:
                 value = float(compute())
-                found[name] = value if np.isfinite(value) else None
-    return found
+                values[name] = value if np.isfinite(value) else None
+    return values
 
 
 def checked(task: str, y: Array, prediction: Array) -> tuple[Array, Array]:
-    """Both as finite float64 of matching shapes; probabilities within [0, 1], rows of them summing to one."""
+    """Outcomes and predictions as finite float64 of matching shapes; rows of probabilities sum to one.
+
+    Raises:
+        NonFiniteMetric: no rows, shapes that do not match, or a value that is not finite or not a probability.
+    """
     y, prediction = np.asarray(y, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     wrong = None
     if len(y) == 0 or len(y) != len(prediction) or prediction.ndim != (2 if task == "multiclass" else 1):
@@ -92,11 +105,11 @@ def checked(task: str, y: Array, prediction: Array) -> tuple[Array, Array]:
 
 
 def _binary(y: Array, p: Array, w: Array | None) -> Table:
-    said, both = (p >= 0.5).astype(float), len(np.unique(y)) == 2
+    predicted, both = (p >= 0.5).astype(float), len(np.unique(y)) == 2
     some = bool(np.any(y == 1))
 
     def recall(of: int) -> float:
-        return float(sk.recall_score(y, said, pos_label=of, sample_weight=w, zero_division=np.nan))
+        return float(sk.recall_score(y, predicted, pos_label=of, sample_weight=w, zero_division=np.nan))
 
     return {
         "log_loss": lambda: sk.log_loss(y, p, sample_weight=w, labels=[0, 1]),
@@ -104,11 +117,11 @@ def _binary(y: Array, p: Array, w: Array | None) -> Table:
         "roc_auc": lambda: sk.roc_auc_score(y, p, sample_weight=w) if both else np.nan,
         "average_precision": lambda: sk.average_precision_score(y, p, sample_weight=w) if some else np.nan,
         "balanced_accuracy": lambda: (recall(0) + recall(1)) / 2,
-        "precision": lambda: sk.precision_score(y, said, sample_weight=w, zero_division=np.nan),
+        "precision": lambda: sk.precision_score(y, predicted, sample_weight=w, zero_division=np.nan),
         "recall": lambda: recall(1),
         "specificity": lambda: recall(0),
-        "f1": lambda: sk.f1_score(y, said, sample_weight=w, zero_division=np.nan),
-        "accuracy": lambda: sk.accuracy_score(y, said, sample_weight=w),
+        "f1": lambda: sk.f1_score(y, predicted, sample_weight=w, zero_division=np.nan),
+        "accuracy": lambda: sk.accuracy_score(y, predicted, sample_weight=w),
         "ece": lambda: _calibration_error(calibration(y, p, w)),
         "positive_rate": lambda: np.average(y, weights=w),
         "mean_prediction": lambda: np.average(p, weights=w),
@@ -116,18 +129,18 @@ def _binary(y: Array, p: Array, w: Array | None) -> Table:
 
 
 def _multiclass(y: Array, p: Array, w: Array | None) -> Table:
-    said, classes = p.argmax(axis=1).astype(float), list(range(p.shape[1]))
+    predicted, classes = p.argmax(axis=1).astype(float), list(range(p.shape[1]))
     every = len(np.unique(y)) == len(classes)
 
     def ranked() -> float:
         # One column at a time: scikit-learn would need the rows to sum to one more closely than floats do.
-        return float(np.mean([sk.roc_auc_score(y == one, p[:, one], sample_weight=w) for one in classes]))
+        return float(np.mean([sk.roc_auc_score(y == code, p[:, code], sample_weight=w) for code in classes]))
 
     return {
         "log_loss": lambda: sk.log_loss(y, p, sample_weight=w, labels=classes),
-        "balanced_accuracy": lambda: sk.balanced_accuracy_score(y, said, sample_weight=w),
-        "f1_macro": lambda: sk.f1_score(y, said, average="macro", sample_weight=w, zero_division=0),
-        "accuracy": lambda: sk.accuracy_score(y, said, sample_weight=w),
+        "balanced_accuracy": lambda: sk.balanced_accuracy_score(y, predicted, sample_weight=w),
+        "f1_macro": lambda: sk.f1_score(y, predicted, average="macro", sample_weight=w, zero_division=0),
+        "accuracy": lambda: sk.accuracy_score(y, predicted, sample_weight=w),
         "roc_auc_ovr": lambda: ranked() if every else np.nan,
     }
 
@@ -147,7 +160,7 @@ def _regression(y: Array, p: Array, w: Array | None) -> Table:
 
 
 def calibration(y: Array, p: Array, weight: Array | None = None, bins: int = 10) -> pd.DataFrame:
-    """Predicted and observed frequency in bins of equal mass: columns predicted, observed, share, rows.
+    """Compare predicted and observed frequency in bins of equal mass: columns predicted, observed, share, rows.
 
     Equal predictions stay in one bin, so a constant model has one bin. The expected calibration error is the
     mean of |observed - predicted| weighted by share (Naeini, Cooper and Hauskrecht 2015).
@@ -183,9 +196,10 @@ def _calibration_error(bins: pd.DataFrame) -> float:
 
 
 def bands(column: pd.Series[Any], kind: str) -> pd.Series[str]:
-    """A name for each row's value in `column`: numbers in quarters, words apart, rare ones put together.
+    """Name the band of each row's value: numbers in quarters, words apart, rare ones put together.
 
     Args:
+        column: (n,) values.
         kind: the column's declared type.
 
     >>> bands(pd.Series([0.0, None, 1.0]), "boolean").tolist()
@@ -195,8 +209,8 @@ def bands(column: pd.Series[Any], kind: str) -> pd.Series[str]:
         named = column.map({0.0: "false", 1.0: "true"})
     elif kind in ("integer", "number", "datetime") and column.nunique() > BANDS:
         quarter = pd.qcut(column, 4, duplicates="drop")
-        shown = "{:%Y-%m-%d %H:%M}" if kind == "datetime" else "{:.6g}"
-        names = [f"Q{n + 1}: {shown} to {shown}".format(i.left, i.right) for n, i in enumerate(quarter.cat.categories)]
+        bound = "{:%Y-%m-%d %H:%M}" if kind == "datetime" else "{:.6g}"
+        names = [f"Q{n + 1}: {bound} to {bound}".format(i.left, i.right) for n, i in enumerate(quarter.cat.categories)]
         named = quarter.cat.rename_categories(names)
     elif kind in ("integer", "number"):
         named = column.map("{:g}".format, na_action="ignore")

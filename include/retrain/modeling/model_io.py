@@ -60,21 +60,21 @@ LEFT_BEHIND = {"__pycache__", "registered_model_meta"}
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """The files of a model by their path in its folder.
+    """Read the files of a model, by their path in its folder.
 
     Raises:
         ArtifactMissing: no folder, or nothing in it.
         InvalidName: a symlink, which could lead out of the folder.
     """
-    found = {}
+    files = {}
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise InvalidName(f"{path.name} in {folder.name} is a symlink", do="store the file itself")
         if path.is_file() and not LEFT_BEHIND & set(path.relative_to(folder).parts):
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    if not found:
+            files[path.relative_to(folder).as_posix()] = path.read_bytes()
+    if not files:
         raise ArtifactMissing(f"no model files in {folder.name}", do="restore the folder, or register the model again")
-    return found
+    return files
 
 
 def files_digest(files: Mapping[str, bytes]) -> str:
@@ -85,17 +85,26 @@ def files_digest(files: Mapping[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def check_digest(what: str, found: str, expected: str) -> None:
-    """Raises: DigestMismatch: `found` is another digest than `expected`."""
-    if found != expected:
+def check_digest(what: str, digest: str, expected: str) -> None:
+    """Refuse a digest that is not the expected one.
+
+    Args:
+        what: has this digest, for people.
+        digest: as computed.
+        expected: as registered.
+
+    Raises:
+        DigestMismatch: the two differ.
+    """
+    if digest != expected:
         raise DigestMismatch(
-            f"{what} has digest {found[:12] or 'none'}, {expected[:12]} was registered",
+            f"{what} has digest {digest[:12] or 'none'}, {expected[:12]} was registered",
             do="find out who changed it; do not load it",
         )
 
 
 def trusted_types(data: bytes) -> list[str]:
-    """The types beyond skops' own list that `data` needs, all of them on ours; nothing is built.
+    """List the types beyond skops' own list that `data` needs, all of them on ours; nothing is built.
 
     Raises:
         ModelFormatRefused: not an archive as skops writes it.
@@ -104,7 +113,8 @@ def trusted_types(data: bytes) -> list[str]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             # Nothing may unpack to more than the bytes whose size is known.
-            if packed := [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]:
+            members = archive.infolist()
+            if packed := [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]:
                 raise ValueError(f"{packed[0]} is compressed")
         data = current(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -124,7 +134,7 @@ def trusted_types(data: bytes) -> list[str]:
 
 
 def load(files: Mapping[str, bytes]) -> Any:
-    """The fitted pipeline in a model's files, whose digest was compared before.
+    """Build the fitted pipeline in a model's files, whose digest was compared before.
 
     Raises:
         ModelFormatRefused, EstimatorRefused: nothing was built.

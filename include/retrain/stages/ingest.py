@@ -36,14 +36,14 @@ def ingest(run: Run) -> IngestReport:
     with tempfile.TemporaryDirectory(prefix="retrain-ingest-") as name:
         folder = Path(name)
         source, root = run.spec.source, run.home.root
-        found = find(source, run.interval, root, folder)
-        if found and (record := run.ledger.find(run.model, "ingest", _key(run, found.digest, typing))):
+        files = find(source, run.interval, root, folder)
+        if files and (record := run.ledger.find(run.model, "ingest", _key(run, files.digest, typing))):
             batch = Batch.model_validate(record.body["batch"])
             if run.store.exists(batch.key):
-                _refuse_conflict(run, batch.sha256, found.digest)
+                _refuse_conflict(run, batch.sha256, files.digest)
                 log.info("found done: these bytes became %s rows before", f"{batch.rows:,}")
-                return _report(run, batch, found.address, found.digest)
-        delivered = deliver(source, run.interval, root, schema, folder, found)
+                return _report(run, batch, files.address, files.digest)
+        delivered = deliver(source, run.interval, root, schema, folder, files)
         batch = _batch(run, delivered)
         _refuse_conflict(run, batch.sha256, delivered.digest)
         run.store.put(batch.key, delivered.file)

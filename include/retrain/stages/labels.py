@@ -1,4 +1,4 @@
-"""Labels that come late and apart from the rows: taken once matured and covered, joined by key.
+"""Take labels that come late and apart from the rows, once matured and covered, and join them by key.
 
 Each run looks at every accepted interval that has matured by its as-of time and has no labels yet, so that late
 ones are found by a later run. A missing label stays missing; it is never a negative. What is not sure is no label:
@@ -54,87 +54,88 @@ def labels(run: Run) -> LabelsReport:
     """
     source = run.spec.labels.source
     if source == "same":
-        said = f"{run.spec.target.column} comes with the rows"
-        return _report(run, Decision(verdict="same", reasons=(said,)))
-    taken, found, refused = _taken(run), list[IntervalLabels](), list[RetrainError]()
+        reason = f"{run.spec.target.column} comes with the rows"
+        return _report(run, Decision(verdict="same", reasons=(reason,)))
+    taken, intervals, refused = _taken(run), list[IntervalLabels](), list[RetrainError]()
     matured = joined = 0
-    for one in _accepted(run):
-        records = taken.get(one.batch.interval.name, [])
-        again = bool(records) and run.trigger.revise and one.batch.interval == run.interval
-        mature = one.mature_at <= run.as_of
+    for accepted in _accepted(run):
+        batch = accepted.batch
+        records = taken.get(batch.interval.name, [])
+        again = bool(records) and run.trigger.revise and batch.interval == run.interval
+        mature = accepted.mature_at <= run.as_of
         matured += mature
-        record = records[-1] if records and records[-1].body["batch"] == one.batch.sha256 else None
+        record = records[-1] if records and records[-1].body["batch"] == batch.sha256 else None
         if (record is None and mature) or again:
             try:
-                seen = _look(run, source, one, records)
+                result = _take(run, source, accepted, records)
             except RetrainError as error:
                 refused.append(error)
                 continue
         elif record is not None and record.run == run.key:
-            seen = _of(record, one.batch.interval)  # a retry says what its first attempt said
+            result = _of_record(record, batch.interval)  # a retry reports what its first attempt did
         elif record is not None and mature and record.effective_at > run.as_of:
-            seen = IntervalLabels(interval=one.batch.interval, rows=one.batch.rows, reason="they came later")
+            result = IntervalLabels(interval=batch.interval, rows=batch.rows, reason="they came later")
         else:
             joined += record is not None and mature
             continue
-        found.append(seen)
-        joined += seen.labels is not None and mature
+        intervals.append(result)
+        joined += result.labels is not None and mature
     if refused:
         raise refused[0]
-    return _report(run, _decision(run, matured, joined, found), matured, joined, tuple(found))
+    return _report(run, _decision(run, matured, joined, intervals), matured, joined, tuple(intervals))
 
 
 def _accepted(run: Run) -> list[Accepted]:
     newest: dict[str, Accepted] = {}
     for record in run.ledger.records(run.model, "snapshot"):
-        one = Accepted.model_validate(record.body["accepted"])
-        if max(one.batch.interval.end, record.effective_at) <= run.as_of:
-            newest[one.batch.interval.name] = one
-    return sorted(newest.values(), key=lambda one: one.batch.interval.start)
+        accepted = Accepted.model_validate(record.body["accepted"])
+        if max(accepted.batch.interval.end, record.effective_at) <= run.as_of:
+            newest[accepted.batch.interval.name] = accepted
+    return sorted(newest.values(), key=lambda accepted: accepted.batch.interval.start)
 
 
 def _taken(run: Run) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
+    taken: dict[str, list[Record]] = {}
     for record in run.ledger.records(run.model, "labels"):
-        found.setdefault(record.body["interval"], []).append(record)
-    return found
+        taken.setdefault(record.body["interval"], []).append(record)
+    return taken
 
 
-def _of(record: Record, interval: Interval) -> IntervalLabels:
-    said = {name: value for name, value in record.body.items() if name in IntervalLabels.model_fields}
-    return IntervalLabels.model_validate({**said, "interval": interval})
+def _of_record(record: Record, interval: Interval) -> IntervalLabels:
+    fields = {name: value for name, value in record.body.items() if name in IntervalLabels.model_fields}
+    return IntervalLabels.model_validate({**fields, "interval": interval})
 
 
-def _decision(run: Run, matured: int, joined: int, found: list[IntervalLabels]) -> Decision:
+def _decision(run: Run, matured: int, joined: int, intervals: list[IntervalLabels]) -> Decision:
     if not matured:
         return Decision(verdict="waiting", reasons=(f"no labels have matured by {run.as_of:%Y-%m-%d %H:%M}",))
-    waiting = [f"{one.interval.name} waits: {one.reason}" for one in found if one.labels is None]
+    waiting = [f"{each.interval.name} waits: {each.reason}" for each in intervals if each.labels is None]
     new = [
-        f"{one.interval.name}: {one.labelled:,} of {one.rows:,} rows ({one.coverage:.1%})" + _counted(one)
-        for one in found
-        if one.labels is not None
+        f"{each.interval.name}: {each.labelled:,} of {each.rows:,} rows ({each.coverage:.1%})" + _counted(each)
+        for each in intervals
+        if each.labels is not None
     ]
-    said = f"{joined} of {matured} matured intervals have their labels"
+    summary = f"{joined} of {matured} matured intervals have their labels"
     return Decision(
-        verdict="waiting" if joined < matured else "joined", reasons=(said, *_bounded(new), *_bounded(waiting))
+        verdict="waiting" if joined < matured else "joined", reasons=(summary, *_bounded(new), *_bounded(waiting))
     )
 
 
-def _counted(one: IntervalLabels) -> str:
+def _counted(labels: IntervalLabels) -> str:
     counts = {
-        "empty": one.empty,
-        "of no known class": one.unknown,
-        "duplicated": one.duplicates,
-        "contradictory": one.contradictory,
-        "without a row": one.strangers,
+        "empty": labels.empty,
+        "of no known class": labels.unknown,
+        "duplicated": labels.duplicates,
+        "contradictory": labels.contradictory,
+        "without a row": labels.strangers,
     }
     return "".join(f", {count:,} {what}" for what, count in counts.items() if count)
 
 
-def _bounded(said: list[str]) -> Iterator[str]:
-    yield from said[:SHOWN]
-    if len(said) > SHOWN:
-        yield f"… and {len(said) - SHOWN} more"
+def _bounded(reasons: list[str]) -> Iterator[str]:
+    yield from reasons[:SHOWN]
+    if len(reasons) > SHOWN:
+        yield f"… and {len(reasons) - SHOWN} more"
 
 
 def _report(
@@ -154,15 +155,15 @@ def _report(
 # --- one interval ----------------------------------------------------------------------------------
 
 
-def _look(run: Run, source: LabelSource, one: Accepted, records: list[Record]) -> IntervalLabels:
+def _take(run: Run, source: LabelSource, accepted: Accepted, records: list[Record]) -> IntervalLabels:
     """Read the interval's delivery; take it if it covers enough rows."""
-    interval, schema = one.batch.interval, dataset.labels_schema(run.spec)
+    interval, schema = accepted.batch.interval, dataset.labels_schema(run.spec)
     with tempfile.TemporaryDirectory(prefix="retrain-labels-") as name:
         folder = Path(name)
         try:
             delivered = deliver_labels(source, run.spec.source, interval, run.home.root, schema, folder)
         except BatchMissing as error:
-            return IntervalLabels(interval=interval, rows=one.batch.rows, reason=error.found)
+            return IntervalLabels(interval=interval, rows=accepted.batch.rows, reason=error.found)
         sorted_out = _sort_out(run.spec, pq.read_table(delivered.file))
         if sorted_out.contradictory > source.contradictory * sorted_out.keys:
             raise ContradictoryLabels(
@@ -170,14 +171,15 @@ def _look(run: Run, source: LabelSource, one: Accepted, records: list[Record]) -
                 f" different labels, more than labels.source.contradictory {source.contradictory:g} allows",
                 do="deliver one label a key; nothing was taken of this delivery",
             )
-        joined, said = _join(run, one, sorted_out)
+        joined, counts = _join(run, accepted, sorted_out)
         enough = run.spec.labels.min_coverage
-        if not said.labelled or said.coverage < enough:
-            reason = f"{said.labelled:,} of {said.rows:,} rows ({said.coverage:.1%}) have a label" + _counted(said)
-            return said.model_copy(update={"reason": f"{reason}; labels.min_coverage is {enough:g}"})
+        if not counts.labelled or counts.coverage < enough:
+            share = f"{counts.labelled:,} of {counts.rows:,} rows ({counts.coverage:.1%})"
+            reason = f"{share} have a label{_counted(counts)}"
+            return counts.model_copy(update={"reason": f"{reason}; labels.min_coverage is {enough:g}"})
         file = folder / "joined.parquet"
         pq.write_table(encoded(joined, schema), file, compression="zstd", version="2.6")
-        return _publish(run, one, said, delivered, file, records)
+        return _publish(run, accepted, counts, delivered, file, records)
 
 
 @dataclass(frozen=True)
@@ -215,14 +217,14 @@ def _sort_out(spec: Spec, table: pa.Table) -> _Sorted:
     )
 
 
-def _join(run: Run, one: Accepted, given: _Sorted) -> tuple[pa.Table, IntervalLabels]:
+def _join(run: Run, accepted: Accepted, given: _Sorted) -> tuple[pa.Table, IntervalLabels]:
     """The labels that have a row, in the order of the rows."""
     key = run.spec.source.key
-    with run.store.verified(one.batch.key, one.batch.sha256) as path:
+    with run.store.verified(accepted.batch.key, accepted.batch.sha256) as path:
         places = dataset.match(pq.read_table(path, columns=list(key)), given.labels, key)
     used = pd.unique(places[places >= 0])
-    said = IntervalLabels(
-        interval=one.batch.interval,
+    counts = IntervalLabels(
+        interval=accepted.batch.interval,
         rows=len(places),
         labelled=int((places >= 0).sum()),
         empty=given.empty,
@@ -231,35 +233,35 @@ def _join(run: Run, one: Accepted, given: _Sorted) -> tuple[pa.Table, IntervalLa
         contradictory=given.contradictory,
         strangers=len(given.labels) - len(used) + given.keyless,
     )
-    return given.labels.take(pa.array(used)), said
+    return given.labels.take(pa.array(used)), counts
 
 
 def _publish(
-    run: Run, one: Accepted, said: IntervalLabels, delivered: Delivered, file: Path, records: list[Record]
+    run: Run, accepted: Accepted, counts: IntervalLabels, delivered: Delivered, file: Path, records: list[Record]
 ) -> IntervalLabels:
-    name, sha256 = one.batch.interval.name, sha256_of(file)
+    name, sha256 = accepted.batch.interval.name, sha256_of(file)
     batch = LabelBatch(
         sha256=sha256, rows=pq.read_metadata(file).num_rows, key=f"{run.model}/labels/{name}/{sha256}.parquet"
     )
-    said = said.model_copy(update={"labels": batch})
+    taken = counts.model_copy(update={"labels": batch})
     run.store.put(batch.key, file)
     version: DataVersion = registry_of(run.home).publish(
         file,
         f"{run.model}/labels/{name}.parquet",
-        message=f"{run.model} {name}: labels of {said.labelled:,} rows",
+        message=f"{run.model} {name}: labels of {taken.labelled:,} rows",
         tag=f"{run.model}/labels/{name}/{sha256[:12]}",
     )
-    if records and (records[-1].body["labels"]["sha256"], records[-1].body["batch"]) == (sha256, one.batch.sha256):
-        return said
+    if records and (records[-1].body["labels"]["sha256"], records[-1].body["batch"]) == (sha256, accepted.batch.sha256):
+        return taken
     run.ledger.append(
         run.model,
         "labels",
         f"{name}/{sha256}" + (f"/{len(records)}" if records else ""),
         {
-            **said.model_dump(mode="json"),
+            **taken.model_dump(mode="json"),
             "interval": name,
-            "batch": one.batch.sha256,
-            "coverage": said.coverage,
+            "batch": accepted.batch.sha256,
+            "coverage": taken.coverage,
             "source": delivered.address,
             "source_digest": delivered.digest,
             "version": {
@@ -271,8 +273,8 @@ def _publish(
             },
         },
         # A revision may be asked for in a run of the interval itself: nobody before their maturity knows of labels.
-        effective_at=max(run.as_of, one.mature_at),
+        effective_at=max(run.as_of, accepted.mature_at),
         run=run.key,
     )
-    log.info("labels of %s: %s of %s rows, from %s", name, said.labelled, said.rows, delivered.address)
-    return said
+    log.info("labels of %s: %s of %s rows, from %s", name, taken.labelled, taken.rows, delivered.address)
+    return taken

@@ -23,9 +23,9 @@ def snapshot(run: Run) -> SnapshotReport:
     batch = run.read(IngestReport, "ingest").batch
     validated = run.read(ValidateReport, "validate")
     if validated.decision.verdict != "accept" or validated.sha256 != batch.sha256:
-        found = "was quarantined" if validated.sha256 == batch.sha256 else "is not the one that was validated"
+        reason = "was quarantined" if validated.sha256 == batch.sha256 else "is not the one that was validated"
         raise MissingInput(
-            f"the batch {batch.sha256[:12]} of {run.interval} {found}",
+            f"the batch {batch.sha256[:12]} of {run.interval} {reason}",
             do=f"run it first: python -m retrain validate {run.model} --interval {run.interval.name}",
         )
     registry = registry_of(run.home)

@@ -40,7 +40,8 @@ def validate(run: Run) -> ValidateReport:
     """
     batch = run.read(IngestReport, "ingest").batch
     suite = list(contract(run.spec, batch))
-    digest = json_digest([(one.name, one.kwargs, one.severity, run.spec.quality.failing_rows) for one in suite])[:12]
+    kept_rows = run.spec.quality.failing_rows
+    digest = json_digest([(rule.name, rule.kwargs, rule.severity, kept_rows) for rule in suite])[:12]
     kept = f"{run.model}/quality/{run.interval.name}/{batch.sha256}-{digest}"
     if run.store.exists(f"{kept}.json"):
         log.info("found done: these bytes were held against this contract before")
@@ -57,7 +58,7 @@ def validate(run: Run) -> ValidateReport:
             "sha256": batch.sha256,
             "rows": batch.rows,
             "released": report.released,
-            "failed": [_said(check) for check in report.checks if not check.passed][:SHOWN],
+            "failed": [_described(check) for check in report.checks if not check.passed][:SHOWN],
         },
         effective_at=run.as_of,
         run=run.key,
@@ -72,19 +73,20 @@ def validate(run: Run) -> ValidateReport:
 def _judge(run: Run, batch: Batch, suite: list[Expectation], kept: str) -> None:
     """Evaluate the suite and keep what came of it; the report last, so that it speaks of files that are there."""
     with run.store.verified(batch.key, batch.sha256) as file:
-        outcome = expectations.run(
+        result = expectations.run(
             file,
             suite,
             name=run.model,
             title=f"{run.model} · {run.interval.name}",
             failing_rows=run.spec.quality.failing_rows,
         )
-    run.store.write(f"{kept}.html", outcome.html)
-    if len(outcome.failing):
-        run.store.write(f"{kept}.csv", outcome.failing.to_csv(index=False).encode())
-    stops = [check for check in outcome.checks if not check.passed and check.severity == "stop"]
-    warns = [check for check in outcome.checks if not check.passed and check.severity == "warn"]
-    reasons = _bounded([_said(check) for check in stops]) + _bounded([f"warning: {_said(check)}" for check in warns])
+    run.store.write(f"{kept}.html", result.html)
+    if len(result.failing):
+        run.store.write(f"{kept}.csv", result.failing.to_csv(index=False).encode())
+    stops = [check for check in result.checks if not check.passed and check.severity == "stop"]
+    warns = [check for check in result.checks if not check.passed and check.severity == "warn"]
+    reasons = _bounded([_described(check) for check in stops])
+    reasons += _bounded([f"warning: {_described(check)}" for check in warns])
     report = ValidateReport(
         model=run.model,
         interval=run.interval,
@@ -94,7 +96,7 @@ def _judge(run: Run, batch: Batch, suite: list[Expectation], kept: str) -> None:
             reasons=tuple(reasons) or (f"{len(suite)} checks passed on {batch.rows:,} rows",),
         ),
         sha256=batch.sha256,
-        checks=outcome.checks,
+        checks=result.checks,
     )
     run.store.write(f"{kept}.json", report.to_json().encode())
 
@@ -126,20 +128,20 @@ def _quarantined(run: Run, report: ValidateReport) -> Quarantined:
     )
 
 
-def _said(check: Check) -> str:
+def _described(check: Check) -> str:
     where = f"{check.column}: " if check.column else ""
     return f"{where}{check.expectation.removeprefix('expect_')}: {check.observed}"
 
 
-def _bounded(said: list[str]) -> list[str]:
-    return said[:SHOWN] + ([f"… and {len(said) - SHOWN} more"] if len(said) > SHOWN else [])
+def _bounded(reasons: list[str]) -> list[str]:
+    return reasons[:SHOWN] + ([f"… and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else [])
 
 
 # --- the contract ----------------------------------------------------------------------------------
 
 
 def contract(spec: Spec, batch: Batch) -> Iterator[Expectation]:
-    """The expectations that follow from the spec, then those that it names itself.
+    """List the expectations that follow from the spec, then those that it names itself.
 
     Only freshness depends on the batch: on the end of its interval.
 
@@ -160,8 +162,8 @@ def contract(spec: Spec, batch: Batch) -> Iterator[Expectation]:
         yield from _of_column(
             name, column, needed=key or name == source.time, unique=column.unique or source.key == (name,), key=key
         )
-    for asked in quality.expectations:
-        yield Expectation(asked.expect, asked.args, asked.severity)
+    for expectation in quality.expectations:
+        yield Expectation(expectation.expect, expectation.args, expectation.severity)
 
 
 def _of_column(name: str, column: Column, *, needed: bool, unique: bool, key: bool) -> Iterator[Expectation]:

@@ -82,9 +82,9 @@ def redacted(address: str) -> str:
 
 
 def masked(text: str, *secrets: str | None) -> str:
-    """Bring a message on one short line, without these secrets or anything that looks like a login in a URL.
+    r"""Bring a message on one short line, without these secrets or anything that looks like a login in a URL.
 
-    >>> masked("cannot open https://ada:secret@example.org/a.csv?token=abc\\nfor ada", "ada")
+    >>> masked("cannot open https://ada:secret@example.org/a.csv?token=abc\nfor ada", "ada")
     'cannot open https://***@example.org/a.csv for ***'
     """
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Delivered files: found, and staged where they lie far away."""
+"""Delivered files: looked up, and staged where they lie far away."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_CONFIG_GLOBAL", "GIT_
 def code_version(root: Path) -> str:
     """Name the commit that `root` is at, with `-dirty` when tracked files differ from it.
 
-    Code that lies in no git repository has no version; that is said, since a laptop may well run it so.
+    Code that lies in no git repository has no version, and the text says so: a laptop may well run it like that.
     """
     try:
         done = subprocess.run(

@@ -254,7 +254,7 @@ class DataRegistry:
                 Scratch(Path(folder)).run("init", "--quiet", "--bare", "--initial-branch=main", "new")
                 Path(folder, "new").rename(home)
         except OSError as error:
-            if not (home / "HEAD").exists():  # else another publisher made it in between
+            if not (home / "HEAD").exists():  # else another publisher was faster
                 raise RegistryUnavailable(f"{home} cannot be made: {error}", do="give this user the folder") from error
 
 
