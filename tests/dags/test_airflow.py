@@ -1,6 +1,6 @@
 """The loops in a real Airflow: six short months, one of them bad, and what people do to them afterwards.
 
-Beside them a second model, whose world changes in its fourth month: it is scored, watched and retrained on its own.
+With them a second model, whose world changes in its fourth month: it is scored, watched and retrained on its own.
 And a third, whose versions serve only after a person has said so.
 
 One start serves every test here, and they run in the order in which they stand: each finds what the ones before left.
@@ -74,10 +74,10 @@ class Airflow:
         return self.http.post(f"/api/v2/{path}", json=body)
 
     def unpause(self, dag: str) -> None:
-        def found() -> bool:
+        def is_there() -> bool:
             return self.http.patch(f"/api/v2/dags/{dag}", json={"is_paused": False}).status_code == 200
 
-        until(f"{dag} is there", found)
+        until(f"{dag} is there", is_there)
 
     def runs(self, dag: str = DAG, **params: Any) -> list[dict[str, Any]]:
         return list(self.get(f"dags/{dag}/dagRuns", order_by="logical_date", **params)["dag_runs"])
@@ -87,11 +87,11 @@ class Airflow:
         assert self.post(f"dags/{dag}/clearTaskInstances", body).status_code == 200
 
     def ended(self, run: str, dag: str = DAG) -> dict[str, Any]:
-        def asked() -> dict[str, Any] | None:
-            found: dict[str, Any] = self.get(f"dags/{dag}/dagRuns/{run}")
-            return found if found["state"] in ENDED else None
+        def ended_run() -> dict[str, Any] | None:
+            answer: dict[str, Any] = self.get(f"dags/{dag}/dagRuns/{run}")
+            return answer if answer["state"] in ENDED else None
 
-        return until(f"{dag} {run} ended", asked)
+        return until(f"{dag} {run} ended", ended_run)
 
     def start(self, dag: str = DAG, **conf: Any) -> str:
         """A run by hand."""
@@ -111,8 +111,8 @@ class Airflow:
             # An answer that comes before the scheduler has noticed that the task waits would fail the task.
             if not re.search(parked, (settings.home() / "logs/scheduler.log").read_text()):
                 return None
-            found = self.get(f"dags/{APPROVE}/dagRuns/{run}/hitlDetails", response_received=False)["hitl_details"]
-            return found[0] if found else None
+            forms = self.get(f"dags/{APPROVE}/dagRuns/{run}/hitlDetails", response_received=False)["hitl_details"]
+            return forms[0] if forms else None
 
         return until(f"{run} waits", form)
 
@@ -123,13 +123,13 @@ class Airflow:
         )
 
     def tasks(self, run: str, dag: str = DAG) -> dict[str, dict[str, Any]]:
-        found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances", limit=100)["task_instances"]
-        return {one["task_id"]: one for one in found}
+        tasks = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances", limit=100)["task_instances"]
+        return {task["task_id"]: task for task in tasks}
 
     def states(self, run: str, dag: str = DAG) -> dict[str, str]:
-        return {task: one["state"] for task, one in self.tasks(run, dag).items()}
+        return {name: task["state"] for name, task in self.tasks(run, dag).items()}
 
-    def said(self, run: str, task: str, dag: str = DAG) -> Any:
+    def returned(self, run: str, task: str, dag: str = DAG) -> Any:
         """What a task returned."""
         return self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value")["value"]
 
@@ -138,12 +138,12 @@ class Airflow:
         return json.dumps(self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{tries}"))
 
     def links(self, run: str, task: str, dag: str = DAG) -> dict[str, str]:
-        found = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/links")["extra_links"]
-        return {name: link for name, link in found.items() if link}
+        links = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/links")["extra_links"]
+        return {name: link for name, link in links.items() if link}
 
 
 @contextmanager
-def listener(told: list[dict[str, str]]) -> Iterator[int]:
+def listener(notices: list[dict[str, str]]) -> Iterator[int]:
     """Somebody's webhook on this machine: takes what is posted, if the caller knows the word."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -151,7 +151,7 @@ def listener(told: list[dict[str, str]]) -> Iterator[int]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             welcome = (self.path, self.headers["X-Word"]) == ("/notices", "sesame")
             if welcome:
-                told.append(json.loads(body))
+                notices.append(json.loads(body))
             self.send_response(204 if welcome else 403)
             self.end_headers()
 
@@ -169,13 +169,13 @@ def listener(told: list[dict[str, str]]) -> Iterator[int]:
 class Loop:
     """The running installation."""
 
-    def __init__(self, clone: Checkout, services: local.Services, told: list[dict[str, str]]) -> None:
-        self.told = told
+    def __init__(self, clone: Checkout, services: local.Services, notices: list[dict[str, str]]) -> None:
+        self.notices = notices
         self.clone, self.services, self.airflow = clone, services, Airflow(services)
         self.ledger = Ledger(f"sqlite:///{clone.root / '.retrain/ledger.db'}")
         self.month: dict[str, str] = {}
-        self.watched: dict[str, str] = {}
-        self.asked: dict[str, str] = {}
+        self.monitored: dict[str, str] = {}
+        self.of_asked: dict[str, str] = {}
 
     @property
     def champions(self) -> list[int]:
@@ -183,7 +183,7 @@ class Loop:
         return self.champions_of("churn")
 
     def champions_of(self, model: str) -> list[int]:
-        return [one.body["version"] for one in self.ledger.records(model, "promotion")]
+        return [record.body["version"] for record in self.ledger.records(model, "promotion")]
 
     def row(self, month: str) -> IntervalStatus:
         return next(row for row in rows(self.ledger, "churn") if row.interval == month)
@@ -206,10 +206,10 @@ class Loop:
         password = settings.read("airflow/simple_auth_manager_passwords.json.generated")[name]
         return Airflow(self.services._replace(user=name, password=password))
 
-    def words(self) -> list[tuple[int, str, str]]:
+    def answers(self) -> list[tuple[int, str, str]]:
         """The answers on record: version, verdict, and whose."""
-        found = self.ledger.records("asked", "approval")
-        return [(one.body["version"], one.body["verdict"], one.by) for one in found]
+        approvals = self.ledger.records("asked", "approval")
+        return [(record.body["version"], record.body["verdict"], record.by) for record in approvals]
 
     def alert(self, number: str, **conf: Any) -> httpx.Response:
         """As somebody outside sends it: the run's id is made of the alert's."""
@@ -221,7 +221,7 @@ class Loop:
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """Airflow and MLflow after all months have run by themselves."""
     clone = Checkout(tmp_path_factory.mktemp("airflow"))
-    told: list[dict[str, str]] = []
+    notices: list[dict[str, str]] = []
     owner = {"name": "Ada Example", "contact": "ada@example.org"}
     clone.add(
         "churn",
@@ -283,14 +283,14 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
             | {f"AIRFLOW_CONN_{name}": value for name, value in connections.items()}
         )
 
-    with listener(told) as port, pytest.MonkeyPatch.context() as patch:
+    with listener(notices) as port, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRAIN_ROOT", str(clone.root))
         patch.setenv("RETRAIN_HOME", str(clone.root / ".retrain"))
         patch.setenv("AIRFLOW_PORT", str(airflow))
         patch.setenv("MLFLOW_PORT", str(mlflow))
         patch.setattr(local, "environment", environment)
         try:
-            loop = Loop(clone, local.start(), told)
+            loop = Loop(clone, local.start(), notices)
             fallen = ("fallen_retrain", "fallen_score", WATCH)
             for dag in (DAG, *fallen, "late_retrain", "asked_retrain"):
                 loop.airflow.unpause(dag)
@@ -298,11 +298,15 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
             (clone.root / "include/models/typo.yaml").write_text(json.dumps(broken))
 
             def all_ended(dag: str, months: tuple[str, ...]) -> list[dict[str, Any]] | None:
-                found = loop.airflow.runs(dag, run_type="scheduled")
-                return found if [run["state"] in ENDED for run in found] == [True] * len(months) else None
+                runs = loop.airflow.runs(dag, run_type="scheduled")
+                return runs if [run["state"] in ENDED for run in runs] == [True] * len(months) else None
 
-            looked = ((DAG, MONTHS, loop.month), (WATCH, FALLEN, loop.watched), ("asked_retrain", ASKED, loop.asked))
-            for dag, months, runs in looked:
+            scheduled = (
+                (DAG, MONTHS, loop.month),
+                (WATCH, FALLEN, loop.monitored),
+                ("asked_retrain", ASKED, loop.of_asked),
+            )
+            for dag, months, runs in scheduled:
                 for run in until(f"the months of {dag} have run", lambda d=dag, m=months: all_ended(d, m), 900):  # type: ignore[misc]
                     runs[run["logical_date"][:10]] = run["dag_run_id"]
             yield loop
@@ -338,10 +342,10 @@ def test_a_calm_no_is_a_green_run_with_its_reason(loop: Loop) -> None:
     assert {task for task, state in states.items() if state == "skipped"} == set(after)
     assert {state for task, state in states.items() if task not in after} == {"success"}
     assert loop.airflow.ended(run)["state"] == "success"
-    said = loop.airflow.said(run, "decide")
-    assert said["verdict"] == "skip"
-    assert said["reasons"] == ["waiting: the first model needs 2 intervals with mature labels, 1 so far"]
-    assert "no rule of the policy says yes" in loop.airflow.said(loop.month["2024-03-01"], "decide")["reasons"][0]
+    decided = loop.airflow.returned(run, "decide")
+    assert decided["verdict"] == "skip"
+    assert decided["reasons"] == ["waiting: the first model needs 2 intervals with mature labels, 1 so far"]
+    assert "no rule of the policy says yes" in loop.airflow.returned(loop.month["2024-03-01"], "decide")["reasons"][0]
 
 
 def test_a_quarantined_month_fails_its_run_and_blocks_no_other(loop: Loop) -> None:
@@ -351,10 +355,10 @@ def test_a_quarantined_month_fails_its_run_and_blocks_no_other(loop: Loop) -> No
     assert (tasks["validate"]["state"], tasks["validate"]["try_number"]) == ("failed", 1)
     later = NAMES[NAMES.index("validate") + 1 :]
     assert {tasks[task]["state"] for task in later} == {"upstream_failed"}
-    assert BAD not in str(loop.airflow.said(loop.month["2024-05-01"], "snapshot"))
+    assert BAD not in str(loop.airflow.returned(loop.month["2024-05-01"], "snapshot"))
     context = json.loads((loop.store(loop.month["2024-05-01"]) / "context.json").read_text())
     assert context["quarantined"] == [BAD]
-    assert [one["batch"]["interval"]["start"][:10] for one in context["accepted"]] == [
+    assert [accepted["batch"]["interval"]["start"][:10] for accepted in context["accepted"]] == [
         month for month in MONTHS[:5] if month != BAD
     ]
 
@@ -365,7 +369,7 @@ def test_a_batch_that_never_came_is_its_owners_to_look_at(loop: Loop) -> None:
     assert airflow.ended(run["dag_run_id"], "late_retrain")["state"] == "failed"
     ingest = airflow.tasks(run["dag_run_id"], "late_retrain")["ingest"]
     assert (ingest["state"], ingest["try_number"]) == ("failed", 1)
-    assert [one.body["verdict"] for one in loop.ledger.records("late", "stage")] == ["BatchMissing"]
+    assert [record.body["verdict"] for record in loop.ledger.records("late", "stage")] == ["BatchMissing"]
     log = airflow.log(run["dag_run_id"], "ingest", "late_retrain")
     assert "[warning] late 2024-01-01: batch-missing" in log
     assert "Owner: Ada Example <ada@example.org>" in log
@@ -377,8 +381,8 @@ def test_a_batch_that_never_came_is_its_owners_to_look_at(loop: Loop) -> None:
 
 def test_a_broken_spec_is_shown_and_the_others_go_on(loop: Loop) -> None:
     def shown() -> str | None:
-        found = loop.airflow.get("importErrors")["import_errors"]
-        return next((one["stack_trace"] for one in found if one["filename"].endswith("broken_specs.py")), None)
+        errors = loop.airflow.get("importErrors")["import_errors"]
+        return next((error["stack_trace"] for error in errors if error["filename"].endswith("broken_specs.py")), None)
 
     assert "did you mean 'quality'?" in until("the broken spec is among the import errors", shown)
     for dag in (DAG, "churn_rollback", "late_retrain"):
@@ -391,36 +395,36 @@ def test_a_broken_spec_is_shown_and_the_others_go_on(loop: Loop) -> None:
 
 
 def test_each_month_is_scored_by_the_champion_of_its_time(loop: Loop) -> None:
-    scored = {one.key[:10]: one.body["version"] for one in loop.ledger.records("fallen", "score")}
+    scored = {record.key[:10]: record.body["version"] for record in loop.ledger.records("fallen", "score")}
     assert scored == {"2024-03-01": 1, "2024-04-01": 1}, "also where a later one serves by now"
-    said = {
-        run["logical_date"][:10]: loop.airflow.said(run["dag_run_id"], "score", "fallen_score")
+    returned = {
+        run["logical_date"][:10]: loop.airflow.returned(run["dag_run_id"], "score", "fallen_score")
         for run in loop.airflow.runs("fallen_score")
     }
-    assert [said[month]["verdict"] for month in FALLEN] == ["skipped", "skipped", "scored", "scored"]
-    assert "no champion yet" in said["2024-01-01"]["reasons"][0]
+    assert [returned[month]["verdict"] for month in FALLEN] == ["skipped", "skipped", "scored", "scored"]
+    assert "no champion yet" in returned["2024-01-01"]["reasons"][0]
 
 
-def test_a_look_before_any_champion_is_calm(loop: Loop) -> None:
-    run = loop.watched["2024-01-01"]
+def test_a_monitor_before_any_champion_is_calm(loop: Loop) -> None:
+    run = loop.monitored["2024-01-01"]
     assert loop.airflow.ended(run, WATCH)["state"] == "success"
     states = loop.airflow.states(run, WATCH)
     assert states == {stage.name: "success" for stage in MONITORING} | {"start": "skipped"}
-    said = loop.airflow.said(run, "decide", WATCH)
-    assert said["reasons"] == ["waiting: the first model needs 2 intervals with mature labels, 1 so far"]
+    decided = loop.airflow.returned(run, "decide", WATCH)
+    assert decided["reasons"] == ["waiting: the first model needs 2 intervals with mature labels, 1 so far"]
 
 
 def test_an_alarm_of_the_monitor_starts_one_retraining_that_ends_in_the_registry(loop: Loop) -> None:
     airflow = loop.airflow
-    decided = [airflow.said(loop.watched[month], "decide", WATCH)["verdict"] for month in FALLEN]
+    decided = [airflow.returned(loop.monitored[month], "decide", WATCH)["verdict"] for month in FALLEN]
     assert decided == ["skip", "skip", "skip", "retrain"]
-    watch = loop.watched["2024-04-01"]
-    assert "beyond chance" in airflow.said(watch, "measure", WATCH)["reasons"][0]
+    watch = loop.monitored["2024-04-01"]
+    assert "beyond chance" in airflow.returned(watch, "measure", WATCH)["reasons"][0]
     assert airflow.states(watch, WATCH)["start"] == "success"
 
     key = f"monitor-{run_key(watch)}"
     assert airflow.ended(f"alert-{key}", "fallen_retrain")["state"] == "success"
-    answer = airflow.said(f"alert-{key}", "decide", "fallen_retrain")
+    answer = airflow.returned(f"alert-{key}", "decide", "fallen_retrain")
     assert answer["verdict"] == "retrain"
     assert answer["reasons"][0].startswith(f"alert {key} from the monitor: performance: ")
     assert loop.champions_of("fallen") == [1, 2]
@@ -428,7 +432,7 @@ def test_an_alarm_of_the_monitor_starts_one_retraining_that_ends_in_the_registry
 
 
 def test_the_same_decision_again_starts_nothing(loop: Loop) -> None:
-    airflow, watch = loop.airflow, loop.watched["2024-04-01"]
+    airflow, watch = loop.airflow, loop.monitored["2024-04-01"]
     before = airflow.runs("fallen_retrain")
     airflow.clear(watch, WATCH, task_ids=["start"], only_failed=False)
     assert airflow.ended(watch, WATCH)["state"] == "success"
@@ -438,8 +442,8 @@ def test_the_same_decision_again_starts_nothing(loop: Loop) -> None:
 
 
 def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
-    told = Counter((one["model"], one["interval"], one["kind"]) for one in loop.told)
-    assert told == {
+    counts = Counter((notice["model"], notice["interval"], notice["kind"]) for notice in loop.notices)
+    assert counts == {
         ("churn", "2024-02-01", "promoted"): 1,
         ("churn", BAD, "quarantined"): 1,
         ("churn", "2024-05-01", "promoted"): 1,
@@ -451,23 +455,23 @@ def test_the_owner_is_told_once_of_each_thing(loop: Loop) -> None:
         ("asked", "2024-02-01", "approval-wanted"): 1,
         ("asked", "2024-03-01", "batch-missing"): 1,
     }
-    (fell,) = (one for one in loop.told if one["kind"] == "performance-fell")
+    (fell,) = (notice for notice in loop.notices if notice["kind"] == "performance-fell")
     assert fell["owner"] == "Ada Example <ada@example.org>"
     assert fell["did"].startswith("A retraining is started: performance: ")
     assert fell["runbook"] == "docs/runbook.md#performance-fell"
-    assert fell["interim_analysis"].startswith(f"{loop.services.airflow_url}/dags/{WATCH}/runs/")
+    assert fell["link"].startswith(f"{loop.services.airflow_url}/dags/{WATCH}/runs/")
 
 
-def test_scores_and_looks_have_their_pages(loop: Loop) -> None:
-    airflow, watch = loop.airflow, loop.watched["2024-04-01"]
-    found = {name: link for stage in MONITORING for name, link in airflow.links(watch, stage.name, WATCH).items()}
-    found.pop("Rollout")  # a link of the task, which had nothing beside the champion to show
-    assert set(found) == {"Retrain run", "Drift report", "Estimate", "Measurement", "Diagnosis"}
+def test_scores_and_monitors_have_their_pages(loop: Loop) -> None:
+    airflow, watch = loop.airflow, loop.monitored["2024-04-01"]
+    links = {name: link for stage in MONITORING for name, link in airflow.links(watch, stage.name, WATCH).items()}
+    links.pop("Rollout")  # a link of the task, which had nothing beside the champion to show
+    assert set(links) == {"Retrain run", "Drift report", "Estimate", "Measurement", "Diagnosis"}
     (score,) = (run for run in airflow.runs("fallen_score") if run["logical_date"].startswith("2024-04"))
-    found |= {"Scores": airflow.links(score["dag_run_id"], "score", "fallen_score")["Scores"]}
-    for name, link in found.items():
+    links |= {"Scores": airflow.links(score["dag_run_id"], "score", "fallen_score")["Scores"]}
+    for name, link in links.items():
         assert airflow.http.get(link).status_code == 200, name
-    page = airflow.http.get(found["Retrain run"]).text
+    page = airflow.http.get(links["Retrain run"]).text
     assert all(f"<b>{stage.name}</b>" in page for stage in MONITORING)
 
 
@@ -476,20 +480,20 @@ def test_scores_and_looks_have_their_pages(loop: Loop) -> None:
 
 def test_dvc_reaches_the_same_to_the_last_digit(loop: Loop) -> None:
     run = loop.month["2024-05-01"]
-    theirs, mine = loop.store(run), loop.store("dvc")
+    in_airflow, on_laptop = loop.store(run), loop.store("dvc")
     loop.clone.models = {"churn": {"interval": "2024-05-01", "source": "data/churn"}}
     (loop.clone.root / "params.yaml").write_text(json.dumps({"models": loop.clone.models}))
     loop.clone.call("git", "init", "-q")
     loop.clone.repro("context@churn")
-    shutil.copyfile(theirs / "context.json", mine / "context.json")
+    shutil.copyfile(in_airflow / "context.json", on_laptop / "context.json")
     ran = loop.clone.repro("--downstream", "drift@churn")
     assert ran == {f"{stage}@churn" for stage in ("drift", "decide", "train", "evaluate", "gate")}
     same = ["drift.json", "decide.json", "train.json", "evaluate.json", "gate.json", "evaluate/metrics.json"]
     for name in (*same, "evaluate/predictions.parquet", "evaluate/roc.csv", "evaluate/importance.csv"):
         # A report names files by their place, which is the run's own.
-        wanted = (theirs / name).read_bytes().replace(run_key(run).encode(), b"dvc")
-        assert (mine / name).read_bytes() == wanted, name
-    gate = json.loads((mine / "gate.json").read_text())
+        wanted = (in_airflow / name).read_bytes().replace(run_key(run).encode(), b"dvc")
+        assert (on_laptop / name).read_bytes() == wanted, name
+    gate = json.loads((on_laptop / "gate.json").read_text())
     assert (gate["decision"]["verdict"], gate["kind"]) == ("promote", "refresh"), "a champion was there to compare with"
     assert loop.champions == [1, 2]
     assert loop.row("2024-05-01").run == run_key(run), "a rehearsal takes no row of the table"
@@ -500,24 +504,24 @@ def test_dvc_reaches_the_same_to_the_last_digit(loop: Loop) -> None:
 
 def test_the_links_of_a_task_lead_to_what_it_says(loop: Loop) -> None:
     airflow, run = loop.airflow, loop.month["2024-05-01"]
-    found = {name: link for task in NAMES for name, link in airflow.links(run, task).items()}
-    assert set(found) == {"Retrain run", "Quality report", "Drift report", "Gate table", "Smoke test", "MLflow run"}
+    links = {name: link for task in NAMES for name, link in airflow.links(run, task).items()}
+    assert set(links) == {"Retrain run", "Quality report", "Drift report", "Gate table", "Smoke test", "MLflow run"}
     insides = {
         "Quality report": "churn",
         "Drift report": "root_metric",
         "Gate table": "within",
-        "Smoke test": "id='smoke test'",
+        "Smoke test": "id='smoke_test'",
     }
     for name, inside in insides.items():
-        answer = airflow.http.get(found[name])
+        answer = airflow.http.get(links[name])
         assert answer.status_code == 200, name
         assert inside in answer.text, name
     for name in ("Quality report", "Drift report"):
-        assert airflow.http.get(found[name]).headers["content-security-policy"] == "sandbox allow-scripts"
-    page = airflow.http.get(found["Retrain run"])
+        assert airflow.http.get(links[name]).headers["content-security-policy"] == "sandbox allow-scripts"
+    page = airflow.http.get(links["Retrain run"])
     assert all(f"<b>{stage}</b>" in page.text for stage in NAMES)
     assert "<b class=yes>pass</b>" in page.text
-    recorded = airflow.http.get(found["MLflow run"])
+    recorded = airflow.http.get(links["MLflow run"])
     assert recorded.status_code == 307
     assert recorded.headers["location"].startswith(loop.services.mlflow_url)
     assert httpx.get(recorded.headers["location"], trust_env=False).status_code == 200
@@ -563,9 +567,9 @@ def test_who_may_look_may_look_and_no_more(loop: Loop) -> None:
 def test_by_hand_with_force_and_as_a_dry_run(loop: Loop) -> None:
     run = loop.airflow.trigger(force=True, dry_run=True, reason="what if", interval="2024-06-01")
     assert run["state"] == "success"
-    decided = loop.airflow.said(run["dag_run_id"], "decide")
+    decided = loop.airflow.returned(run["dag_run_id"], "decide")
     assert decided["reasons"] == ["forced by hand: what if"]
-    registered = loop.airflow.said(run["dag_run_id"], "register")
+    registered = loop.airflow.returned(run["dag_run_id"], "register")
     assert registered["verdict"] == "recorded"
     assert loop.airflow.states(run["dag_run_id"])["promote"] == "skipped"
     assert (loop.versions(), loop.serves(), loop.champions) == (2, 2, [1, 2])
@@ -592,9 +596,9 @@ def test_a_released_month_goes_through_when_its_run_is_cleared(loop: Loop) -> No
     loop.clone.call(*release, "--reason", "gold is a plan now")
     loop.airflow.clear(run, only_failed=True)
     assert loop.airflow.ended(run)["state"] == "success"
-    assert loop.airflow.said(run, "validate")["verdict"] == "accept"
-    assert "gold is a plan now" in loop.airflow.said(run, "validate")["reasons"][0]
-    stale = loop.airflow.said(run, "decide")
+    assert loop.airflow.returned(run, "validate")["verdict"] == "accept"
+    assert "gold is a plan now" in loop.airflow.returned(run, "validate")["reasons"][0]
+    stale = loop.airflow.returned(run, "decide")
     assert stale["verdict"] == "skip"
     assert "an older run never replaces it" in stale["reasons"][0]
     assert loop.row(BAD).verdict("validate") == "ok"
@@ -603,7 +607,7 @@ def test_a_released_month_goes_through_when_its_run_is_cleared(loop: Loop) -> No
 def test_an_old_run_never_replaces_a_newer_champion(loop: Loop) -> None:
     run = loop.airflow.trigger(interval="2024-03-01", force=True)
     assert run["state"] == "success"
-    assert "an older run never replaces it" in loop.airflow.said(run["dag_run_id"], "decide")["reasons"][0]
+    assert "an older run never replaces it" in loop.airflow.returned(run["dag_run_id"], "decide")["reasons"][0]
 
     old = loop.month["2024-02-01"]
     before = loop.airflow.ended(old)["end_date"]
@@ -620,24 +624,24 @@ def test_an_old_run_never_replaces_a_newer_champion(loop: Loop) -> None:
     assert answer.status_code == 200, answer.text
 
     def again() -> dict[str, Any] | None:
-        (found,) = loop.airflow.runs(logical_date_gte="2024-02-01T00:00:00Z", logical_date_lte="2024-02-01T00:00:00Z")
-        return found if found["state"] in ENDED and found["end_date"] != before else None
+        (run,) = loop.airflow.runs(logical_date_gte="2024-02-01T00:00:00Z", logical_date_lte="2024-02-01T00:00:00Z")
+        return run if run["state"] in ENDED and run["end_date"] != before else None
 
     backfilled = until("the backfill ended", again)
     assert backfilled["state"] == "success"
-    assert "an older run never replaces it" in loop.airflow.said(backfilled["dag_run_id"], "decide")["reasons"][0]
+    assert "an older run never replaces it" in loop.airflow.returned(backfilled["dag_run_id"], "decide")["reasons"][0]
     assert (loop.versions(), loop.serves(), loop.champions) == (2, 2, [1, 2])
 
 
 def test_a_rollback_puts_the_predecessor_back(loop: Loop) -> None:
     run = loop.airflow.trigger("churn_rollback", reason="complaints from sales")
     assert run["state"] == "success"
-    assert loop.airflow.said(run["dag_run_id"], "rollback", "churn_rollback")["verdict"] == "rolled back"
+    assert loop.airflow.returned(run["dag_run_id"], "rollback", "churn_rollback")["verdict"] == "rolled back"
     assert (loop.serves(), loop.champions) == (1, [1, 2, 1])
     assert loop.ledger.records("churn", "promotion")[-1].by == "admin"
-    (told,) = (one for one in loop.told if one["kind"] == "rolled-back")
-    assert told["severity"] == "critical"
-    assert "complaints from sales" in told["happened"]
+    (notice,) = (notice for notice in loop.notices if notice["kind"] == "rolled-back")
+    assert notice["severity"] == "critical"
+    assert "complaints from sales" in notice["happened"]
     again = loop.airflow.trigger("churn_rollback", reason="and once more")
     assert again["state"] == "failed", "the first champion has no predecessor"
     assert loop.airflow.tasks(again["dag_run_id"], "churn_rollback")["rollback"]["try_number"] == 1
@@ -648,12 +652,12 @@ def test_a_rollback_puts_the_predecessor_back(loop: Loop) -> None:
 
 
 def test_a_version_waits_and_holds_nothing_up(loop: Loop) -> None:
-    airflow, run = loop.airflow, loop.asked["2024-02-01"]
+    airflow, run = loop.airflow, loop.of_asked["2024-02-01"]
     assert airflow.ended(run, "asked_retrain")["state"] == "success"
-    assert airflow.said(run, "promote", "asked_retrain")["verdict"] == "waiting"
+    assert airflow.returned(run, "promote", "asked_retrain")["verdict"] == "waiting"
     assert airflow.states(run, "asked_retrain")["ask"] == "success"
-    later = airflow.ended(loop.asked["2024-03-01"], "asked_retrain")
-    assert later["state"] == "failed", "its batch never came, but its turn did"
+    later = airflow.ended(loop.of_asked["2024-03-01"], "asked_retrain")
+    assert later["state"] == "failed", "its batch never came, though nothing held it up"
     form = airflow.waiting("approve-v1")
     assert (form["options"], form["defaults"]) == (["Approve", "Reject"], ["Reject"])
     assert form["subject"] == "May version 1 of asked serve?"
@@ -668,14 +672,14 @@ def test_a_version_waits_and_holds_nothing_up(loop: Loop) -> None:
 def test_who_may_only_look_answers_nothing(loop: Loop) -> None:
     assert loop.user("vi").answer("approve-v1", "Approve").status_code == 403
     assert loop.user("vi").post(f"dags/{APPROVE}/dagRuns", {"logical_date": None, "conf": {}}).status_code == 403
-    assert loop.words() == []
+    assert loop.answers() == []
 
 
 def test_an_approved_version_serves(loop: Loop) -> None:
     assert loop.airflow.answer("approve-v1", "Approve").status_code == 200
     assert loop.airflow.ended("approve-v1", APPROVE)["state"] == "success"
     assert loop.airflow.answer("approve-v1", "Reject").status_code == 409
-    assert loop.words() == [(1, "approve", "admin")], "the schedule triggered it: one person is enough"
+    assert loop.answers() == [(1, "approve", "admin")], "the schedule triggered it: one person is enough"
     assert (loop.serves("asked"), loop.champions_of("asked")) == (1, [1])
 
 
@@ -683,30 +687,30 @@ def test_who_triggered_may_not_approve(loop: Loop) -> None:
     churn_rows("2024-03-01").to_csv(loop.clone.root / "data/asked/2024-03.csv", index=False)
     run = loop.airflow.trigger("asked_retrain", force=True, interval="2024-03-01", reason="new month")
     assert run["state"] == "success"
-    (proposal,) = (one for one in loop.ledger.records("asked", "proposal") if one.body["version"] == 2)
+    (proposal,) = (record for record in loop.ledger.records("asked", "proposal") if record.body["version"] == 2)
     assert proposal.by == "admin"
     assert "anybody but admin" in loop.airflow.waiting("approve-v2")["body"]
     assert loop.airflow.answer("approve-v2", "Approve").status_code == 200
     assert loop.airflow.ended("approve-v2", APPROVE)["state"] == "failed"
     assert loop.airflow.states("approve-v2", APPROVE) == {"approve": "failed", "promote": "upstream_failed"}
-    (told,) = (one for one in loop.told if one["kind"] == "not-approved")
-    assert "admin may not approve version 2" in told["happened"]
-    assert (loop.serves("asked"), len(loop.words())) == (1, 1)
+    (notice,) = (notice for notice in loop.notices if notice["kind"] == "not-approved")
+    assert "admin may not approve version 2" in notice["happened"]
+    assert (loop.serves("asked"), len(loop.answers())) == (1, 1)
 
 
 def test_a_no_keeps_the_champion_and_somebody_elses_yes_promotes(loop: Loop) -> None:
-    said = {}
+    outcomes = {}
     for who, option in (("admin", "Reject"), ("bob", "Approve")):
         airflow = loop.user(who)
         run = airflow.start(APPROVE, version=2)
         airflow.waiting(run)
         assert airflow.answer(run, option, f"as {who} sees it").status_code == 200
         assert airflow.ended(run, APPROVE)["state"] == "success"
-        said[who] = airflow.said(run, "promote", APPROVE)
-    assert said["admin"]["verdict"] == "kept"
-    assert "reject by admin: as admin sees it" in said["admin"]["reasons"][0]
-    assert said["bob"]["verdict"] == "promoted"
-    assert loop.words()[1:] == [(2, "reject", "admin"), (2, "approve", "bob")]
+        outcomes[who] = airflow.returned(run, "promote", APPROVE)
+    assert outcomes["admin"]["verdict"] == "kept"
+    assert "reject by admin: as admin sees it" in outcomes["admin"]["reasons"][0]
+    assert outcomes["bob"]["verdict"] == "promoted"
+    assert loop.answers()[1:] == [(2, "reject", "admin"), (2, "approve", "bob")]
     assert (loop.serves("asked"), loop.champions_of("asked")) == (2, [1, 2])
 
 
@@ -732,7 +736,7 @@ def as_the_readme_says(loop: Loop) -> int:
     if not shutil.which("curl"):
         return loop.alert("42", reason="share of late flights doubled").status_code
     text = (settings.ROOT / "README.md").read_text()
-    (block,) = (one for one in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "dagRuns" in one)
+    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "dagRuns" in block)
     script = block.replace("http://127.0.0.1:8080", loop.services.airflow_url).replace("flights_retrain", DAG)
     script = script.replace("curl -X POST", "curl -s -o /dev/null -w '%{http_code}' -X POST")
     env = {**os.environ, "PASSWORD": loop.services.password, "NO_PROXY": settings.LOOPBACK}
@@ -743,13 +747,13 @@ def test_alerts_at_once_are_one_training(loop: Loop) -> None:
     """The first comes twice, and another one comes while it is at work."""
     answers = [as_the_readme_says(loop), loop.alert("43").status_code, loop.alert("42").status_code]
     assert answers == [200, 200, 409]
-    first, second = (loop.airflow.ended(f"alert-{one}") for one in ("42", "43"))
+    first, second = (loop.airflow.ended(f"alert-{number}") for number in ("42", "43"))
     assert first["state"] == second["state"] == "success"
     assert first["end_date"] <= second["start_date"], "one at a time"
-    decided = [loop.airflow.said(f"alert-{one}", "decide") for one in ("42", "43")]
+    decided = [loop.airflow.returned(f"alert-{number}", "decide") for number in ("42", "43")]
     assert decided[0]["reasons"] == ["alert 42 from outside: share of late flights doubled"]
     assert (decided[1]["verdict"], decided[1]["reasons"][0][:16]) == ("skip", "answered already")
-    assert [one.key for one in loop.ledger.records("churn", "alert")] == ["42", "43"]
+    assert [record.key for record in loop.ledger.records("churn", "alert")] == ["42", "43"]
     assert (loop.serves(), loop.versions(), loop.champions) == (3, 3, [1, 2, 1, 3])
 
 

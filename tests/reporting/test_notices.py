@@ -128,6 +128,7 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
     assert notice.key == "promoted/2024-02-01/v3"
     assert notice.fields["runbook"] == "docs/runbook.md#promoted"
     assert notice.fields["text"] == notice.text
+    assert notice.fields["link"] == notice.fields["look"] == TASK
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class Cluster:
     def settings(self, service: str, name: str = "") -> dict[str, str]:
         """The compose file's environment of a service with this machine's hosts and paths."""
         given = COMPOSE["services"][service]["environment"].items()
-        found = {key: interpolated(str(value), self.variables) for key, value in given if value is not None}
+        environment = {key: interpolated(str(value), self.variables) for key, value in given if value is not None}
         password = self.variables["REDIS_PASSWORD"]
         here = {
             "//retrain:": f"//{self.role}:",
@@ -103,16 +103,18 @@ class Cluster:
             "http://mlflow:5000": f"http://{LOOPBACK}:{self.variables['MLFLOW_PORT']}",
         }
         for old, new in here.items():
-            found = {key: value.replace(old, new) for key, value in found.items()}
-        for key, value in found.items():
+            environment = {key: value.replace(old, new) for key, value in environment.items()}
+        for key, value in environment.items():
             if value.startswith("/opt/retrain/"):
-                found[key] = value.replace("/opt/retrain", str(ROOT), 1)
+                environment[key] = value.replace("/opt/retrain", str(ROOT), 1)
             elif value == "/opt/retrain":
-                found[key] = str(self.root)
+                environment[key] = str(self.root)
             elif value.startswith("/retrain"):
-                found[key] = value.replace("/retrain", str(self.shared), 1)
+                environment[key] = value.replace("/retrain", str(self.shared), 1)
         elsewhere = {
-            key for key, value in found.items() if re.search(r"//([^/@]*@)?(postgres|redis|mlflow|api-server):", value)
+            key
+            for key, value in environment.items()
+            if re.search(r"//([^/@]*@)?(postgres|redis|mlflow|api-server):", value)
         }
         assert not elsewhere
         home = self.folder / "homes" / (name or service)
@@ -120,7 +122,7 @@ class Cluster:
         # Containers have names of their own; here a module gives each process one.
         (home / "lib" / "whoami.py").write_text(f"def name() -> str:\n    return {name or service!r}\n")
         return {
-            **found,
+            **environment,
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": os.pathsep.join([str(ROOT / "include"), str(ROOT / "config"), str(home / "lib")]),
             "PYTHONUNBUFFERED": "1",
@@ -219,22 +221,22 @@ def cluster(tmp_path: Path, role: str, redis_url: str) -> Iterator[Cluster]:
     airflow, mlflow = free_ports(2)
     variables = dict(line.split("=", 1) for line in secrets.new().splitlines())
     variables |= {"AIRFLOW_PORT": airflow, "MLFLOW_PORT": mlflow, "WORKER_CONCURRENCY": "1"}
-    made = Cluster(tmp_path, role, redis_url, variables)
-    (made.root / "include" / "models").mkdir(parents=True)
-    shutil.copy(ROOT / "include" / "models" / "diabetes.yaml", made.root / "include" / "models")
-    shutil.copy(ROOT / "requirements.txt", made.root)
-    data = made.root / "data" / "diabetes"
+    cluster = Cluster(tmp_path, role, redis_url, variables)
+    (cluster.root / "include" / "models").mkdir(parents=True)
+    shutil.copy(ROOT / "include" / "models" / "diabetes.yaml", cluster.root / "include" / "models")
+    shutil.copy(ROOT / "requirements.txt", cluster.root)
+    data = cluster.root / "data" / "diabetes"
     subprocess.run([sys.executable, str(ROOT / "examples" / "diabetes.py"), str(data)], check=True, capture_output=True)
-    made.once("check")
-    made.once("init")
+    cluster.once("check")
+    cluster.once("init")
     try:
         for service in ("mlflow", "api-server", "scheduler", "dag-processor", "triggerer"):
-            made.start(service)
-        made.start("worker", "worker-1")
-        made.start("worker", "worker-2")
-        yield made
+            cluster.start(service)
+        cluster.start("worker", "worker-1")
+        cluster.start("worker", "worker-2")
+        yield cluster
     finally:
-        made.stop()
+        cluster.stop()
 
 
 def test_one_cycle_of_the_regression_goes_through_two_workers(cluster: Cluster, tmp_path: Path) -> None:
@@ -311,8 +313,8 @@ def test_one_cycle_of_the_regression_goes_through_two_workers(cluster: Cluster, 
 
 def failures(get: Callable[..., Any]) -> str:
     """What failed tasks said last."""
-    said = []
+    logs = []
     for task in get(f"/dags/{DAG}/dagRuns/~/taskInstances", state="failed")["task_instances"]:
         where = f"/dags/{DAG}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
-        said.append(f"{task['task_id']} on {task['hostname']}: {str(get(where))[-3000:]}")
-    return "\n".join(said)
+        logs.append(f"{task['task_id']} on {task['hostname']}: {str(get(where))[-3000:]}")
+    return "\n".join(logs)

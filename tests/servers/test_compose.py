@@ -31,10 +31,10 @@ def environment(service: str) -> dict[str, str]:
     return {name: str(value) for name, value in SERVICES[service].get("environment", {}).items() if value is not None}
 
 
-def waits_for(service: str, found: frozenset[str] = frozenset()) -> set[str]:
+def waits_for(service: str, known: frozenset[str] = frozenset()) -> set[str]:
     """Whoever must be done or healthy before this service starts."""
-    direct = set(SERVICES[service].get("depends_on", {})) - found
-    return direct.union(*(waits_for(name, found | direct) for name in direct))
+    direct = set(SERVICES[service].get("depends_on", {})) - known
+    return direct.union(*(waits_for(name, known | direct) for name in direct))
 
 
 # --- docker-compose.yaml
@@ -119,10 +119,10 @@ def test_retrain_knows_its_variables() -> None:
 
 def test_telemetry_is_off() -> None:
     for name in set(OURS) - {"check"}:
-        found = environment(name)
-        assert found["MLFLOW_DISABLE_TELEMETRY"] == "true"
-        assert found["GX_ANALYTICS_ENABLED"] == "false"
-        assert found["DVC_NO_ANALYTICS"] == found["DO_NOT_TRACK"] == "1"
+        variables = environment(name)
+        assert variables["MLFLOW_DISABLE_TELEMETRY"] == "true"
+        assert variables["GX_ANALYTICS_ENABLED"] == "false"
+        assert variables["DVC_NO_ANALYTICS"] == variables["DO_NOT_TRACK"] == "1"
 
 
 ASK_AIRFLOW = """
@@ -158,8 +158,8 @@ def test_airflow_knows_its_commands_and_options(tmp_path: Path) -> None:
 
 
 def test_docs_tell_every_variable() -> None:
-    said = (ROOT / "docs" / "production.md").read_text()
-    assert [name for name in sorted(set(re.findall(r"(?<!\$)\$\{(\w+)", TEXT))) if f"`{name}`" not in said] == []
+    manual = (ROOT / "docs" / "production.md").read_text()
+    assert [name for name in sorted(set(re.findall(r"(?<!\$)\$\{(\w+)", TEXT))) if f"`{name}`" not in manual] == []
 
 
 # --- Dockerfile
@@ -186,10 +186,10 @@ def run(verb: str, **secrets: str) -> subprocess.CompletedProcess[str]:
 
 def test_new_secrets_pass_and_differ() -> None:
     first, second = run("new").stdout, run("new").stdout
-    made = dict(line.split("=", 1) for line in first.splitlines())
-    assert set(made) == set(cluster.SECRETS)
+    secrets = dict(line.split("=", 1) for line in first.splitlines())
+    assert set(secrets) == set(cluster.SECRETS)
     assert not set(first.splitlines()) & set(second.splitlines())
-    assert run("check", **made).returncode == 0
+    assert run("check", **secrets).returncode == 0
 
 
 @pytest.mark.parametrize("verb", ["check", "init"])

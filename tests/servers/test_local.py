@@ -53,9 +53,9 @@ def test_a_taken_port_is_named_and_nothing_starts(
         port = other.getsockname()[1]
         monkeypatch.setenv(variable, str(port))
         assert local.main("up") == 1
-    said = capsys.readouterr().err
-    assert f"port {port} " in said
-    assert f"make up {variable}={port + 1}" in said
+    message = capsys.readouterr().err
+    assert f"port {port} " in message
+    assert f"make up {variable}={port + 1}" in message
     assert not (home / "services.json").exists()
     assert not (home / "logs").exists()
 
@@ -90,9 +90,9 @@ def test_one_command_at_a_time(home: Path) -> None:
 def test_nothing_to_stop(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert local.main("down") == 0
     assert local.main("status") == 0
-    said = capsys.readouterr().out
-    assert said.startswith("nothing runs")
-    assert said.count(" down") == len(NAMES)
+    output = capsys.readouterr().out
+    assert output.startswith("nothing runs")
+    assert output.count(" down") == len(NAMES)
 
 
 # --- processes
@@ -101,13 +101,13 @@ def test_nothing_to_stop(home: Path, capsys: pytest.CaptureFixture[str]) -> None
 def spawn(folder: Path, source: str) -> tuple[processes.Running, str]:
     """A process of this source, and what it said through the pipe `told`."""
     (folder / "played.py").write_text(source)
-    os.mkfifo(folder / "told")
+    os.mkfifo(folder / "pid")
     record = processes.spawn(["played"], folder / "played.log", folder, {"PYTHONPATH": str(folder)})
-    return record, (folder / "told").read_text()
+    return record, (folder / "pid").read_text()
 
 
 def test_a_pid_that_belongs_to_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    record, _ = spawn(tmp_path, "import signal\nopen('told', 'w').write('here')\nsignal.pause()\n")
+    record, _ = spawn(tmp_path, "import signal\nopen('pid', 'w').write('here')\nsignal.pause()\n")
     recycled = processes.Running(record.pid, record.started - 60)
     assert processes.session(recycled) == set()
     assert processes.end([recycled], grace=0) == []
@@ -118,16 +118,16 @@ def test_a_pid_that_belongs_to_somebody_else_is_left_alone(tmp_path: Path) -> No
 
 
 def test_what_a_dead_leader_left_behind_is_ended(tmp_path: Path) -> None:
-    record, told = spawn(
+    record, pid = spawn(
         tmp_path,
         "import os, signal\n"
         "if os.fork() == 0:\n"
-        "    with open('told', 'w') as pipe:\n"
+        "    with open('pid', 'w') as pipe:\n"
         "        pipe.write(str(os.getpid()))\n"
         "    signal.pause()\n",
     )
     assert processes.exit_code(record, wait=True) == 0
-    orphan = psutil.Process(int(told))
+    orphan = psutil.Process(int(pid))
     assert processes.session(record) == {orphan}
     processes.end([record], grace=0)
     assert processes.session(record) == set()

@@ -211,7 +211,8 @@ class Notice:
     @property
     def fields(self) -> dict[str, str]:
         """The message in parts, for a machine at the other end."""
-        return {**asdict(self), "runbook": self.runbook, "text": self.text}
+        # `look` is what `link` was called: whoever reads it at the other end is out of our reach.
+        return {**asdict(self), "look": self.link, "runbook": self.runbook, "text": self.text}
 
 
 def notice_of_error(spec: Spec, interval: str, stage: str, error: BaseException | str | None, *, link: str) -> Notice:
