@@ -37,11 +37,12 @@ data: $(READY)  ## lay the example data as landing files
 test: check  ## lint, types, borders and tests
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: $(READY)  ## ruff, mypy, import-linter
+check: $(READY)  ## ruff, mypy, import-linter, names
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) bin/names.py
 
 chaos: $(READY)  ## kill, race, lock out and tamper with promotions and rollbacks; count what is violated
 	@$(PY) -m tests.chaos

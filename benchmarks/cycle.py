@@ -328,7 +328,7 @@ def _passed(home: Home, run: str, tasks: list[dict[str, Any]]) -> Iterator[Task]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricEstimate:
     """The measured months, what Airflow takes when nothing runs, and what the stages do inside."""
 
     pairs: list[Pair]
@@ -336,7 +336,7 @@ class Measured:
     inside: list[dict[str, Any]]
 
 
-def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Measured:
+def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> MetricEstimate:
     """Measure the last of these months inside the stages, the `cycles` before it on both sides, the rest not."""
     folder = Path(tempfile.mkdtemp(prefix="retrain-bench-"))
     kept = dict(os.environ)
@@ -368,7 +368,7 @@ def compare(root: Path, intervals: list[str], cycles: int, say: Say) -> Measured
         say(f"{last}: inside the stages")
         with servers.frozen():
             inside = json.loads(measure.run(["benchmarks/inside.py", MODEL, last]).output.splitlines()[-1])
-        return Measured(pairs, idle, inside)
+        return MetricEstimate(pairs, idle, inside)
     finally:
         servers.stop()
         os.environ.clear()

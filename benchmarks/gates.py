@@ -48,17 +48,17 @@ from retrain.gate.judge import judge
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Batch,
     Champion,
     Configuration,
     Context,
     Decision,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     GateReport,
-    Measured,
-    Paired,
+    MetricEstimate,
+    PairedGain,
     TrainReport,
     Trigger,
 )
@@ -187,7 +187,7 @@ def frame(metric: str, candidates: tuple[str, ...], with_reference: bool = False
     intervals = tuple(spec.intervals_until(spec.at("2024-04-01").end))
     about: dict[str, Any] = {"model": "churn", "interval": intervals[-1], "effective_at": intervals[-1].end}
     accepted = tuple(
-        Accepted(
+        AcceptedBatch(
             batch=Batch(interval=interval, sha256=interval.name, rows=1, bytes=1, key="k"),
             md5="m",
             commit="c",
@@ -216,7 +216,7 @@ def frame(metric: str, candidates: tuple[str, ...], with_reference: bool = False
     )
     kinds: dict[str, Literal["new", "refresh"]] = {"new": "new", "refresh": "refresh"}
     fitted = tuple(
-        Fitted(
+        FittedModel(
             name=name,
             kind=kinds[name],
             configuration=NEW if name == "new" else REFRESH,
@@ -246,15 +246,15 @@ def gated(metric: str, draws: Mapping[str, resampling.Draws], level: float, cand
     each = level / evidence.count_judged(context, train)
     pairs = evidence.paired_gains(spec, train, dict(draws), each)
     beaten = [
-        Paired.model_construct(
+        PairedGain.model_construct(
             **{**pairs[0].model_dump(), "model": name, "against": base}
             | dict.fromkeys(("gain", "low", "high", "within_low", "within_high"), 1.0)
         )
         for name in candidates
         for base in ("naive", "simple")
     ]
-    scores = {name: {metric: Measured(value=drawn.value)} for name, drawn in draws.items()}
-    scores |= {base: {metric: Measured(value=1.0)} for base in ("naive", "simple")}
+    scores = {name: {metric: MetricEstimate(value=drawn.value)} for name, drawn in draws.items()}
+    scores |= {base: {metric: MetricEstimate(value=1.0)} for base in ("naive", "simple")}
     return judge(
         spec,
         context,
@@ -415,7 +415,7 @@ def _by_chance(count: int) -> float:
 
 def _wrong(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
     names = [f"gate: {name}" for name in CANDIDATES]
-    beside = ["point: new", "point: refresh", "mlflow: new", "mlflow + margin: new", "mlflow: refresh"]
+    rivals = ["point: new", "point: refresh", "mlflow: new", "mlflow + margin: new", "mlflow: refresh"]
     rows, above, missed, hits, total = [], [], [], 0, 0
     for metric in TASKS:
         for world in WORLDS:
@@ -427,7 +427,7 @@ def _wrong(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
                     hits, total = hits + count, total + len(outcomes)
                     above += [cell] if count > LEVEL * len(outcomes) else []
                     missed += [cell] if wilson(count, len(outcomes))[0] > LEVEL else []
-                cells = [f"{sum(outcome[name] for outcome in outcomes) / len(outcomes):.0%}" for name in beside]
+                cells = [f"{sum(outcome[name] for outcome in outcomes) / len(outcomes):.0%}" for name in rivals]
                 rows.append(
                     (
                         f"{metric}, {world}, {blocks}",
@@ -440,7 +440,7 @@ def _wrong(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
     chance = len(names) * sum(_by_chance(int(row[1])) for row in rows)
     return Figures(
         "Wrong promotions, and their 95 % intervals",
-        ("metric, rows, blocks", "cycles", *(f"gate: {name}" for name in CANDIDATES), *beside),
+        ("metric, rows, blocks", "cycles", *(f"gate: {name}" for name in CANDIDATES), *rivals),
         tuple(rows),
         (
             f"At most {LEVEL:.0%} in every cell, within the 95 % interval: "
@@ -464,8 +464,8 @@ def _power(sizes: dict[int, int], by_task: CyclesByTask) -> Figures:
                     (f"{metric}, {blocks} blocks, better by {gain:.0%}", *(rate(outcomes, name) for name in names))
                 )
             outcomes = _of(by_task, lambda task, of=(metric, blocks): (task[0], task[2]) == of)
-            beside = (rate(outcomes, "point: refresh"), rate(outcomes, "mlflow: refresh"), "")
-            rows.append((f"{metric}, {blocks} blocks, a refresh as good", rate(outcomes, "gate: refresh"), "", *beside))
+            rivals = (rate(outcomes, "point: refresh"), rate(outcomes, "mlflow: refresh"), "")
+            rows.append((f"{metric}, {blocks} blocks, a refresh as good", rate(outcomes, "gate: refresh"), "", *rivals))
     count = sum(len(outcomes) for _, outcomes in by_task) // (len(sizes) * len(TASKS) * len(GAINS))
     return Figures(
         "Power: promotions of what is truly better, days with effects of their own",

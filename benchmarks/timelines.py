@@ -40,7 +40,7 @@ from benchmarks.measure import Figures
 from retrain.data.dataset import arrow_schema
 from retrain.policy.presets import FIXED, policies_of
 from retrain.rerun.replay import replay
-from retrain.results import Accepted, Batch, ReplayOutcome
+from retrain.results import AcceptedBatch, Batch, ReplayOutcome
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
@@ -133,7 +133,7 @@ def history(home: Home, model: Spec, frames: Iterator[pd.DataFrame]) -> None:
         digest = sha256_of(file)
         key = f"{model.model}/batches/{span.name}.parquet"
         batch = Batch(interval=span, sha256=digest, rows=len(frame), bytes=file.stat().st_size, key=key)
-        accepted = Accepted(batch=batch, md5="", commit="", mature_at=span.end + model.labels.mature_after)
+        accepted = AcceptedBatch(batch=batch, md5="", commit="", mature_at=span.end + model.labels.mature_after)
         body = {"interval": span.name, "accepted": accepted.model_dump(mode="json")}
         ledger.append(model.model, "snapshot", f"{span.name}/{digest}", body, effective_at=span.end)
 

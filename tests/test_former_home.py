@@ -30,7 +30,7 @@ from retrain.results import (
     Context,
     DecideReport,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     GateReport,
     SmokeTestReport,
     Trigger,
@@ -191,7 +191,7 @@ def test_every_model_is_loaded_and_answers_as_it_did(former: Home) -> None:
         if file.stem not in ("train", "refit"):
             continue
         report = json.loads(file.read_text())
-        for fitted in map(Fitted.model_validate, report["fitted"] if file.stem == "train" else [report["fitted"]]):
+        for fitted in map(FittedModel.model_validate, report["fitted"] if file.stem == "train" else [report["fitted"]]):
             model = load_model(store / fitted.key, fitted.digest)
             loaded.add(fitted.configuration.estimator)
             if file.stem == "refit":

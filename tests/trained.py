@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from retrain.data.dataset import arrow_schema
-from retrain.results import Accepted, Batch, Champion, Context
+from retrain.results import AcceptedBatch, Batch, Champion, Context
 from retrain.spec import Spec, parse
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -24,7 +24,7 @@ def spec_from(data: dict[str, Any], code: str = "") -> Spec:
     return parse(yaml.safe_dump(data, sort_keys=False), data["model"], code=code)
 
 
-def publish(home: Home, spec: Spec, months: dict[str, pd.DataFrame], folder: Path) -> tuple[Accepted, ...]:
+def publish(home: Home, spec: Spec, months: dict[str, pd.DataFrame], folder: Path) -> tuple[AcceptedBatch, ...]:
     """Each month's rows as an accepted batch in the store."""
     accepted = []
     run = Run(home, spec, spec.at(next(iter(months))), "publish")
@@ -38,12 +38,12 @@ def publish(home: Home, spec: Spec, months: dict[str, pd.DataFrame], folder: Pat
         run.store.put(key, file)
         batch = Batch(interval=interval, sha256=sha256_of(file), rows=len(frame), bytes=file.stat().st_size, key=key)
         mature = interval.end + spec.labels.mature_after
-        accepted.append(Accepted(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=mature))
+        accepted.append(AcceptedBatch(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=mature))
     return tuple(accepted)
 
 
 def begun(
-    home: Home, spec: Spec, accepted: tuple[Accepted, ...], *, key: str = "run", champion: Champion | None = None
+    home: Home, spec: Spec, accepted: tuple[AcceptedBatch, ...], *, key: str = "run", champion: Champion | None = None
 ) -> Run:
     """A run of the newest interval, its context written."""
     run = Run(home, spec, accepted[-1].batch.interval, key)

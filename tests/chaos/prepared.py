@@ -23,7 +23,7 @@ from retrain.results import (
     Configuration,
     Context,
     Decision,
-    Fitted,
+    FittedModel,
     GateReport,
     RefitReport,
     RegisterReport,
@@ -74,7 +74,7 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
     about: dict[str, Any] = {"model": world.model, "interval": run.interval, "effective_at": run.as_of}
     yes = Decision(verdict="promote", reasons=("better",))
     configuration = Configuration(estimator="linear", parameters={}, pipeline="p")
-    fitted = Fitted(
+    fitted = FittedModel(
         name="new", kind="new", training=run.key, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
         digest=digest, configuration=configuration,
     )  # fmt: skip

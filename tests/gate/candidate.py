@@ -22,10 +22,10 @@ from retrain.results import (
     Context,
     Decision,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     GateCheck,
     Interval,
-    Measured,
+    MetricEstimate,
     TrainReport,
 )
 from retrain.spec import Spec, parse
@@ -74,9 +74,9 @@ def about(spec: Spec) -> dict[str, Any]:
     return {"model": spec.model, "interval": interval, "effective_at": interval.end}
 
 
-def fitted(name: str, kind: Any = "new") -> Fitted:
+def fitted(name: str, kind: Any = "new") -> FittedModel:
     interval = Interval.model_validate({"start": "2024-01-01T00:00Z", "end": "2024-02-01T00:00Z"})
-    return Fitted(
+    return FittedModel(
         name=name, kind=kind, configuration=LINEAR, training="t", intervals=(interval,), rows=9, key="k", digest="d"
     )
 
@@ -117,7 +117,7 @@ def judged(
     report = EvaluateReport(
         **about(spec),
         decision=Decision(verdict="measured", reasons=("measured",)),
-        metrics={model: {spec.gate.metric: Measured(value=value)} for model, value in (scores or {}).items()},
+        metrics={model: {spec.gate.metric: MetricEstimate(value=value)} for model, value in (scores or {}).items()},
     ).model_copy(update={"findings": tuple(findings)})
     return {check.name: check for check in checks.checks(spec, report, fitted(name, kind))}
 

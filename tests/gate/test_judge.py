@@ -10,7 +10,7 @@ import pytest
 from retrain.data import dataset
 from retrain.gate.judge import judge
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Batch,
     BlockedModel,
     Champion,
@@ -18,11 +18,11 @@ from retrain.results import (
     Context,
     Decision,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     GateCheck,
     GateReport,
-    Measured,
-    Paired,
+    MetricEstimate,
+    PairedGain,
     Slice,
     TrainReport,
     Trigger,
@@ -41,7 +41,7 @@ SPEC = parse(
 )
 INTERVALS = tuple(SPEC.intervals_until(SPEC.at("2024-04-01").end))
 ACCEPTED = tuple(
-    Accepted(
+    AcceptedBatch(
         batch=Batch(interval=interval, sha256=f"{place}" * 64, rows=900, bytes=9, key=f"k{place}"),
         md5="m",
         commit="c",
@@ -65,8 +65,8 @@ def champion(**change: Any) -> Champion:
     return Champion(**{**facts, **change})
 
 
-def fitted(name: str, kind: Any, configuration: Configuration, inner: float | None = None) -> Fitted:
-    return Fitted(
+def fitted(name: str, kind: Any, configuration: Configuration, inner: float | None = None) -> FittedModel:
+    return FittedModel(
         name=name,
         kind=kind,
         configuration=configuration,
@@ -93,7 +93,7 @@ def verdict(
     blocks: int = 30,
     slices: tuple[Slice, ...] = (),
     decision: Decision | None = None,
-    candidates: tuple[Fitted, ...] | None = None,
+    candidates: tuple[FittedModel, ...] | None = None,
     reference_champion: Champion | None = None,
     blocklist: tuple[BlockedModel, ...] = (),
     lost: str = "",
@@ -139,9 +139,9 @@ def verdict(
         holdout=INTERVALS[-1:],
         rows=rows,
         blocks=blocks,
-        metrics={name: {"log_loss": Measured(value=value)} for name, value in scores.items()},
+        metrics={name: {"log_loss": MetricEstimate(value=value)} for name, value in scores.items()},
         paired=tuple(
-            Paired(
+            PairedGain(
                 model=model,
                 against=against,
                 metric="log_loss",
@@ -344,7 +344,7 @@ def test_who_is_shown_better_than_the_reference_champion_is_the_next(
 # --- a model that was taken back
 
 
-def blocked(configuration: Configuration, read: tuple[Accepted, ...]) -> BlockedModel:
+def blocked(configuration: Configuration, read: tuple[AcceptedBatch, ...]) -> BlockedModel:
     training = dataset.training_digest(read)
     return BlockedModel(
         version=7, digest="b", training=training, configuration=configuration, reason="it failed at night"
@@ -422,7 +422,7 @@ def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatc
     """Reports refuse NaN; the gate does not rely on it."""
     good = verdict({("new", "champion"): GAIN}, serving=champion())
     assert good.decision.verdict == "promote"
-    build: Callable[..., Paired] = Paired.model_construct
+    build: Callable[..., PairedGain] = PairedGain.model_construct
     numbers = dict(zip(("gain", "low", "high"), (bad if i == place else 0.02 for i in range(3)), strict=True))
     numbers |= {"within_low": 0.02, "within_high": 0.02}
     pair = build(model="new", against="champion", metric="log_loss", level=0.05, blocks=30, resamples=9, **numbers)
@@ -433,7 +433,7 @@ def test_nan_never_passes(place: int, bad: float, monkeypatch: pytest.MonkeyPatc
         decision=Decision(verdict="measured", reasons=("measured",)),
         rows=900,
         blocks=30,
-        metrics={name: {"log_loss": Measured.model_construct(value=0.5)} for name in ("new", "champion")},
+        metrics={name: {"log_loss": MetricEstimate.model_construct(value=0.5)} for name in ("new", "champion")},
         paired=(
             pair,
             *(pair.model_copy(update={"against": n, "gain": 1, "low": 1, "high": 1}) for n in ("naive", "simple")),

@@ -9,7 +9,7 @@ import pytest
 
 from retrain.policy.rules import decide_retraining
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Alert,
     Batch,
     Champion,
@@ -32,7 +32,7 @@ def context(months: int, champion: int | None = None, **more: Any) -> Context:
     """As of the end of month `months`; the champion was fitted up to the end of month `champion`."""
     spans = [spec().at(f"2024-{month:02d}-01") for month in range(1, months + 1)]
     accepted = tuple(
-        Accepted(
+        AcceptedBatch(
             batch=Batch(interval=span, sha256=f"{place}", rows=100, bytes=1, key="k"),
             md5="m", commit="c", mature_at=span.end,
         )

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from retrain import results
 from retrain.reporting import model_card
-from retrain.results import Measured
+from retrain.results import MetricEstimate
 from retrain.state.run import Run
 from retrain.state.settings import Home
 from tests.conftest import churn_spec
@@ -62,7 +62,7 @@ def written(home: Home, **owner: str) -> Run:
     january = spec.at("2024-01-01")
     head: dict[str, Any] = {"model": "churn", "interval": run.interval, "effective_at": run.as_of}
     batches = tuple(
-        results.Accepted(
+        results.AcceptedBatch(
             batch=results.Batch(interval=span, sha256=letter * 64, rows=400, bytes=1, key="k"),
             md5=letter * 32,
             commit=letter * 40,
@@ -71,7 +71,7 @@ def written(home: Home, **owner: str) -> Run:
         for letter, span in (("a", january), ("b", run.interval))
     )
     configuration = results.Configuration(estimator="linear", parameters={"C": 0.5}, pipeline="p")
-    fitted = results.Fitted(
+    fitted = results.FittedModel(
         name="new", kind="new", configuration=configuration, training="t" * 64, intervals=(january,), rows=390,
         key="k", digest="d" * 64, inner_score=0.51,
     )  # fmt: skip
@@ -89,8 +89,8 @@ def written(home: Home, **owner: str) -> Run:
             decision=results.Decision(verdict="measured", reasons=("r",)),
             holdout=(run.interval,), rows=400, blocks=31,
             metrics={
-                "new": {"log_loss": Measured(value=0.5, low=0.4, high=0.6)},
-                "naive": {"log_loss": Measured(value=0.7)},
+                "new": {"log_loss": MetricEstimate(value=0.5, low=0.4, high=0.6)},
+                "naive": {"log_loss": MetricEstimate(value=0.7)},
             },
             slices=slices, findings=(finding,), unknown_categories={"plan": 3},
         ),

@@ -137,7 +137,7 @@ def home(root: Path, tmp_path: Path) -> Iterator[Home]:
 
 
 def wrong(outcomes: tuple[Verification, ...]) -> dict[str, str]:
-    return {outcome.what: outcome.found for outcome in outcomes if not outcome.ok}
+    return {outcome.what: outcome.finding for outcome in outcomes if not outcome.ok}
 
 
 def test_a_sound_home_is_sound_and_looking_changes_nothing(home: Home) -> None:
@@ -148,7 +148,7 @@ def test_a_sound_home_is_sound_and_looking_changes_nothing(home: Home) -> None:
     outcomes = verify.verify(home, "churn", steps.append)
     assert wrong(outcomes) == {}
     assert [outcome.what for outcome in outcomes] == list(SOUND)
-    assert all(outcome.found.startswith(SOUND[outcome.what]) for outcome in outcomes)
+    assert all(outcome.finding.startswith(SOUND[outcome.what]) for outcome in outcomes)
     assert "snapshots: 3 of 3" in steps
     after = {
         path: path.read_bytes() for path in Path(home.state).rglob("*") if path.is_file() and ".db" not in path.name
@@ -160,8 +160,8 @@ def test_a_sound_home_is_sound_and_looking_changes_nothing(home: Home) -> None:
 def test_nothing_on_record_is_sound(home: Home) -> None:
     outcomes = verify.verify(home, "newcomer")
     assert wrong(outcomes) == {}
-    assert outcomes[0].found == "no records"
-    assert "none yet" in outcomes[1].found
+    assert outcomes[0].finding == "no records"
+    assert "none yet" in outcomes[1].finding
 
 
 # --- ways to break it, and what must be said of each
@@ -321,7 +321,7 @@ def test_what_is_down_is_an_answer(home: Home, tmp_path: Path) -> None:
     assert (outcome.what, outcome.ok) == ("chain", False)
     (tmp_path / "file").write_text("this is no database, however long it may be" * 100)
     (outcome,) = verify.verify(replace(home, ledger=f"sqlite:///{tmp_path / 'file'}"), "churn")
-    assert outcome.found.startswith("could not be asked: ")
+    assert outcome.finding.startswith("could not be asked: ")
 
 
 def test_a_version_that_never_served_or_came_again_under_another_number_is_not_missed(home: Home, root: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_version_that_never_served_or_came_again_under_another_number_is_not_m
     promote(home, 5, again, "restore")
     outcomes = verify.verify(home, "churn")
     assert wrong(outcomes) == {}
-    assert [outcome.found for outcome in outcomes if outcome.what == "versions"] == ["2 of 2 as recorded"]
+    assert [outcome.finding for outcome in outcomes if outcome.what == "versions"] == ["2 of 2 as recorded"]
 
 
 def test_the_table_shows_hostile_names_as_they_are() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrain.results import Accepted, ColumnDrift, Context, Decision, DriftReport, GateReport, TrainReport
+from retrain.results import AcceptedBatch, ColumnDrift, Context, Decision, DriftReport, GateReport, TrainReport
 from retrain.stages.drift import drift
 from retrain.stages.evaluate import evaluate
 from retrain.stages.refit import refit
@@ -60,7 +60,7 @@ class World:
     def training(self) -> Run:
         return Run(self.home, self.spec, self.spec.at(TRAINED[-1]), "training")
 
-    def published(self, months: tuple[str, ...], change: Change = lambda frame: frame) -> tuple[Accepted, ...]:
+    def published(self, months: tuple[str, ...], change: Change = lambda frame: frame) -> tuple[AcceptedBatch, ...]:
         frames = {month: self.rows_of(month, ROWS) for month in months}
         homes = [f"home {place % 40}" for place in range(ROWS)]
         return publish(

@@ -40,13 +40,13 @@ from retrain.modeling import pipelines
 from retrain.modeling.features import Typed
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Batch,
     Champion,
     Configuration,
     Context,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     Interval,
     TrainReport,
     Trigger,
@@ -135,11 +135,11 @@ class Bench:
         frames = [month(1), month(2), month(3), month(4) if holdout is None else holdout]
         self.accepted = [self.accept(n, frame) for n, frame in enumerate(frames, start=1)]
         self.training = dataset.read(self.run, self.accepted[:3])
-        self.fitted: list[Fitted] = []
+        self.fitted: list[FittedModel] = []
         self.champion: Champion | None = None
         self.reference_champion: Champion | None = None
 
-    def accept(self, number: int, frame: pd.DataFrame) -> Accepted:
+    def accept(self, number: int, frame: pd.DataFrame) -> AcceptedBatch:
         interval = self.spec.at(f"2024-0{number}-01")
         file = Path(self.home.state) / f"{number}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Bench:
             interval=interval, sha256=sha256_of(file), rows=len(frame), bytes=1, key=f"trips/{number}.parquet"
         )
         self.run.store.put(batch.key, file)
-        return Accepted(batch=batch, md5="m", commit="c", mature_at=interval.end)
+        return AcceptedBatch(batch=batch, md5="m", commit="c", mature_at=interval.end)
 
     def pipeline(self, estimator: Any) -> Pipeline:
         columns = ColumnTransformer(
@@ -174,7 +174,7 @@ class Bench:
         folder, digest = self.save(model, name)
         self.run.store.put_folder(self.run.path("train", name), folder)
         self.fitted.append(
-            Fitted(
+            FittedModel(
                 name=name,
                 kind=kind,
                 configuration=CONFIGURATION,

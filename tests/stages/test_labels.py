@@ -18,7 +18,7 @@ from retrain.data import dataset
 from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, DtypeChanged, SchemaChanged, SnapshotCorrupt
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Decision,
     IngestReport,
     LabelBatch,
@@ -49,7 +49,7 @@ class Disparity:
         self.spec["labels"] = {"source": source, "mature_after": "14d", **labels}
         self.model.write_spec(self.spec)
 
-    def accept(self, start: str, frame: pd.DataFrame, **trigger: Any) -> Accepted:
+    def accept(self, start: str, frame: pd.DataFrame, **trigger: Any) -> AcceptedBatch:
         """The batch without its target through ingest and snapshot; validate has its own tests."""
         self.model.deliver(start, frame.drop(columns=self.spec["target"]["column"], errors="ignore"))
         run = self.model.run(start, **trigger)
@@ -68,7 +68,7 @@ class Disparity:
             "validate",
         )
         pipeline.run_stage("snapshot", run)
-        return Accepted.model_validate(run.ledger.records(run.model, "snapshot")[-1].body["accepted"])
+        return AcceptedBatch.model_validate(run.ledger.records(run.model, "snapshot")[-1].body["accepted"])
 
     def label(self, start: str, frame: pd.DataFrame) -> Path:
         file = self.model.home.root / "labels" / f"churn-{start[:7]}.csv"
@@ -86,7 +86,7 @@ class Disparity:
     def records(self) -> list[Record]:
         return self.model.run().ledger.records("churn", "labels")
 
-    def read(self, one: Accepted, record: Record | None = None) -> pd.DataFrame:
+    def read(self, one: AcceptedBatch, record: Record | None = None) -> pd.DataFrame:
         """The rows of a batch with the labels that are on record, in the order of the file."""
         labels = LabelBatch.model_validate((record or self.records[-1]).body["labels"])
         return dataset.read(self.model.run(), [one.model_copy(update={"labels": labels})], ordered=False)
@@ -455,7 +455,7 @@ def test_a_batch_from_before_labels_came_apart_does_not_answer_for_them(
     run = churn.run()
     pipeline.run_stage("ingest", run)
     batch = run.read(IngestReport, "ingest").batch
-    one = Accepted(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=run.as_of)
+    one = AcceptedBatch(batch=batch, md5="0" * 32, commit="0" * 40, mature_at=run.as_of)
     assert dataset.read(churn.run(), [one])["churned"].notna().all()
     Disparity(churn, spec_of())
     assert dataset.read(churn.run(), [one])["churned"].isna().all()

@@ -32,7 +32,7 @@ from retrain.results import (
     Configuration,
     Context,
     Decision,
-    Fitted,
+    FittedModel,
     GateCheck,
     GateReport,
     RefitReport,
@@ -63,7 +63,7 @@ def registered(model: Model, month: str, *, key: str = "", becomes_reference: bo
     version = registry.register(model="churn", run_id=run_id, folder=folder, digest=digest, tags={}, description="")
     about = {"model": "churn", "interval": run.interval, "effective_at": run.as_of}
     yes = Decision(verdict="promote", reasons=("better",))
-    fitted = Fitted(
+    fitted = FittedModel(
         name="new", kind="new", training=month, intervals=(run.interval,), rows=2, key=run.path("refit", "model"),
         digest=digest, configuration=Configuration(estimator="linear", parameters={}, pipeline="p"),
     )  # fmt: skip

@@ -33,7 +33,7 @@ from retrain.errors import (
 from retrain.modeling import pipelines
 from retrain.monitoring import prediction_log
 from retrain.registry.mlflow import Registry, save_model
-from retrain.results import Accepted, Champion, Configuration, IngestReport, Rollout, ScoreReport
+from retrain.results import AcceptedBatch, Champion, Configuration, IngestReport, Rollout, ScoreReport
 from retrain.stages.ingest import ingest
 from retrain.stages.score import score
 from retrain.state.ledger import Ledger
@@ -95,9 +95,9 @@ class Bench:
         assert ScoreReport.from_json(report.to_json()) == report
         return report
 
-    def accept(self, run: Run) -> Accepted:
+    def accept(self, run: Run) -> AcceptedBatch:
         batch = run.read(IngestReport, "ingest").batch
-        return Accepted(batch=batch, md5="", commit="", mature_at=batch.interval.end)
+        return AcceptedBatch(batch=batch, md5="", commit="", mature_at=batch.interval.end)
 
     def fit(self, configuration: Configuration = LINEAR) -> Pipeline:
         """A model fitted on January."""

@@ -16,7 +16,7 @@ import pytest
 from retrain import pipeline
 from retrain.data.versions import DataRegistry, DataVersion
 from retrain.errors import InvalidSpec, MissingInput, PushIncomplete, SnapshotCorrupt
-from retrain.results import Accepted, IngestReport, SnapshotReport, ValidateReport
+from retrain.results import AcceptedBatch, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_training_may_read_it_once_its_labels_are_mature(churn: Model, spec_of: 
     run = accepted(churn)
     report = snapshot(run)
     (record,) = run.ledger.records("churn", "snapshot")
-    one = Accepted.model_validate(record.body["accepted"])
+    one = AcceptedBatch.model_validate(record.body["accepted"])
     assert one.mature_at == datetime(2024, 2, 8, tzinfo=UTC)
     assert (one.md5, one.commit) == (report.md5, report.commit)
     assert record.effective_at == datetime(2024, 2, 1, tzinfo=UTC)

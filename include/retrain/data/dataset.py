@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrain.results import Accepted, Context, Interval, LabelBatch
+from retrain.results import AcceptedBatch, Context, Interval, LabelBatch
 from retrain.spec import Column, Spec
 from retrain.state.run import Run
 from retrain.state.store import json_digest
@@ -67,7 +67,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def read(
-    run: Run, accepted: Sequence[Accepted], columns: Iterable[str] | None = None, *, ordered: bool = True
+    run: Run, accepted: Sequence[AcceptedBatch], columns: Iterable[str] | None = None, *, ordered: bool = True
 ) -> pd.DataFrame:
     """Read the rows of batches, ordered by time and key; labels that came apart are joined by key.
 
@@ -183,7 +183,7 @@ def outcome(spec: Spec, frame: pd.DataFrame) -> pd.Series[float]:
     return values.map(codes).astype(float)
 
 
-def mature(context: Context, spec: Spec) -> tuple[Accepted, ...]:
+def mature(context: Context, spec: Spec) -> tuple[AcceptedBatch, ...]:
     """The batches whose labels are there, oldest first; where labels come apart, not before they have been taken."""
     apart = spec.labels.source != "same"
     return tuple(
@@ -193,7 +193,7 @@ def mature(context: Context, spec: Spec) -> tuple[Accepted, ...]:
     )
 
 
-def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Accepted, ...]]:
+def split(context: Context, spec: Spec) -> tuple[tuple[AcceptedBatch, ...], tuple[AcceptedBatch, ...]]:
     """The batches whose labels are there, oldest first: those to train on, and the newest ones, held out to judge.
 
     With too few batches the training part is empty; the stages say so.
@@ -203,7 +203,7 @@ def split(context: Context, spec: Spec) -> tuple[tuple[Accepted, ...], tuple[Acc
     return batches[:cut], batches[cut:]
 
 
-def training_digest(accepted: Iterable[Accepted]) -> str:
+def training_digest(accepted: Iterable[AcceptedBatch]) -> str:
     """The digest of a set of training batches, by content; labels that came apart are part of it."""
     return json_digest(
         [
@@ -213,7 +213,7 @@ def training_digest(accepted: Iterable[Accepted]) -> str:
     )
 
 
-def intervals(accepted: Iterable[Accepted]) -> tuple[Interval, ...]:
+def intervals(accepted: Iterable[AcceptedBatch]) -> tuple[Interval, ...]:
     """The intervals of these batches."""
     return tuple(batch.batch.interval for batch in accepted)
 

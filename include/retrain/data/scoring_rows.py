@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrain.data import dataset, row_contract
 from retrain.errors import RowsRejected
-from retrain.results import Accepted, Batch
+from retrain.results import AcceptedBatch, Batch
 from retrain.state.run import Run
 
 NAMED = 8
@@ -61,7 +61,7 @@ def read_scoring_rows(run: Run, batch: Batch, columns: Iterable[str]) -> Scoring
     spec = run.spec
     # A champion from before a change of the spec may read a column that is no input any more.
     reads = [name for name in columns if name in spec.delivered]
-    accepted = Accepted(batch=batch, md5="", commit="", mature_at=batch.interval.end)
+    accepted = AcceptedBatch(batch=batch, md5="", commit="", mature_at=batch.interval.end)
     own = list(dict.fromkeys([*spec.source.key, spec.source.time]))
     with run.store.verified(batch.key, batch.sha256) as path:
         lead = pq.read_table(path, columns=own)

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from retrain.results import Accepted, Context, TrainReport
+from retrain.results import AcceptedBatch, Context, TrainReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.store import json_digest
@@ -51,7 +51,7 @@ class InterimAnalysis(NamedTuple):
 
 
 def begin_interim_analysis(
-    run: Run, context: Context, train: TrainReport, holdout: Sequence[Accepted]
+    run: Run, context: Context, train: TrainReport, holdout: Sequence[AcceptedBatch]
 ) -> InterimAnalysis:
     """Put on record that these holdout rows are about to be looked at, and return the level that this leaves.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from retrain.data import dataset
 from retrain.gate import checks
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION, finite
-from retrain.results import Champion, Context, EvaluateReport, Fitted, GateCheck, Paired, Slice, TrainReport
+from retrain.results import Champion, Context, EvaluateReport, FittedModel, GateCheck, PairedGain, Slice, TrainReport
 from retrain.spec import Spec
 
 UNREACHABLE = 1_000
@@ -46,7 +46,7 @@ class Comparison:
         measured = self.evaluate.metrics.get(model, {}).get(self.spec.gate.metric)
         return None if measured is None else finite(measured.value)
 
-    def checks(self, candidate: Fitted) -> Iterator[GateCheck]:
+    def checks(self, candidate: FittedModel) -> Iterator[GateCheck]:
         """Every check of a candidate, in the order of the gate's table."""
         gate, champion = self.spec.gate, self.context.champion
         refresh = candidate.kind == "refresh"
@@ -72,21 +72,21 @@ class Comparison:
         for part in self.evaluate.slices:
             yield self._slice(candidate, part)
 
-    def becomes_reference(self, candidate: Fitted) -> bool:
+    def becomes_reference(self, candidate: FittedModel) -> bool:
         """Whether later models are held against this one: the first, one shown better, or the reference is lost."""
         if self.context.champion is None or self.evaluate.lost:
             return True
         pair = self._paired(candidate, REFERENCE_CHAMPION if self.context.other_reference_champion else CHAMPION)
         return pair is not None and pair.low > 0
 
-    def _all_finite(self, candidate: Fitted) -> GateCheck:
+    def _all_finite(self, candidate: FittedModel) -> GateCheck:
         names = [candidate.name, *(fitted.name for fitted in self.train.fitted if fitted.kind == "baseline")]
         names += [CHAMPION] if self.context.champion else []
         missing = [name for name in names if self.score(name) is None]
         reason = f"has no finite {self.spec.gate.metric} to compare: {', '.join(missing)}" if missing else "is finite"
         return GateCheck(name="finite", model=candidate.name, passed=None if missing else True, reason=reason)
 
-    def _paired(self, candidate: Fitted, against: str) -> Paired | None:
+    def _paired(self, candidate: FittedModel, against: str) -> PairedGain | None:
         """The paired gain in the primary metric, where all of its numbers are finite."""
         for pair in self.evaluate.paired:
             numbers = (pair.gain, pair.low, pair.high, pair.within_low, pair.within_high)
@@ -95,7 +95,9 @@ class Comparison:
                 return pair
         return None
 
-    def _by_interval(self, against: str, candidate: Fitted, label: str, *, within_margin: bool = False) -> GateCheck:
+    def _by_interval(
+        self, against: str, candidate: FittedModel, label: str, *, within_margin: bool = False
+    ) -> GateCheck:
         """Better than `against`, or within the margin of it: shown, shown not to be, or open.
 
         The margin is a share of a score that is itself measured on these rows; the interval has both.
@@ -116,7 +118,7 @@ class Comparison:
         value, bound = low - granted, 0.0 - granted
         return GateCheck(name=against, model=candidate.name, passed=passed, value=value, bound=bound, reason=reason)
 
-    def _no_creep(self, candidate: Fitted, reference_champion: Champion) -> GateCheck:
+    def _no_creep(self, candidate: FittedModel, reference_champion: Champion) -> GateCheck:
         """Not creeping away from the reference champion: within the margin of it, or no step below the champion.
 
         Who is shown not to be worse than the champion has used no margin, so it adds nothing to a creep that these rows
@@ -137,7 +139,7 @@ class Comparison:
             return check.model_copy(update={"passed": True, "reason": reason})
         return check
 
-    def _simple_baseline(self, candidate: Fitted) -> GateCheck:
+    def _simple_baseline(self, candidate: FittedModel) -> GateCheck:
         """Must not lose to the simple baseline. A tie is fine: the candidate may be that very model."""
         pair = self._paired(candidate, "simple")
         if pair is not None and pair.gain >= 0:
@@ -147,7 +149,7 @@ class Comparison:
             )
         return self._by_interval("simple", candidate, "the simple baseline", within_margin=True)
 
-    def _does_not_lose(self, baseline: str, refresh: Fitted) -> GateCheck:
+    def _does_not_lose(self, baseline: str, refresh: FittedModel) -> GateCheck:
         """A refresh is stopped by a baseline only when it is shown to lose to it.
 
         What would go on serving is the same configuration on older rows, not the baseline: a doubt about the
@@ -169,7 +171,7 @@ class Comparison:
             reason=f"{answer} the {baseline} baseline: {_gain(pair)}",
         )
 
-    def _refit_rows(self, candidate: Fitted) -> str:
+    def _refit_rows(self, candidate: FittedModel) -> str:
         """Digest of the rows that the refit would read; they have the holdout rows too."""
         training, holdout = dataset.split(self.context, self.spec)
         mature = (*training, *holdout)
@@ -177,7 +179,7 @@ class Comparison:
         batches = [accepted for accepted in mature if since is None or accepted.batch.interval.start >= since]
         return dataset.training_digest(batches if window is None else batches[-window:])
 
-    def _not_on_blocklist(self, candidate: Fitted) -> GateCheck:
+    def _not_on_blocklist(self, candidate: FittedModel) -> GateCheck:
         """A model that was taken back must not come back by another run."""
         training = self._refit_rows(candidate)
         for blocked in self.context.blocklist:
@@ -187,13 +189,13 @@ class Comparison:
         reason = "is no model that was taken back"
         return GateCheck(name="blocklist", model=candidate.name, passed=True, reason=reason)
 
-    def _another_model(self, candidate: Fitted, champion: Champion) -> GateCheck:
+    def _another_model(self, candidate: FittedModel, champion: Champion) -> GateCheck:
         same = self._refit_rows(candidate) == champion.training and candidate.configuration == champion.configuration
         again = "is the champion's configuration on the champion's rows: the same model again is no promotion"
         reason = again if same else "is another model than the champion"
         return GateCheck(name="another", model=candidate.name, passed=not same, reason=reason)
 
-    def _other_candidates(self, candidate: Fitted) -> Iterator[GateCheck]:
+    def _other_candidates(self, candidate: FittedModel) -> Iterator[GateCheck]:
         """A new configuration must also be at least as good as the old one on the same newer rows.
 
         One on the rows since a change must also be as good as the new one on all rows.
@@ -216,7 +218,7 @@ class Comparison:
                 reason=f"scores {score:.4g}, {labels[other.name]} {other_score:.4g}",
             )
 
-    def _slice(self, candidate: Fitted, part: Slice) -> GateCheck:
+    def _slice(self, candidate: FittedModel, part: Slice) -> GateCheck:
         """Must not fall behind the champion on a slice by more than `gate.slice_margin`."""
         name, place = f"slice {part.column}={part.value}", f"{part.rows} rows of {part.column}={part.value}"
         score, champion = finite(part.scores.get(candidate.name)), finite(part.scores.get(CHAMPION))
@@ -230,7 +232,7 @@ class Comparison:
         return GateCheck(name=name, model=candidate.name, passed=gain >= bound, value=gain, bound=bound, reason=reason)
 
 
-def _enough(name: str, candidate: Fitted, count: int, fewest: int, unit: str) -> GateCheck:
+def _enough(name: str, candidate: FittedModel, count: int, fewest: int, unit: str) -> GateCheck:
     enough = count >= fewest
     return GateCheck(
         name=name,
@@ -242,7 +244,7 @@ def _enough(name: str, candidate: Fitted, count: int, fewest: int, unit: str) ->
     )
 
 
-def _gain(pair: Paired) -> str:
+def _gain(pair: PairedGain) -> str:
     gain, low, high = (value + 0.0 for value in (pair.gain, pair.low, pair.high))  # no negative zero
     return f"{pair.metric} gain {gain:+.4g}, {100 * (1 - 2 * pair.level):.4g}% interval {low:+.4g} to {high:+.4g}"
 

@@ -18,7 +18,7 @@ from retrain.errors import NonFiniteMetric
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
 from retrain.modeling import gains, metrics, resampling
 from retrain.modeling.metrics import Array
-from retrain.results import Accepted, Champion, Context, Measured, Paired, Slice, TrainReport
+from retrain.results import AcceptedBatch, Champion, Context, MetricEstimate, PairedGain, Slice, TrainReport
 from retrain.spec import METRICS, Spec
 
 SECONDARY_RESAMPLES = 200
@@ -31,14 +31,14 @@ PrimaryDraws = dict[str, resampling.Draws]
 # --- which rows, which candidates
 
 
-def fresh_holdout(context: Context, train: TrainReport, holdout: Sequence[Accepted]) -> tuple[Accepted, ...]:
+def fresh_holdout(context: Context, train: TrainReport, holdout: Sequence[AcceptedBatch]) -> tuple[AcceptedBatch, ...]:
     """The holdout batches that begin after every training row of every model."""
     until = [interval.end for fitted in train.fitted for interval in fitted.intervals]
     until += [champion.trained_until for champion in _champions(context)]
     return tuple(accepted for accepted in holdout if all(_begin(train, accepted) >= end for end in until))
 
 
-def why_not_fresh(context: Context, holdout: Sequence[Accepted]) -> str:
+def why_not_fresh(context: Context, holdout: Sequence[AcceptedBatch]) -> str:
     """Why no holdout batch is fresh, for people."""
     if not holdout:
         return "there is no holdout interval"
@@ -48,7 +48,7 @@ def why_not_fresh(context: Context, holdout: Sequence[Accepted]) -> str:
     return f"the candidates were fitted on rows of {span(holdout)}"
 
 
-def span(accepted: Sequence[Accepted]) -> str:
+def span(accepted: Sequence[AcceptedBatch]) -> str:
     """The names of the first and the last interval, for people."""
     first, last = accepted[0].batch.interval.name, accepted[-1].batch.interval.name
     return first if first == last else f"{first} to {last}"
@@ -64,7 +64,7 @@ def _champions(context: Context) -> list[Champion]:
     return [champion for champion in (context.champion, context.reference_champion) if champion]
 
 
-def _begin(train: TrainReport, accepted: Accepted) -> datetime:
+def _begin(train: TrainReport, accepted: AcceptedBatch) -> datetime:
     """Where the rows of a holdout batch that judge begin."""
     interval = accepted.batch.interval
     cut = train.judged_from if interval in train.holdout[-1:] else None
@@ -76,7 +76,7 @@ def _begin(train: TrainReport, accepted: Accepted) -> datetime:
 
 def measure_models(
     spec: Spec, y: Array, predictions: Mapping[str, Array], block: Array
-) -> tuple[dict[str, dict[str, Measured]], PrimaryDraws]:
+) -> tuple[dict[str, dict[str, MetricEstimate]], PrimaryDraws]:
     """Measure every metric of every model, with intervals from resampled blocks.
 
     Args:
@@ -88,12 +88,12 @@ def measure_models(
     Returns:
         model → metric → value with interval; and the draws of the primary metric for `paired_gains`.
     """
-    measured: dict[str, dict[str, Measured]] = {}
+    measured: dict[str, dict[str, MetricEstimate]] = {}
     primary: PrimaryDraws = {}
     for name, prediction in predictions.items():
         measured[name] = {}
         for metric, value in metrics.metric_values(spec.task, y, prediction).items():
-            measured[name][metric] = Measured(value=value)
+            measured[name][metric] = MetricEstimate(value=value)
             if value is None or metric not in METRICS[spec.task]:
                 continue
             count = spec.evaluation.resamples
@@ -113,7 +113,7 @@ def measure_models(
     return measured, primary
 
 
-def paired_gains(spec: Spec, train: TrainReport, draws: PrimaryDraws, level: float) -> tuple[Paired, ...]:
+def paired_gains(spec: Spec, train: TrainReport, draws: PrimaryDraws, level: float) -> tuple[PairedGain, ...]:
     """Compare each candidate with champions, refresh and baselines on the same draws of the primary metric.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
 from retrain.gate.comparison import Comparison
-from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, TrainReport
+from retrain.results import Context, Decision, EvaluateReport, FittedModel, GateCheck, GateReport, TrainReport
 from retrain.spec import Spec
 
 MOST_REASONS = 12
@@ -37,7 +37,7 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
     comparison = Comparison(spec, context, train, evaluate)
     candidates = _candidates(spec, context, train)
     checks: dict[str, list[GateCheck]] = {}
-    chosen: Fitted | None = None
+    chosen: FittedModel | None = None
     if not candidates:
         decision = Decision(verdict="keep", reasons=("training brought no candidate",))
     elif evaluate.decision.verdict != "measured":
@@ -64,14 +64,14 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
     )
 
 
-def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted]:
+def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[FittedModel]:
     """The candidates in the order in which they are judged, the one on the rows since a change first.
 
     Without a champion only the best by its inner score.
     """
     sign = -1.0 if spec.greater_is_better else 1.0
 
-    def rank(candidate: Fitted) -> float:
+    def rank(candidate: FittedModel) -> float:
         if candidate.name == "changed":
             return -math.inf
         return math.inf if candidate.inner_score is None else sign * candidate.inner_score
@@ -82,7 +82,7 @@ def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted
     return [*new, *(fitted for fitted in train.fitted if fitted.kind == "refresh")]
 
 
-def _decide(candidates: list[Fitted], checks: dict[str, list[GateCheck]]) -> tuple[Fitted, Decision]:
+def _decide(candidates: list[FittedModel], checks: dict[str, list[GateCheck]]) -> tuple[FittedModel, Decision]:
     """The candidate that the verdict is about, and the verdict."""
     against = {
         candidate.name: [check for check in checks[candidate.name] if _is_against(check)] for candidate in candidates

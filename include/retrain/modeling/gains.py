@@ -19,7 +19,7 @@ from scipy import stats
 from retrain.errors import NonFiniteMetric
 from retrain.modeling.metrics import Array
 from retrain.modeling.resampling import EPSILON, UNDEFINED_DRAWS, Draws, draw_counts, steps
-from retrain.results import Paired
+from retrain.results import PairedGain
 from retrain.spec import METRICS
 
 _CELLS = 1 << 20
@@ -31,7 +31,7 @@ _LEAST_ERROR, _MOST_ALIKE = 0.1, 0.8
 
 def paired_gain(
     task: str, model: tuple[str, Draws], against: tuple[str, Draws], level: float, *, margin: float = 0.0, seed: int = 0
-) -> Paired:
+) -> PairedGain:
     """Bound the gain of one model over another on the same rows, turned so that above zero is better.
 
     `low` and `high` are each a one-sided bound at `level`: `low > 0` is a test at that level that the model
@@ -67,7 +67,7 @@ def paired_gain(
     if margin:
         granted = [margin * np.abs(score) for score in (other_draws.value, other_draws.without, other_draws.finer)]
         within = _studentized(gain + float(granted[0]), left + granted[1], finer + granted[2], level, resamples, seed)
-    return Paired(
+    return PairedGain(
         model=name,
         against=other,
         metric=draws.metric,

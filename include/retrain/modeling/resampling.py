@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from retrain.modeling.metrics import Array, checked, metric_value
-from retrain.results import Measured
+from retrain.results import MetricEstimate
 from retrain.spec import Spec
 
 MAX_BLOCKS = 1_000
@@ -230,10 +230,10 @@ def _ranked(task: str, metric: str, y: Array, p: Array, block: Array, count: int
     return area if metric == "roc_auc" else precision
 
 
-def confidence_interval(draws: Draws, level: float) -> Measured:
+def confidence_interval(draws: Draws, level: float) -> MetricEstimate:
     """A metric with the interval of coverage 1 - 2·level; no interval where too many draws are undefined."""
     bounds = _bounds(draws.drawn, draws.blocks, level)
-    return Measured(value=draws.value, low=bounds and bounds[0], high=bounds and bounds[1])
+    return MetricEstimate(value=draws.value, low=bounds and bounds[0], high=bounds and bounds[1])
 
 
 def _bounds(drawn: Array, count: int, level: float) -> tuple[float, float] | None:

@@ -10,12 +10,12 @@ from retrain.data import dataset
 from retrain.errors import DegenerateTraining
 from retrain.modeling import pipelines
 from retrain.modeling.folds import Rows
-from retrain.results import Accepted, Configuration
+from retrain.results import AcceptedBatch, Configuration
 from retrain.spec import Spec
 from retrain.state.run import Run
 
 
-def labelled_rows(run: Run, accepted: tuple[Accepted, ...], least: int | None = None) -> tuple[Rows, int]:
+def labelled_rows(run: Run, accepted: tuple[AcceptedBatch, ...], least: int | None = None) -> tuple[Rows, int]:
     """The labelled rows of batches, and how many rows have no label.
 
     Args:
@@ -43,7 +43,7 @@ def labelled_rows(run: Run, accepted: tuple[Accepted, ...], least: int | None = 
     return Rows(kept, y[known], np.asarray(place)[known]), int((~known).sum())
 
 
-def batches_in_window(accepted: tuple[Accepted, ...], configuration: Configuration) -> tuple[Accepted, ...]:
+def batches_in_window(accepted: tuple[AcceptedBatch, ...], configuration: Configuration) -> tuple[AcceptedBatch, ...]:
     """The newest batches, those that a configuration trains on."""
     if configuration.since:
         return tuple(batch for batch in accepted if batch.batch.interval.start >= configuration.since)

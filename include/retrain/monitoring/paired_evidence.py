@@ -22,7 +22,7 @@ from retrain.modeling import resampling
 from retrain.modeling.metrics import Array
 from retrain.monitoring import confidence_sequence, estimation, prediction_log
 from retrain.monitoring.confidence_sequence import Bounds
-from retrain.results import HELD, Accepted, Context, DiagnoseReport, Interval, Rollout
+from retrain.results import HELD, AcceptedBatch, Context, DiagnoseReport, Interval, Rollout
 from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -111,7 +111,7 @@ def paired_evidence(run: Run, context: Context, rollout: Rollout) -> PairedEvide
     )
 
 
-def _labelled(run: Run, context: Context, rollout: Rollout) -> Iterator[Accepted]:
+def _labelled(run: Run, context: Context, rollout: Rollout) -> Iterator[AcceptedBatch]:
     """The accepted batches since the rollout began whose labels are there and are not in doubt."""
     doubted = set()
     if run.store.exists(f"{run.folder}/diagnose.json"):
@@ -122,7 +122,7 @@ def _labelled(run: Run, context: Context, rollout: Rollout) -> Iterator[Accepted
             yield accepted
 
 
-def _pair(run: Run, rollout: Rollout, accepted: Accepted) -> LossPair | None:
+def _pair(run: Run, rollout: Rollout, accepted: AcceptedBatch) -> LossPair | None:
     """The losses of an interval; None where one of the two did not score it, or too few labels have come."""
     records = prediction_log.records(run, accepted.batch.interval)
     records = [record for record in records if _scored_by_both(record, rollout)]

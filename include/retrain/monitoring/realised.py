@@ -18,7 +18,7 @@ from retrain.monitoring import estimation
 from retrain.monitoring.estimation import ExcessLoss, PerformanceEstimator
 from retrain.monitoring.estimation.holdout import holdout_estimator
 from retrain.monitoring.prediction_log import JoinedPredictions, join_champion
-from retrain.results import Champion, Interval, Measured, Realised, SliceFall
+from retrain.results import Champion, Interval, MetricEstimate, RealisedPerformance, SliceFall
 from retrain.spec import Spec
 from retrain.state.run import Run
 
@@ -29,7 +29,7 @@ def below_expected_score(spec: Spec, value: float, expected_score: float) -> boo
     return value < expected_score - margin if spec.greater_is_better else value > expected_score + margin
 
 
-def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]) -> Realised | None:
+def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]) -> RealisedPerformance | None:
     """Measure the champion on the last of these intervals; those before it show a slow fall.
 
     Returns:
@@ -40,8 +40,8 @@ def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]
     """
     spec, interval = run.spec, intervals[-1]
 
-    def undetermined(reason: str, **more: object) -> Realised:
-        return Realised.model_validate(
+    def undetermined(reason: str, **more: object) -> RealisedPerformance:
+        return RealisedPerformance.model_validate(
             {"interval": interval, "version": champion.version, "verdict": "undetermined", "reason": reason, **more}
         )
 
@@ -77,7 +77,7 @@ def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
         pass  # judged by the expected score alone
     verdict, reason = _judge(run, champion, interval, measured, excess, slow, expected)
-    return Realised(
+    return RealisedPerformance(
         interval=interval,
         version=champion.version,
         verdict=verdict,
@@ -117,7 +117,7 @@ def _excess_loss(run: Run, estimator: PerformanceEstimator, *parts: JoinedPredic
     )
 
 
-def _score(run: Run, known: JoinedPredictions, block: Array) -> Measured:
+def _score(run: Run, known: JoinedPredictions, block: Array) -> MetricEstimate:
     spec = run.spec
     try:
         draws = resampling.resample(
@@ -130,7 +130,7 @@ def _score(run: Run, known: JoinedPredictions, block: Array) -> Measured:
             seed=spec.training.seed,
         )
     except NonFiniteMetric:
-        return Measured(value=None)
+        return MetricEstimate(value=None)
     return resampling.confidence_interval(draws, spec.gate.level)
 
 
@@ -138,7 +138,7 @@ def _judge(
     run: Run,
     champion: Champion,
     interval: Interval,
-    measured: Measured,
+    measured: MetricEstimate,
     excess: ExcessLoss | None,
     slow: ExcessLoss | None,
     expected: float | None,

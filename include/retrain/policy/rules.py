@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from retrain.data import dataset
-from retrain.results import Accepted, Champion, Context, Decision, DriftReport, StageReport
+from retrain.results import AcceptedBatch, Champion, Context, Decision, DriftReport, StageReport
 from retrain.spec import Spec
 
 
@@ -51,7 +51,7 @@ class Facts:
         return self.context.effective_at
 
     @property
-    def mature(self) -> tuple[Accepted, ...]:
+    def mature(self) -> tuple[AcceptedBatch, ...]:
         """The accepted batches whose labels are all there, oldest first."""
         return dataset.mature(self.context, self.spec)
 

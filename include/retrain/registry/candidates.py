@@ -12,7 +12,7 @@ from retrain.data import dataset
 from retrain.modeling import packaging, trainer
 from retrain.modeling.folds import Rows
 from retrain.registry.mlflow import save_model
-from retrain.results import Accepted, Configuration, Fitted
+from retrain.results import AcceptedBatch, Configuration, FittedModel
 from retrain.state.run import Run
 
 
@@ -22,10 +22,10 @@ def fit_candidate(
     name: str,
     kind: Literal["refresh", "new", "baseline"],
     configuration: Configuration,
-    accepted: tuple[Accepted, ...],
+    accepted: tuple[AcceptedBatch, ...],
     known: Rows,
     inner_score: float | None = None,
-) -> tuple[Pipeline, Fitted]:
+) -> tuple[Pipeline, FittedModel]:
     """Fit a configuration on its training window, and lay the model in the store.
 
     Args:
@@ -58,7 +58,7 @@ def fit_candidate(
         )
         run.store.put_folder(key, folder / "model")
     batches = trainer.batches_in_window(accepted, configuration)
-    return model, Fitted(
+    return model, FittedModel(
         name=name,
         kind=kind,
         configuration=configuration,

@@ -13,7 +13,7 @@ from retrain.data.versions import code_version
 from retrain.errors import UnknownVersion
 from retrain.registry.champion import refit_as_champion
 from retrain.rendering.text import run_key_of
-from retrain.results import Champion, Context, DecideReport, Fitted, RegisterReport, TrainReport
+from retrain.results import Champion, Context, DecideReport, FittedModel, RegisterReport, TrainReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import known_versions
@@ -73,7 +73,7 @@ def run_of(home: Home, spec: Spec, key: str) -> tuple[Run, Context]:
     return Run(home, spec, context.interval, key, context.trigger, known_at=context.effective_at), context
 
 
-def lineage_tags(run: Run, context: Context, train: TrainReport, fitted: Fitted) -> dict[str, str]:
+def lineage_tags(run: Run, context: Context, train: TrainReport, fitted: FittedModel) -> dict[str, str]:
     """Everything that brings a model back, as the tags of its run and version in MLflow.
 
     Args:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from retrain.modeling.metrics import Array, calibration
-from retrain.results import EvaluateReport, Paired
+from retrain.results import EvaluateReport, PairedGain
 from retrain.spec import Spec
 
 POINTS = 200
@@ -194,7 +194,7 @@ def importances(table: Mapping[str, Mapping[str, float]], metric: str, most: int
 
 
 @mpl.rc_context(STYLE)
-def gains(pairs: Sequence[Paired]) -> bytes:
+def gains(pairs: Sequence[PairedGain]) -> bytes:
     """Every paired gain with its interval: right of the line is better."""
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(pairs)), layout="constrained")
     axes = figure.subplots()

@@ -11,7 +11,7 @@ from retrain.errors import ArtifactMissing, DanglingChampion, RegistryDown
 from retrain.registry.lineage import Lineage, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rendering.text import NONE, differences, number, plain, stamp, who
-from retrain.results import Accepted, EvaluateReport, Fitted, GateCheck, GateReport, RefitReport, TrainReport
+from retrain.results import AcceptedBatch, EvaluateReport, FittedModel, GateCheck, GateReport, RefitReport, TrainReport
 from retrain.spec import Spec
 from retrain.state import projections
 from retrain.state.ledger import Record
@@ -59,7 +59,7 @@ def _branch(tree: Tree, name: str, lines: Iterable[str]) -> None:
         branch.add(Text(plain(line)))
 
 
-def _data(lineage: Lineage, used: list[Accepted]) -> Iterator[str]:
+def _data(lineage: Lineage, used: list[AcceptedBatch]) -> Iterator[str]:
     ingests = [record.body for record in lineage.records if record.kind == "ingest"]
     deliveries = {body["batch"]["sha256"]: body for body in ingests}
     snapshots = [record.body for record in lineage.records if record.kind == "snapshot"]
@@ -85,7 +85,7 @@ def _data(lineage: Lineage, used: list[Accepted]) -> Iterator[str]:
             )
 
 
-def _training(lineage: Lineage, train: TrainReport, fitted: Fitted) -> Iterator[str]:
+def _training(lineage: Lineage, train: TrainReport, fitted: FittedModel) -> Iterator[str]:
     first, last = fitted.intervals[0], fitted.intervals[-1]
     yield (
         f"{fitted.rows:,} labelled rows of {len(fitted.intervals)} intervals, {first.start:%Y-%m-%d %H:%M} to"

@@ -14,7 +14,7 @@ from rich.text import Text
 from retrain import errors
 from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
 from retrain.rendering.text import number, plain, run_key_of, stamp, who
-from retrain.results import Accepted, Champion, Context, RefitReport
+from retrain.results import AcceptedBatch, Champion, Context, RefitReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import champion_at
@@ -247,7 +247,7 @@ def _training_lines(home: Home, spec: Spec, champion: Champion) -> Iterator[str]
         yield f"         and {len(batches) - INTERVALS} earlier intervals: {more}"
 
 
-def training_batches(run: Run, context: Context) -> list[Accepted]:
+def training_batches(run: Run, context: Context) -> list[AcceptedBatch]:
     """The batches that the run's version was fitted on, oldest first."""
     spans = run.read(RefitReport, "refit").fitted.intervals
     starts = {span.start for span in spans}

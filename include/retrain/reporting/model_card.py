@@ -16,13 +16,13 @@ import pandas as pd
 from retrain.rendering import html
 from retrain.rendering.text import NONE, markdown, number, plain, stamp
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Context,
     Decision,
     EvaluateReport,
     GateCheck,
     GateReport,
-    Measured,
+    MetricEstimate,
     RefitReport,
     TrainReport,
 )
@@ -63,7 +63,7 @@ class CardFacts:
         return self.gate.chosen or self.refit.fitted.name
 
     @property
-    def batches(self) -> list[Accepted]:
+    def batches(self) -> list[AcceptedBatch]:
         """Of the rows that it was fitted on and of those that judged it."""
         starts = {span.start for span in (*self.refit.fitted.intervals, *self.train.holdout)}
         return [accepted for accepted in self.context.accepted if accepted.batch.interval.start in starts]
@@ -208,7 +208,7 @@ def _limits(facts: CardFacts) -> Iterator[tuple[str, str]]:
 def _weak(facts: CardFacts) -> Iterator[tuple[str, str]]:
     """Slices on which it scores worse than on all rows by more than the gate lets a slice fall."""
     spec = facts.spec
-    whole = facts.evaluate.metrics.get(facts.judged, {}).get(spec.gate.metric, Measured(value=None)).value
+    whole = facts.evaluate.metrics.get(facts.judged, {}).get(spec.gate.metric, MetricEstimate(value=None)).value
     for part in facts.evaluate.slices:
         score = part.scores.get(facts.judged)
         if whole is None or score is None or part.rows < spec.gate.slice_min_rows:
@@ -273,7 +273,7 @@ def _metrics(facts: CardFacts, names: list[str]) -> Iterator[list[str]]:
         yield [metric, *(_measured(facts.evaluate.metrics[name].get(metric)) for name in names)]
 
 
-def _measured(measured: Measured | None) -> str:
+def _measured(measured: MetricEstimate | None) -> str:
     if measured is None or measured.value is None:
         return NONE
     return number(measured.value) + (

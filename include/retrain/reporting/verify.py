@@ -41,13 +41,13 @@ class Verification:
     Attributes:
         what: was checked.
         ok: whether it is as it was recorded.
-        found: what was found, for people.
+        finding: what was found, for people.
         do: the next step where it is not ok.
     """
 
     what: str
     ok: bool
-    found: str
+    finding: str
     do: str = ""
 
 
@@ -67,7 +67,7 @@ def verify(home: Home, model: str, progress: Callable[[str], None] = lambda text
     checks = _Checks(home, model)
     progress("ledger")
     chain = _check("chain", checks.chain)
-    if chain.found.startswith(UNREACHED):
+    if chain.finding.startswith(UNREACHED):
         return (chain,)
     return (
         chain,
@@ -88,7 +88,7 @@ def table(model: str, verifications: tuple[Verification, ...]) -> Table:
         grid.add_column(name, overflow="fold")
     for row in verifications:
         mark = Text("ok", "green") if row.ok else Text("wrong", "bold red")
-        grid.add_row(mark, Text(row.what), Text(row.found), Text(row.do))
+        grid.add_row(mark, Text(row.what), Text(row.finding), Text(row.do))
     return grid
 
 
@@ -202,8 +202,8 @@ def _check(what: str, check: CheckFunction) -> Verification:
     except RetrainError as error:
         return Verification(what, False, f"{UNREACHED if error.retryable else ''}{error.found}", error.do)
     except Exception as error:  # the libraries of databases and stores share no base class
-        found = f"{UNREACHED}{type(error).__name__}: {error}"[:500]
-        return Verification(what, False, found, "see that it is there, reachable and readable, then verify again")
+        finding = f"{UNREACHED}{type(error).__name__}: {error}"[:500]
+        return Verification(what, False, finding, "see that it is there, reachable and readable, then verify again")
 
 
 def _check_each(
@@ -222,7 +222,7 @@ def _check_each(
         sound += outcome.ok
         if not outcome.ok:
             yield outcome
-        if outcome.found.startswith(UNREACHED):
+        if outcome.finding.startswith(UNREACHED):
             break
     all_sound = sound == len(checks)
     yield Verification(what, all_sound, f"{sound:,} of {len(checks):,} as recorded", "" if all_sound else "see above")

@@ -11,7 +11,7 @@ import pandas as pd
 from retrain.modeling import model_io
 from retrain.registry.lineage import Lineage
 from retrain.rendering.text import number
-from retrain.results import EvaluateReport, Fitted, GateReport, RefitReport, Result, TrainReport, current_name
+from retrain.results import EvaluateReport, FittedModel, GateReport, RefitReport, Result, TrainReport, current_name
 from retrain.state.run import Run
 
 LISTED = 5
@@ -55,20 +55,20 @@ def _has(run: Run, stage: str) -> bool:
     return run.store.exists(f"{run.folder}/{stage}.json")
 
 
-def _model(name: str, old: Run, before: Fitted | None, new: Run, after: Fitted | None) -> ComparedPart:
+def _model(name: str, old: Run, before: FittedModel | None, new: Run, after: FittedModel | None) -> ComparedPart:
     was, now = (fitted.digest if fitted else "" for fitted in (before, after))
     if was == now:
         return ComparedPart(name=name, same=True, detail=f"digest {now[:12]}")
     detail = f"digest {now[:12] or 'none'}, was {was[:12] or 'none'}"
-    kept, made = (_files(run, fitted) if fitted else {} for run, fitted in ((old, before), (new, after)))
-    if kept and kept.get(model_io.MODEL_FILE) == made.get(model_io.MODEL_FILE):
-        others = sorted(file for file in {*kept, *made} if kept.get(file) != made.get(file))
+    kept, rebuilt = (_files(run, fitted) if fitted else {} for run, fitted in ((old, before), (new, after)))
+    if kept and kept.get(model_io.MODEL_FILE) == rebuilt.get(model_io.MODEL_FILE):
+        others = sorted(file for file in {*kept, *rebuilt} if kept.get(file) != rebuilt.get(file))
         more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
         detail += f"; fitted the same, beside it differ {', '.join(others[:LISTED])}{more}"
     return ComparedPart(name=name, same=False, detail=detail)
 
 
-def _files(run: Run, fitted: Fitted) -> dict[str, bytes]:
+def _files(run: Run, fitted: FittedModel) -> dict[str, bytes]:
     """A model's files, the pipeline in today's words; none where they are not those that its digest was taken of."""
     if not run.store.exists(f"{fitted.key}/{model_io.MODEL_FILE}"):
         return {}

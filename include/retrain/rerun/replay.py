@@ -29,7 +29,7 @@ from retrain.modeling.metrics import metric_value
 from retrain.policy.presets import FIXED, with_policy
 from retrain.registry.champion import load_champion, refit_as_champion
 from retrain.results import (
-    Accepted,
+    AcceptedBatch,
     Champion,
     Context,
     Decision,
@@ -98,7 +98,7 @@ def replay(
         )
 
 
-def _accepted(records: list[Record]) -> tuple[Accepted, ...]:
+def _accepted(records: list[Record]) -> tuple[AcceptedBatch, ...]:
     """Every revision of every interval's batch on record, with the newest labels."""
     labels = {
         record.body["batch"]: LabelBatch.model_validate(record.body["labels"])
@@ -106,7 +106,9 @@ def _accepted(records: list[Record]) -> tuple[Accepted, ...]:
         if record.kind == "labels"
     }
     batches = {
-        record.key: Accepted.model_validate(record.body["accepted"]) for record in records if record.kind == "snapshot"
+        record.key: AcceptedBatch.model_validate(record.body["accepted"])
+        for record in records
+        if record.kind == "snapshot"
     }
     joined = [batch.model_copy(update={"labels": labels.get(batch.batch.sha256)}) for batch in batches.values()]
     return tuple(sorted(joined, key=lambda batch: batch.batch.interval.start))
@@ -123,7 +125,7 @@ class _Walk:
         spec: Spec,
         name: str,
         facts: list[Record],
-        accepted: tuple[Accepted, ...],
+        accepted: tuple[AcceptedBatch, ...],
         say: Callable[[str], None],
     ):
         url = f"sqlite:///{state / 'ledger.db'}"

@@ -21,7 +21,7 @@ from retrain.modeling import packaging
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rerun.differences import ComparedPart, compare_runs
-from retrain.results import Accepted, Result
+from retrain.results import AcceptedBatch, Result
 from retrain.spec import Spec, parse
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -132,7 +132,7 @@ def _spec(lineage: Lineage, today: Spec) -> tuple[Spec, ComparedPart]:
     return kept, ComparedPart(name="spec", same=same, detail=detail)
 
 
-def _fetch_data(run: Run, lineage: Lineage, say: Callable[[str], None]) -> Iterator[Accepted]:
+def _fetch_data(run: Run, lineage: Lineage, say: Callable[[str], None]) -> Iterator[AcceptedBatch]:
     """Fetch every batch that the run could learn from, with its labels, into the scratch store."""
     registry, store = registry_of(run.home), Path(Store(run.home.store).path)
     labels = {
@@ -159,7 +159,7 @@ def _check_digest(file: Path, sha256: str) -> None:
         )
 
 
-def _data(data: tuple[Accepted, ...]) -> ComparedPart:
+def _data(data: tuple[AcceptedBatch, ...]) -> ComparedPart:
     files = len(data) + sum(accepted.labels is not None for accepted in data)
     rows = sum(accepted.batch.rows for accepted in data)
     detail = f"{files} files, {rows:,} rows, back by hash from the data registry"

@@ -10,16 +10,16 @@ and for how long stands in the ledger. Nothing but pydantic is imported here: DA
 
 from retrain.results.base import Decision, Interval, Result, Signal, StageReport, Utc, current_name, inside
 from retrain.results.champion import BlockedModel, Champion, Configuration, Rollout
-from retrain.results.context import Accepted, Alert, Context, Trigger
+from retrain.results.context import AcceptedBatch, Alert, Context, Trigger
 from retrain.results.decide import DecideReport
 from retrain.results.diagnose import HELD, DiagnoseReport
 from retrain.results.drift import ColumnDrift, DriftReport
 from retrain.results.estimate import EstimateReport
-from retrain.results.evaluate import EvaluateReport, Finding, Measured, Paired, Slice
+from retrain.results.evaluate import EvaluateReport, Finding, MetricEstimate, PairedGain, Slice
 from retrain.results.gate import GateCheck, GateReport
 from retrain.results.ingest import Batch, IngestReport
 from retrain.results.labels import IntervalLabels, LabelBatch, LabelsReport
-from retrain.results.measure import MeasureReport, Realised, SliceFall
+from retrain.results.measure import MeasureReport, RealisedPerformance, SliceFall
 from retrain.results.promote import PromoteReport
 from retrain.results.refit import RefitReport
 from retrain.results.register import RegisterReport
@@ -28,12 +28,12 @@ from retrain.results.rollout import RolloutReport
 from retrain.results.score import Coverage, Disagreement, Disparity, ScoreReport
 from retrain.results.smoke_test import SmokeTestReport
 from retrain.results.snapshot import SnapshotReport
-from retrain.results.train import Fitted, TrainReport
+from retrain.results.train import FittedModel, TrainReport
 from retrain.results.validate import Check, ValidateReport
 
 __all__ = [
     "HELD",
-    "Accepted",
+    "AcceptedBatch",
     "Alert",
     "Batch",
     "BlockedModel",
@@ -52,7 +52,7 @@ __all__ = [
     "EstimateReport",
     "EvaluateReport",
     "Finding",
-    "Fitted",
+    "FittedModel",
     "GateCheck",
     "GateReport",
     "IngestReport",
@@ -61,10 +61,10 @@ __all__ = [
     "LabelBatch",
     "LabelsReport",
     "MeasureReport",
-    "Measured",
-    "Paired",
+    "MetricEstimate",
+    "PairedGain",
     "PromoteReport",
-    "Realised",
+    "RealisedPerformance",
     "RefitReport",
     "RegisterReport",
     "ReplayOutcome",

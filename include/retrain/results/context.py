@@ -13,7 +13,7 @@ from retrain.results.ingest import Batch
 from retrain.results.labels import LabelBatch
 
 
-class Accepted(Result):
+class AcceptedBatch(Result):
     """A batch that training may read."""
 
     batch: Batch
@@ -52,7 +52,7 @@ class Context(StageReport):
 
     spec_digest: str
     trigger: Trigger
-    accepted: tuple[Accepted, ...] = Field(description="every accepted batch up to this interval, oldest first")
+    accepted: tuple[AcceptedBatch, ...] = Field(description="every accepted batch up to this interval, oldest first")
     quarantined: tuple[str, ...] = ()
     held: tuple[str, ...] = Field(default=(), description="accepted, then found broken or suspect; until released")
     champion: Champion | None = None

@@ -10,7 +10,7 @@ from pydantic import Field
 from retrain.results.base import CurrentName, Decision, Interval, Result, StageReport
 
 
-class Measured(Result):
+class MetricEstimate(Result):
     """A metric with its interval."""
 
     value: float | None
@@ -18,7 +18,7 @@ class Measured(Result):
     high: float | None = None
 
 
-class Paired(Result):
+class PairedGain(Result):
     """The gain of `model` over `against` on the same rows, with its interval; above zero is better."""
 
     model: str
@@ -71,8 +71,8 @@ class EvaluateReport(StageReport):
     holdout: tuple[Interval, ...] = ()
     rows: int = 0
     blocks: int = 0
-    metrics: dict[CurrentName, dict[str, Measured]] = Field(default={}, description="model → metric → value")
-    paired: tuple[Paired, ...] = ()
+    metrics: dict[CurrentName, dict[str, MetricEstimate]] = Field(default={}, description="model → metric → value")
+    paired: tuple[PairedGain, ...] = ()
     slices: tuple[Slice, ...] = ()
     importance: dict[CurrentName, dict[str, float]] = Field(
         default={}, description="model → feature → mean loss of score"

@@ -21,7 +21,7 @@ class SliceFall(Result):
     fell: bool = False
 
 
-class Realised(Result):
+class RealisedPerformance(Result):
     """The champion on one interval, once its labels are there."""
 
     FORMER: ClassVar[Mapping[str, str]] = {"promised": "expected_score"}
@@ -48,7 +48,7 @@ class MeasureReport(StageReport):
 
     decision: Decision = Field(description="alarm, calm or undetermined")
     metric: str = ""
-    realised: tuple[Realised, ...] = Field(default=(), description="oldest first; the newest decides")
+    realised: tuple[RealisedPerformance, ...] = Field(default=(), description="oldest first; the newest decides")
     html: str | None = None
 
     def facts(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from retrain.results.base import Interval, Result, StageReport, Utc
 from retrain.results.champion import Configuration
 
 
-class Fitted(Result):
+class FittedModel(Result):
     """A fitted pipeline in the run's workspace."""
 
     name: str = Field(description="refresh, new, changed, naive or simple")
@@ -30,7 +30,7 @@ class TrainReport(StageReport):
 
     FORMER: ClassVar[Mapping[str, str]] = {"sealed": "holdout"}
 
-    fitted: tuple[Fitted, ...]
+    fitted: tuple[FittedModel, ...]
     holdout: tuple[Interval, ...]
     judged_from: Utc | None = Field(
         default=None, description="start of the holdout rows that judge, where a candidate was fitted on those before"

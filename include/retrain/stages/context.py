@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from retrain.errors import MissingInput
-from retrain.results import HELD, Accepted, Alert, Champion, Context, LabelBatch, Signal
+from retrain.results import HELD, AcceptedBatch, Alert, Champion, Context, LabelBatch, Signal
 from retrain.state import projections
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -76,11 +76,11 @@ def _trains(record: Record, run: Run) -> bool:
     return record.body["by"] == "retrain" and record.body["verdict"] == "retrain" and record.effective_at == run.as_of
 
 
-def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -> dict[str, Accepted]:
+def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -> dict[str, AcceptedBatch]:
     """Interval → its accepted batch, with its labels where they came apart; a later revision wins."""
-    by_interval: dict[str, Accepted] = {}
+    by_interval: dict[str, AcceptedBatch] = {}
     for record in snapshots:
-        accepted = Accepted.model_validate(record.body["accepted"])
+        accepted = AcceptedBatch.model_validate(record.body["accepted"])
         if accepted.batch.interval.end <= run.as_of:
             by_interval[accepted.batch.interval.name] = accepted
     for record in labels:
@@ -93,7 +93,7 @@ def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -
 
 
 def _held(
-    records: Iterable[Record], releases: Iterable[Record], accepted: dict[str, Accepted], moment: datetime
+    records: Iterable[Record], releases: Iterable[Record], accepted: dict[str, AcceptedBatch], moment: datetime
 ) -> set[str]:
     """Intervals whose data look broken, or whose labels look wrong, and that no person has released."""
     released = {record.key for record in releases}

@@ -25,7 +25,7 @@ from retrain.modeling.metrics import Array
 from retrain.registry.champion import load_champion
 from retrain.registry.mlflow import load_model
 from retrain.rendering import plots
-from retrain.results import Accepted, Context, Decision, EvaluateReport, Paired, TrainReport
+from retrain.results import AcceptedBatch, Context, Decision, EvaluateReport, PairedGain, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
@@ -71,7 +71,7 @@ def evaluate(run: Run) -> EvaluateReport:
     measured, draws = evidence.measure_models(spec, y, predictions, block)
     candidates = evidence.count_judged(context, train)
     level = analysis.level / max(candidates, 1)
-    pairs: tuple[Paired, ...] = ()
+    pairs: tuple[PairedGain, ...] = ()
     undefined = ""
     try:
         pairs = evidence.paired_gains(spec, train, draws, level)
@@ -150,7 +150,7 @@ def _reference_champion(run: Run, context: Context) -> tuple[Pipeline | None, st
 
 
 def _labelled(
-    run: Run, fresh: tuple[Accepted, ...], champions: Sequence[Pipeline], since: datetime | None
+    run: Run, fresh: tuple[AcceptedBatch, ...], champions: Sequence[Pipeline], since: datetime | None
 ) -> tuple[pd.DataFrame, Array, int]:
     """The rows that judge and have a label, their outcomes, and how many had none."""
     spec = run.spec

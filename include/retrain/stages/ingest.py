@@ -13,7 +13,7 @@ from pathlib import Path
 from retrain.data.dataset import arrow_schema
 from retrain.data.sources import Delivered, deliver, find
 from retrain.errors import IntervalConflict
-from retrain.results import Accepted, Batch, IngestReport
+from retrain.results import AcceptedBatch, Batch, IngestReport
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.store import json_digest, sha256_of
@@ -107,9 +107,9 @@ def _refuse_conflict(run: Run, sha256: str, digest: str) -> None:
     )
 
 
-def _accepted(run: Run) -> Accepted | None:
+def _accepted(run: Run) -> AcceptedBatch | None:
     records = _of_interval(run, "snapshot")
-    return Accepted.model_validate(records[-1].body["accepted"]) if records else None
+    return AcceptedBatch.model_validate(records[-1].body["accepted"]) if records else None
 
 
 def _of_interval(run: Run, kind: str) -> list[Record]:

@@ -25,7 +25,7 @@ from retrain.data import dataset
 from retrain.data.sources import Delivered, deliver_labels, encoded
 from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, RetrainError
-from retrain.results import Accepted, Decision, Interval, IntervalLabels, LabelBatch, LabelsReport
+from retrain.results import AcceptedBatch, Decision, Interval, IntervalLabels, LabelBatch, LabelsReport
 from retrain.spec import LabelSource, Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -85,10 +85,10 @@ def labels(run: Run) -> LabelsReport:
     return _report(run, _decision(run, matured, joined, intervals), matured, joined, tuple(intervals))
 
 
-def _accepted(run: Run) -> list[Accepted]:
-    newest: dict[str, Accepted] = {}
+def _accepted(run: Run) -> list[AcceptedBatch]:
+    newest: dict[str, AcceptedBatch] = {}
     for record in run.ledger.records(run.model, "snapshot"):
-        accepted = Accepted.model_validate(record.body["accepted"])
+        accepted = AcceptedBatch.model_validate(record.body["accepted"])
         if max(accepted.batch.interval.end, record.effective_at) <= run.as_of:
             newest[accepted.batch.interval.name] = accepted
     return sorted(newest.values(), key=lambda accepted: accepted.batch.interval.start)
@@ -155,7 +155,7 @@ def _report(
 # --- one interval ----------------------------------------------------------------------------------
 
 
-def _take(run: Run, source: LabelSource, accepted: Accepted, records: list[Record]) -> IntervalLabels:
+def _take(run: Run, source: LabelSource, accepted: AcceptedBatch, records: list[Record]) -> IntervalLabels:
     """Read the interval's delivery; take it if it covers enough rows."""
     interval, schema = accepted.batch.interval, dataset.labels_schema(run.spec)
     with tempfile.TemporaryDirectory(prefix="retrain-labels-") as name:
@@ -217,7 +217,7 @@ def _sort_out(spec: Spec, table: pa.Table) -> _Sorted:
     )
 
 
-def _join(run: Run, accepted: Accepted, given: _Sorted) -> tuple[pa.Table, IntervalLabels]:
+def _join(run: Run, accepted: AcceptedBatch, given: _Sorted) -> tuple[pa.Table, IntervalLabels]:
     """The labels that have a row, in the order of the rows."""
     key = run.spec.source.key
     with run.store.verified(accepted.batch.key, accepted.batch.sha256) as path:
@@ -237,7 +237,7 @@ def _join(run: Run, accepted: Accepted, given: _Sorted) -> tuple[pa.Table, Inter
 
 
 def _publish(
-    run: Run, accepted: Accepted, counts: IntervalLabels, delivered: Delivered, file: Path, records: list[Record]
+    run: Run, accepted: AcceptedBatch, counts: IntervalLabels, delivered: Delivered, file: Path, records: list[Record]
 ) -> IntervalLabels:
     name, sha256 = accepted.batch.interval.name, sha256_of(file)
     batch = LabelBatch(

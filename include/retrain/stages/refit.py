@@ -21,7 +21,16 @@ from retrain.modeling.folds import Rows
 from retrain.monitoring import reference
 from retrain.registry.candidates import fit_candidate
 from retrain.registry.mlflow import load_model
-from retrain.results import Context, Decision, EvaluateReport, Fitted, GateCheck, GateReport, RefitReport, TrainReport
+from retrain.results import (
+    Context,
+    Decision,
+    EvaluateReport,
+    FittedModel,
+    GateCheck,
+    GateReport,
+    RefitReport,
+    TrainReport,
+)
 from retrain.state.run import Run
 
 
@@ -48,7 +57,7 @@ def refit(run: Run) -> RefitReport:
 
     key, golden_key = run.path("refit", "model"), run.path("refit", "golden.json")
     golden = _golden(run, known)
-    fitted: Fitted | None = None
+    fitted: FittedModel | None = None
     model = gated_model
     checks: tuple[GateCheck, ...]
     try:
@@ -97,7 +106,7 @@ def refit(run: Run) -> RefitReport:
     )
 
 
-def _gated(run: Run) -> Fitted:
+def _gated(run: Run) -> FittedModel:
     """The candidate that the gate has chosen to promote."""
     gate, train = run.read(GateReport, "gate"), run.read(TrainReport, "train")
     for fitted in train.fitted:

@@ -26,7 +26,7 @@ from retrain.results import (
     Context,
     Decision,
     EvaluateReport,
-    Fitted,
+    FittedModel,
     GateReport,
     RefitReport,
     RegisterReport,
@@ -116,7 +116,7 @@ def _describe(run: Run, registry: Registry, run_id: str, version: int, lineage: 
     registry.attach(run_id, {f"{CARD}/{name}": text for name, text in texts.items()})
 
 
-def _judged(train: TrainReport, gate: GateReport) -> Fitted:
+def _judged(train: TrainReport, gate: GateReport) -> FittedModel:
     """The model that the gate spoke about, else the first candidate."""
     chosen = [fitted for fitted in train.fitted if fitted.name == gate.chosen]
     return (chosen or [fitted for fitted in train.fitted if fitted.kind != "baseline"])[0]
@@ -132,7 +132,7 @@ def _file(run: Run, name: str, folder: Path) -> Path:
     return path
 
 
-def _parameters(run: Run, fitted: Fitted) -> dict[str, Any]:
+def _parameters(run: Run, fitted: FittedModel) -> dict[str, Any]:
     configuration = fitted.configuration
     return {
         "estimator": configuration.estimator,
@@ -146,7 +146,7 @@ def _parameters(run: Run, fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _metrics(run: Run, fitted: Fitted, gate: GateReport) -> dict[str, float]:
+def _metrics(run: Run, fitted: FittedModel, gate: GateReport) -> dict[str, float]:
     """The gated candidate's metrics on the holdout rows, then everybody else's with their name in front."""
     evaluation = run.read(EvaluateReport, "evaluate")
     judged = gate.chosen or fitted.name

@@ -6,7 +6,7 @@ import logging
 
 from retrain.data.versions import DataRegistry, DataVersion, registry_of
 from retrain.errors import MissingInput, PushIncomplete, SnapshotCorrupt
-from retrain.results import Accepted, Batch, IngestReport, SnapshotReport, ValidateReport
+from retrain.results import AcceptedBatch, Batch, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def snapshot(run: Run) -> SnapshotReport:
             log.info("found done: %s at commit %s", version.tag, version.commit[:12])
             return _report(run, batch, version)
     version = _publish(run, registry, batch)
-    accepted = Accepted(
+    accepted = AcceptedBatch(
         batch=batch,
         md5=version.md5,
         commit=version.commit,

@@ -18,7 +18,7 @@ from retrain.data import dataset
 from retrain.modeling import early_stopping, estimators, pipelines, resampling, trainer
 from retrain.modeling.search import search
 from retrain.registry.candidates import fit_candidate
-from retrain.results import Accepted, Configuration, Context, Fitted, Interval, TrainReport
+from retrain.results import AcceptedBatch, Configuration, Context, FittedModel, Interval, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 from retrain.state.store import json_digest
@@ -102,7 +102,7 @@ def train(run: Run) -> TrainReport:
     return report
 
 
-def _change_start(spec: Spec, context: Context, holdout: tuple[Accepted, ...]) -> datetime | None:
+def _change_start(spec: Spec, context: Context, holdout: tuple[AcceptedBatch, ...]) -> datetime | None:
     """Start of the first of the latest intervals, one after the other, whose labels showed that the champion fell."""
     if "change" not in spec.training.windows:
         return None
@@ -116,8 +116,12 @@ def _change_start(spec: Spec, context: Context, holdout: tuple[Accepted, ...]) -
 
 
 def _fit_since_change(
-    run: Run, since: datetime, winner: Configuration, accepted: tuple[Accepted, ...], holdout: tuple[Accepted, ...]
-) -> Fitted | None:
+    run: Run,
+    since: datetime,
+    winner: Configuration,
+    accepted: tuple[AcceptedBatch, ...],
+    holdout: tuple[AcceptedBatch, ...],
+) -> FittedModel | None:
     """The winner on the rows since the change, the older half of the newest holdout interval included.
 
     A change is in the newest rows; held out as a whole they would show that the champion fell and teach nothing. So the

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit, size
 from retrain.gate.checks.holdout import Holdout
 from retrain.modeling.metrics import Array
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck, TrainReport
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
@@ -53,7 +53,7 @@ def examine(
     return tuple(finding for check in CHECKS for finding in check.findings(holdout))
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """The gate's checks of a candidate that follow from the findings; no data is read."""
     for check in CHECKS:
         yield from check.checks(spec, evaluate, candidate)

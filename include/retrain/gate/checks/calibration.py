@@ -19,7 +19,7 @@ from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import resampling
 from retrain.modeling.metrics import Array, equal_mass
 from retrain.modeling.resampling import Draws
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck
 from retrain.spec import Spec
 
 RESAMPLES = 500
@@ -82,7 +82,7 @@ def expected_error(errors: Array, bins: Array, block: Array, *, seed: int) -> tu
     return float(np.abs(sums.sum(axis=1)).sum() / len(errors)), denoised
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """Fails when the error is shown to be above the bound.
 
     Where the champion's own is above it too, keeping that one would mend nothing, and the failure is only reported.

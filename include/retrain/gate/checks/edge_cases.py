@@ -12,7 +12,7 @@ from retrain.errors import RetrainError
 from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck
 from retrain.spec import Spec
 from retrain.spec.edge_cases import Case
 
@@ -78,7 +78,7 @@ def _class(classes: Sequence[object], answer: Array) -> str:
     return str(classes[int(answer >= 0.5) if answer.ndim == 0 else int(answer.argmax())])
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """A broken case fails, also where the champion breaks it as well: the person who wrote it down meant it."""
     by_case = {finding.about: finding for finding in findings_of(evaluate, "case", candidate.name)}
     champion = {finding.about: finding.text for finding in findings_of(evaluate, "case", CHAMPION)}

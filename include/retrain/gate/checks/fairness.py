@@ -22,7 +22,7 @@ import pandas as pd
 from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import metrics
 from retrain.modeling.metrics import Array
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck
 from retrain.spec import Spec
 
 MEASURES = {"demographic_parity": "demographic parity", "equalized_odds": "equalized odds"}
@@ -149,7 +149,7 @@ def difference(compared: list[Rate], group: pd.Series[str], least: int) -> tuple
     return worst if worst is not None else (None, "nothing to compare")
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """At most the bound where the spec names one, and not above the champion's by more than the margin."""
     fairness = spec.gate.fairness
     by_about = {finding.about: finding for finding in findings_of(evaluate, "fairness", candidate.name)}
@@ -165,18 +165,18 @@ def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[
             if about in champion:
                 serving = champion[about]
                 limits.append((" beside the champion", None if serving is None else serving + fairness.margin))
-            for beside, limit in limits:
+            for against, limit in limits:
                 reason = f"differs by {value:.3g}" if value is not None else "cannot be told to differ"
                 reason += f" between the groups of {column} in {label} ({text})"
                 if limit is not None:
-                    reason += f", {limit:.3g} is allowed{beside}"
+                    reason += f", {limit:.3g} is allowed{against}"
                 yield GateCheck(
-                    name=f"{label} {column}{beside}",
+                    name=f"{label} {column}{against}",
                     model=candidate.name,
                     passed=None if value is None or limit is None else value <= limit,
                     value=value,
                     bound=limit,
                     # A bound that somebody wrote down must be shown to hold.
-                    binding=(value is not None and limit is not None) if beside else bound is not None,
+                    binding=(value is not None and limit is not None) if against else bound is not None,
                     reason=reason,
                 )

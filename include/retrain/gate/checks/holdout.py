@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.modeling.metrics import Array
-from retrain.results import EvaluateReport, Finding, Fitted, TrainReport
+from retrain.results import EvaluateReport, Finding, FittedModel, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
@@ -46,7 +46,7 @@ class Holdout:
         return self.run.spec
 
     @property
-    def candidates(self) -> tuple[Fitted, ...]:
+    def candidates(self) -> tuple[FittedModel, ...]:
         """The fitted models that may be promoted."""
         return tuple(fitted for fitted in self.train.fitted if fitted.kind != "baseline")
 

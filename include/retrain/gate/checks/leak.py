@@ -24,7 +24,7 @@ from retrain.data import dataset
 from retrain.gate.checks.holdout import CHAMPION, Holdout, findings_of, finite
 from retrain.modeling import metrics
 from retrain.modeling.metrics import Array
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck
 from retrain.spec import Spec
 
 LOSS, SCORE = 0.02, 0.999
@@ -118,7 +118,7 @@ def _codes(column: pd.Series[Any], bins: int) -> Array:
     return codes
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """Both alarms; passed means that nothing is suspected."""
     if not spec.gate.leak:
         return
@@ -126,7 +126,7 @@ def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[
     yield _one_feature(spec, evaluate, candidate)
 
 
-def _too_good(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> GateCheck:
+def _too_good(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> GateCheck:
     """Alarm at a score that is too good to be true."""
 
     def score_of(model: str) -> float | None:
@@ -159,7 +159,7 @@ def _too_good(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> GateCh
     )
 
 
-def _one_feature(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> GateCheck:
+def _one_feature(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> GateCheck:
     """Alarm at a feature that explains nearly as much alone as the candidate does with all."""
     by_feature = {finding.about: finding for finding in findings_of(evaluate, "leak", candidate.name)}
     skill = finite(by_feature[""].value) if "" in by_feature else None

@@ -11,7 +11,7 @@ from retrain.data import dataset
 from retrain.gate.checks.holdout import Holdout, findings_of, finite
 from retrain.modeling import metrics, pipelines
 from retrain.modeling.metrics import Array
-from retrain.results import Context, EvaluateReport, Finding, Fitted, GateCheck, Interval
+from retrain.results import Context, EvaluateReport, Finding, FittedModel, GateCheck, Interval
 from retrain.spec import Spec
 
 ROWS, BATCHES = 20_000, 12
@@ -57,7 +57,7 @@ def _sample(holdout: Holdout, context: Context, intervals: tuple[Interval, ...])
     return frame, dataset.outcome(spec, frame).to_numpy()
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """Without a bound it is only reported: a forest remembers its rows and may still be the best model."""
     bound = spec.gate.overfit
     finding = next(findings_of(evaluate, "overfit", candidate.name), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from retrain.gate.checks.holdout import Holdout, findings_of, finite
-from retrain.results import EvaluateReport, Finding, Fitted, GateCheck
+from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck
 from retrain.spec import Spec
 
 
@@ -17,7 +17,7 @@ def findings(holdout: Holdout) -> Iterator[Finding]:
         yield Finding(check="size", model=candidate.name, value=size, text=f"takes {size:.3g} MB")
 
 
-def checks(spec: Spec, evaluate: EvaluateReport, candidate: Fitted) -> Iterator[GateCheck]:
+def checks(spec: Spec, evaluate: EvaluateReport, candidate: FittedModel) -> Iterator[GateCheck]:
     """At most `serving.size_mb`."""
     bound = spec.serving.size_mb
     for finding in findings_of(evaluate, "size", candidate.name):

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrain.data import dataset
-from retrain.results import Accepted, Context
+from retrain.results import AcceptedBatch, Context
 from retrain.state.run import Run
 
 PREVIOUS_ROWS = 20_000
 """Rows of the previous batch that are read."""
 
 
-def read_current(run: Run, batch: Accepted, *, mature: bool) -> pd.DataFrame:
+def read_current(run: Run, batch: AcceptedBatch, *, mature: bool) -> pd.DataFrame:
     """Read the run's batch, with the column `target`: its labels if they are mature, else NaN."""
     spec = run.spec
     target = [spec.target.column] if mature else []

@@ -14,7 +14,7 @@ from retrain.errors import AmbiguousKeys
 from retrain.modeling.metrics import Array
 from retrain.monitoring.prediction_log.records import read_table, records
 from retrain.monitoring.prediction_log.table import column_names, scores_of_version
-from retrain.results import Accepted, Champion, Context, Coverage, Interval
+from retrain.results import AcceptedBatch, Champion, Context, Coverage, Interval
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
@@ -70,7 +70,7 @@ def join_champion(run: Run, champion: Champion, interval: Interval) -> JoinedPre
     return join_labels(run, (same or own)[-1], accepted)
 
 
-def join_labels(run: Run, record: Record, accepted: Accepted) -> JoinedPredictions:
+def join_labels(run: Run, record: Record, accepted: AcceptedBatch) -> JoinedPredictions:
     """Join the scores of a record with the rows and labels of the interval's batch, one to one by key.
 
     The batch may be a later revision of the one that was scored. A label whose row has no score is left out and
