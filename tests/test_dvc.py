@@ -62,8 +62,8 @@ class Checkout:
         (self.root / "params.yaml").write_text(yaml.safe_dump({"models": self.models}))
 
     def call(self, *command: str, code: int = 0) -> str:
-        theirs = ("RETRAIN_", "MLFLOW_TRACKING")
-        env = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+        settings = ("RETRAIN_", "MLFLOW_TRACKING")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
         # `python` in dvc.yaml is the environment's, as after `source .venv/bin/activate`.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
         env["PYTHONPATH"] = str(self.root / "include")
@@ -77,8 +77,8 @@ class Checkout:
 
     def repro(self, *arguments: str) -> set[str]:
         """The stages that ran."""
-        said = self.dvc("repro", *arguments).splitlines()
-        return {line.split("'")[1] for line in said if line.startswith("Running stage")}
+        lines = self.dvc("repro", *arguments).splitlines()
+        return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
 
     def commit(self) -> None:
         git = ("git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org")
@@ -127,8 +127,8 @@ def test_the_code_of_a_stage_is_its_dependency(stage: str) -> None:
     if stage == "context":
         assert wanted == {"stages/context", "state/projections"}, "it runs always, so its own code is no question"
         return
-    assert {part for part in wanted if not any(part == one or part.startswith(f"{one}/") for one in code)} == set()
-    assert {one for one in code if not any(part == one or part.startswith(f"{one}/") for part in wanted)} == set()
+    assert {part for part in wanted if not any(part == room or part.startswith(f"{room}/") for room in code)} == set()
+    assert {room for room in code if not any(part == room or part.startswith(f"{room}/") for part in wanted)} == set()
 
 
 def _is_room(path: Path) -> bool:
@@ -139,23 +139,23 @@ def _is_room(path: Path) -> bool:
 
 def imported(module: str) -> set[str]:
     """A module of retrain and all that it imports there, but the plumbing."""
-    package, seen, todo = ROOT / "include" / "retrain", {module}, [module]
+    package, reached, todo = ROOT / "include" / "retrain", {module}, [module]
     while todo:
         for node in ast.walk(ast.parse((package / f"{todo.pop()}.py").read_text())):
             if not (isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "retrain"):
                 continue
-            for name in (node.module, *(f"{node.module}.{one.name}" for one in node.names)):
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
                 path = "/".join(name.split(".")[1:])
-                found = path if (package / f"{path}.py").is_file() else f"{path}/__init__"
+                file = path if (package / f"{path}.py").is_file() else f"{path}/__init__"
                 if (
                     path not in PLUMBING
                     and not _is_room(package / path)
-                    and found not in seen
-                    and (package / f"{found}.py").is_file()
+                    and file not in reached
+                    and (package / f"{file}.py").is_file()
                 ):
-                    seen.add(found)
-                    todo.append(found)
-    return seen
+                    reached.add(file)
+                    todo.append(file)
+    return reached
 
 
 def test_the_first_run_reaches_a_decision(clone: Checkout) -> None:
@@ -216,9 +216,9 @@ def test_another_model_is_a_spec_and_a_line_and_a_calm_no_is_green(clone: Checko
     assert clone.repro() == {"context@churn", *all_of("young")}
     assert clone.report("young", "decide.json")["decision"]["verdict"] == "skip"
     for stage in ("train", "evaluate", "gate"):
-        said = clone.report("young", f"{stage}.json")["decision"]
-        assert said["verdict"] == "skipped"
-        assert "waiting" in said["reasons"][0]
+        decision = clone.report("young", f"{stage}.json")["decision"]
+        assert decision["verdict"] == "skipped"
+        assert "waiting" in decision["reasons"][0]
     assert clone.repro() == {"context@churn", "context@young"}
     clone.dvc("metrics", "show")
     clone.dvc("plots", "show")
@@ -238,6 +238,6 @@ def test_a_context_copied_over_is_taken_as_it_lies_there(clone: Checkout) -> Non
 def test_a_refusal_stops_what_follows_and_says_why(clone: Checkout) -> None:
     clone.add("torn", MONTHS[:1])
     (clone.root / "data/torn/2024-01.csv").write_text("id,signup\n1,2024-01-05,extra\n")
-    said = clone.dvc("repro", "gate@torn", code=255)
-    assert "validate@torn" not in said
+    output = clone.dvc("repro", "gate@torn", code=255)
+    assert "validate@torn" not in output
     assert not (clone.root / ".retrain/store/torn/runs/dvc/gate.json").exists()

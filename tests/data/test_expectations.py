@@ -244,7 +244,7 @@ def test_a_row_condition_reads_the_columns_it_names(batch: pd.DataFrame | Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "kwargs", "said"),
+    ("name", "kwargs", "problem"),
     [
         ("expect_column_values_to_be_betwen", {}, "did you mean 'expect_column_values_to_be_between'?"),
         ("ExpectColumnValueToBeUnique", {}, "did you mean 'ExpectColumnValuesToBeUnique'?"),
@@ -258,12 +258,12 @@ def test_a_row_condition_reads_the_columns_it_names(batch: pd.DataFrame | Path) 
         ("expect_column_values_to_match_like_pattern", {"column": "x", "like_pattern": "a"}, "needs an SQL database"),
     ],
 )
-def test_a_wrong_suite_is_found_without_data(name: str, kwargs: dict[str, Any], said: str) -> None:
+def test_a_wrong_suite_is_found_without_data(name: str, kwargs: dict[str, Any], problem: str) -> None:
     problems = check_names(suite((name, kwargs)))
     assert problems
     assert problems[0].startswith(f"{name}: ")
-    assert said in " ".join(problems)
-    with pytest.raises(InvalidSpec, match=re.escape(said)):
+    assert problem in " ".join(problems)
+    with pytest.raises(InvalidSpec, match=re.escape(problem)):
         judge(people(), (name, kwargs))
 
 

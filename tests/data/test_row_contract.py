@@ -25,8 +25,8 @@ def spec_of(column: dict[str, Any]) -> Spec:
 
 def broken(column: dict[str, Any], values: Any, **lead: Any) -> dict[str, list[int]]:
     """Rule → the places of the rows that break it."""
-    found = row_contract.breaches(spec_of(column), pa.table({**LEAD, **lead}), pd.DataFrame({"x": values}))
-    return {rule: np.flatnonzero(mask).tolist() for rule, mask in found.items()}
+    broken = row_contract.breaches(spec_of(column), pa.table({**LEAD, **lead}), pd.DataFrame({"x": values}))
+    return {rule: np.flatnonzero(mask).tolist() for rule, mask in broken.items()}
 
 
 NUMBER, TEXT = {"type": "number"}, {"type": "category"}
@@ -101,9 +101,9 @@ def test_the_same_rules_as_the_batch_is_held_against() -> None:
     for column, values in columns.values():
         spec = spec_of(column)
         suite = [
-            one
-            for one in _of_column("x", spec.columns["x"], needed=False, unique=False, key=False)
-            if "type_list" not in one.name
+            rule
+            for rule in _of_column("x", spec.columns["x"], needed=False, unique=False, key=False)
+            if "type_list" not in rule.name
         ]
         judged = expectations.run(pd.DataFrame({"x": values}), suite, name="x", title="x")
         assert set(judged.failing["row"]) == {place for places in broken(column, values).values() for place in places}

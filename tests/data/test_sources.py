@@ -81,11 +81,11 @@ def source(path: str, **more: Any) -> Source:
 
 
 def deliver(
-    tmp_path: Path, one: Source, interval: Interval = JANUARY
+    tmp_path: Path, origin: Source, interval: Interval = JANUARY
 ) -> tuple[sources.Delivered, list[dict[str, Any]]]:
     folder = tmp_path / f"staging-{len(list(tmp_path.glob('staging-*')))}"
     folder.mkdir()
-    delivered = sources.deliver(one, interval, tmp_path, SCHEMA, folder)
+    delivered = sources.deliver(origin, interval, tmp_path, SCHEMA, folder)
     table = pq.read_table(delivered.file)
     assert table.schema.equals(SCHEMA)
     return delivered, table.to_pylist()
@@ -118,11 +118,11 @@ def test_gzip_by_suffix(tmp_path: Path, kind: str) -> None:
 def test_the_same_rows_in_other_pieces_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.concat([frame()] * 400, ignore_index=True)
     rows.to_csv(tmp_path / "2024-01.csv", index=False)
-    one = source("{start:%Y-%m}.csv")
+    origin = source("{start:%Y-%m}.csv")
     monkeypatch.setattr(sources.delivery, "GROUP_ROWS", 500)
-    whole = deliver(tmp_path, one)[0].file.read_bytes()
+    whole = deliver(tmp_path, origin)[0].file.read_bytes()
     monkeypatch.setattr(sources.formats, "BLOCK_BYTES", 1000)
-    pieces = deliver(tmp_path, one)[0]
+    pieces = deliver(tmp_path, origin)[0]
     assert pieces.file.read_bytes() == whole
     assert pq.ParquetFile(pieces.file).metadata.num_row_groups == 3
 
@@ -221,7 +221,7 @@ def test_broken_json_lines(tmp_path: Path) -> None:
 
 
 def test_parquet_types(tmp_path: Path) -> None:
-    file, one = tmp_path / "2024-01.parquet", source("{start:%Y-%m}.parquet")
+    file, origin = tmp_path / "2024-01.parquet", source("{start:%Y-%m}.parquet")
     table = typed_table()
 
     def swapped(name: str, column: pa.Array) -> pa.Table:
@@ -235,11 +235,11 @@ def test_parquet_types(tmp_path: Path) -> None:
     ):
         column = table[name].cast(kind) if name != "plan" else table[name].combine_chunks().cast(kind)
         pq.write_table(swapped(name, column), file)
-        assert deliver(tmp_path, one)[1] if kind == pa.timestamp("ms") else deliver(tmp_path, one)[1] == TYPED
+        assert deliver(tmp_path, origin)[1] if kind == pa.timestamp("ms") else deliver(tmp_path, origin)[1] == TYPED
     pq.write_table(swapped("spend", pa.array([1, None, 2])), file)
-    assert [row["spend"] for row in deliver(tmp_path, one)[1]] == [1.0, None, 2.0]
+    assert [row["spend"] for row in deliver(tmp_path, origin)[1]] == [1.0, None, 2.0]
     pq.write_table(swapped("spend", pa.array([1.0, float("nan"), 2.0])), file)
-    assert [row["spend"] for row in deliver(tmp_path, one)[1]] == [1.0, None, 2.0]
+    assert [row["spend"] for row in deliver(tmp_path, origin)[1]] == [1.0, None, 2.0]
     for name, column in (
         ("visits", pa.array([1.0, None, 2.0])),
         ("left", pa.array([1, 0, None])),
@@ -247,10 +247,10 @@ def test_parquet_types(tmp_path: Path) -> None:
     ):
         pq.write_table(swapped(name, column), file)
         with pytest.raises(DtypeChanged, match=f"column '{name}'"):
-            deliver(tmp_path, one)
+            deliver(tmp_path, origin)
     file.write_bytes(b"PAR1 not really")
     with pytest.raises(SourceRefused, match="cannot be read"):
-        deliver(tmp_path, one)
+        deliver(tmp_path, origin)
 
 
 def test_a_parquet_bomb(tmp_path: Path) -> None:
@@ -298,11 +298,11 @@ def test_a_glob_reads_its_files_by_name(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
-    file, one = write(tmp_path / "2024-01.csv", "csv"), source("{start:%Y-%m}.csv")
-    found = sources.find(one, JANUARY, tmp_path, tmp_path)
+    file, origin = write(tmp_path / "2024-01.csv", "csv"), source("{start:%Y-%m}.csv")
+    files = sources.find(origin, JANUARY, tmp_path, tmp_path)
     file.write_bytes(file.read_bytes() + b"d,2024-01-05,pro,1,1,true\n")
     with pytest.raises(SourceUnavailable, match="changed while it was read") as raised:
-        sources.deliver(one, JANUARY, tmp_path, SCHEMA, tmp_path, found)
+        sources.deliver(origin, JANUARY, tmp_path, SCHEMA, tmp_path, files)
     assert raised.value.retryable
 
 
@@ -470,25 +470,25 @@ def test_a_query_that_finds_nothing_is_waited_for(tmp_path: Path, database: Path
     ],
 )
 def test_queries(tmp_path: Path, database: Path, query: str, error: Any, says: str) -> None:
-    one = sql(sql=query, url="sqlite:///source.db")
+    origin = sql(sql=query, url="sqlite:///source.db")
     if error is None:
-        assert deliver(tmp_path, one)[1] == TYPED
+        assert deliver(tmp_path, origin)[1] == TYPED
         return
     with pytest.raises(error) as raised:
-        deliver(tmp_path, one)
+        deliver(tmp_path, origin)
     assert says in str(raised.value)
     with sqlite3.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM batches").fetchone() == (5,)
 
 
 def test_secrets_come_from_the_environment_and_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = sql(url="postgresql+psycopg2://ada:${DB_PASSWORD}@127.0.0.1:1/db")
+    origin = sql(url="postgresql+psycopg2://ada:${DB_PASSWORD}@127.0.0.1:1/db")
     monkeypatch.delenv("DB_PASSWORD", raising=False)
     with pytest.raises(SourceRefused, match="DB_PASSWORD is not set"):
-        deliver(tmp_path, one)
+        deliver(tmp_path, origin)
     monkeypatch.setenv("DB_PASSWORD", "hunter2")
     with pytest.raises(SourceUnavailable) as raised:
-        deliver(tmp_path, one)
+        deliver(tmp_path, origin)
     assert "hunter2" not in str(raised.value)
     assert raised.value.retryable
 
@@ -503,9 +503,9 @@ def test_secrets_come_from_the_environment_and_stay_there(tmp_path: Path, monkey
 )  # fmt: skip
 def test_airflow_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, url: str) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", kept)
-    found = sources.sql.address(sql(connection="shop_db"), tmp_path)
-    assert found.render_as_string(hide_password=False) == url
-    assert "ada" not in sources.sql.redacted_url(found)
+    database = sources.sql.address(sql(connection="shop_db"), tmp_path)
+    assert database.render_as_string(hide_password=False) == url
+    assert "ada" not in sources.sql.redacted_url(database)
 
 
 def test_a_connection_to_sqlite(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,8 +556,8 @@ def test_postgres(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
     columns = 'plan, visits, spend, is_left AS "left"'
     query = f"SELECT id, {{}} AS at, {columns} FROM {postgres} WHERE {{}} >= :start AND {{}} < :end"  # noqa: S608
     for column in ("at", "noted"):
-        one = sql(sql=query.format(column, column, column), connection="shop")
-        delivered, rows = deliver(tmp_path, one)
+        origin = sql(sql=query.format(column, column, column), connection="shop")
+        delivered, rows = deliver(tmp_path, origin)
         assert len(rows) == 31 * 24
         assert {row["visits"] for row in rows} == set(range(31 * 24))
         assert all(row["at"] == datetime.fromtimestamp(1_704_067_200 + 3600 * row["visits"], UTC) for row in rows)

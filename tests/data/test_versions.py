@@ -93,12 +93,12 @@ def go(child: subprocess.Popen[str]) -> None:
 
 def committed(registry: DataRegistry) -> dict[str, str]:
     """MD5 by path, of every `.dvc` file of every commit."""
-    found = {}
+    md5s = {}
     for commit in git(registry, "rev-list", "--all").split():
         for name in git(registry, "ls-tree", "-r", "--name-only", commit).splitlines():
             if name.endswith(".dvc"):
-                found[name] = yaml.safe_load(git(registry, "show", f"{commit}:{name}"))["outs"][0]["md5"]
-    return found
+                md5s[name] = yaml.safe_load(git(registry, "show", f"{commit}:{name}"))["outs"][0]["md5"]
+    return md5s
 
 
 def test_what_is_published_comes_back_to_the_byte(registry: DataRegistry, tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_bytes_gone_from_the_remote_are_named_and_can_be_published_again(
     registry.verify(version)
 
 
-@pytest.mark.parametrize("found", [b"APRIL", b"apr"])
-def test_altered_bytes_never_arrive(registry: DataRegistry, tmp_path: Path, found: bytes) -> None:
+@pytest.mark.parametrize("content", [b"APRIL", b"apr"])
+def test_altered_bytes_never_arrive(registry: DataRegistry, tmp_path: Path, content: bytes) -> None:
     version = publish(registry, "april", b"april")
     stored(registry, version.md5).chmod(0o644)
-    stored(registry, version.md5).write_bytes(found)
+    stored(registry, version.md5).write_bytes(content)
     with pytest.raises(SnapshotCorrupt, match="flights/april"):
         registry.fetch(version, tmp_path / "back")
     with pytest.raises(SnapshotCorrupt, match="flights/april"):
@@ -275,10 +275,10 @@ def test_a_full_disk_stops_the_publisher_before_the_commit(registry: DataRegistr
     earlier = publish(registry, "april", b"april")
     (tmp_path / "may").write_bytes(os.urandom(1_000_000))
     child = publisher(registry, "may", limit=500_000)
-    said = child.communicate("go\n")[1]
+    errors = child.communicate("go\n")[1]
     assert child.returncode == 1
-    assert said.startswith("RegistryUnavailable: ")
-    assert "too large" in said
+    assert errors.startswith("RegistryUnavailable: ")
+    assert "too large" in errors
     assert committed(registry) == {"flights/april.dvc": earlier.md5}
     assert registry.fetch(earlier, tmp_path / "back").read_bytes() == b"april"
 
@@ -529,12 +529,12 @@ def test_anchors_and_data_race_and_nothing_is_lost(registry: DataRegistry, tmp_p
     for child in children:
         go(child)
     assert [child.communicate()[1] for child in children] == [""] * 4
-    found = [(one.place, one.hash) for one in registry.anchors("churn")]
-    assert found == sorted(set(found))
-    assert found[-1] == (6, "hash-6")
-    assert [one.place for one in registry.anchors("other")] == [1, 2]
+    anchors = [(anchor.place, anchor.hash) for anchor in registry.anchors("churn")]
+    assert anchors == sorted(set(anchors))
+    assert anchors[-1] == (6, "hash-6")
+    assert [anchor.place for anchor in registry.anchors("other")] == [1, 2]
     assert sorted(committed(registry)) == ["flights/april.dvc", "flights/may.dvc"]
-    assert git(registry, "rev-list", "--count", "main").strip() == str(2 + len(found) + 2)
+    assert git(registry, "rev-list", "--count", "main").strip() == str(2 + len(anchors) + 2)
 
 
 def test_an_anchor_that_a_hand_removed_or_spoilt_still_shows(registry: DataRegistry, tmp_path: Path) -> None:

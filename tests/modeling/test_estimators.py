@@ -76,23 +76,23 @@ def test_every_estimator_learns_every_task_and_comes_back_from_its_files(
     y = outcome(task, frame)
     model = pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
     new = table(200, seed=1)
-    said = pipelines.predict(model, task, new)
+    predicted = pipelines.predict(model, task, new)
     truth = outcome(task, new, seed=1)
-    assert said.shape == ((200, 3) if task == "multiclass" else (200,))
+    assert predicted.shape == ((200, 3) if task == "multiclass" else (200,))
     if task == "regression":
-        assert np.corrcoef(said, truth)[0, 1] > 0.8
+        assert np.corrcoef(predicted, truth)[0, 1] > 0.8
     else:
-        hit = said.argmax(axis=1) == truth if task == "multiclass" else (said > 0.5) == truth
+        hit = predicted.argmax(axis=1) == truth if task == "multiclass" else (predicted > 0.5) == truth
         assert hit.mean() > 0.7
 
-    asked = frame[list(spec.inputs)].head(20)
+    example = frame[list(spec.inputs)].head(20)
     digests = [
-        save_model(one, tmp_path / f"{place}", example=asked, requirements=packaging.requirements())
-        for place, one in enumerate([model, pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)])
+        save_model(fitted, tmp_path / f"{place}", example=example, requirements=packaging.requirements())
+        for place, fitted in enumerate([model, pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)])
     ]
     assert digests[0] == digests[1], "the same rows and configuration give the same files"
     again = load_model(tmp_path / "0", digests[0])
-    assert np.array_equal(pipelines.predict(again, task, new), said)
+    assert np.array_equal(pipelines.predict(again, task, new), predicted)
     assert type(again[-1]) is type(estimators.unfitted(spec, configured(spec, name)))
 
 
@@ -103,9 +103,9 @@ def test_unknown_and_missing_categories_get_an_answer(spec_for: Callable[..., Sp
     frame = table()
     model = pipelines.fit(spec, configured(spec, name, encode=encode, **SMALL[name]), frame, outcome("binary", frame))
     new = frame.head(3).assign(plan=pd.Categorical(["gold", None, "basic"]), spend=np.nan)
-    said = pipelines.predict(model, "binary", new)
+    predicted = pipelines.predict(model, "binary", new)
     unseen = pipelines.predict(model, "binary", new.assign(plan=pd.Categorical(["silver", None, "basic"])))
-    assert said[0] == unseen[0], "all unknown categories share one bucket"
+    assert predicted[0] == unseen[0], "all unknown categories share one bucket"
 
 
 def test_columns_are_found_by_name(spec_for: Callable[..., Spec]) -> None:
@@ -132,9 +132,9 @@ def test_a_saved_model_is_scored_with_its_own_code(spec_for: Callable[..., Spec]
     model = pipelines.fit(before, configured(before, "linear"), frame, outcome("binary", frame))
     example = frame[list(before.inputs)]
     digest = save_model(model, tmp_path / "model", example=example, requirements=packaging.requirements())
-    said = pipelines.predict(model, "binary", frame)
+    predicted = pipelines.predict(model, "binary", frame)
     pipelines.fit(after, configured(after, "linear"), frame, outcome("binary", frame))
-    assert np.array_equal(pipelines.predict(load_model(tmp_path / "model", digest), "binary", frame), said)
+    assert np.array_equal(pipelines.predict(load_model(tmp_path / "model", digest), "binary", frame), predicted)
     assert pipelines.pipeline_digest(before) != pipelines.pipeline_digest(after)
 
 
@@ -143,10 +143,10 @@ def test_a_class_that_the_rows_miss_has_no_chance(spec_for: Callable[..., Spec],
     spec, frame = spec_for("multiclass"), table()
     y = np.where(outcome("multiclass", frame) == 1, 2.0, outcome("multiclass", frame))
     model = pipelines.fit(spec, configured(spec, name, **SMALL[name]), frame, y)
-    said = pipelines.predict(model, "multiclass", frame)
-    assert said.shape == (300, 3)
-    assert said[:, 1].max() < 0.1
-    assert said.argmax(axis=1).tolist() != [0] * 300
+    predicted = pipelines.predict(model, "multiclass", frame)
+    assert predicted.shape == (300, 3)
+    assert predicted[:, 1].max() < 0.1
+    assert predicted.argmax(axis=1).tolist() != [0] * 300
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -174,7 +174,7 @@ def test_baselines_are_plain(spec_for: Callable[..., Spec]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("y", "frame", "said"),
+    ("y", "frame", "message"),
     [
         (np.ones(50), table(50), "outcome True"),
         (np.full(50, np.nan), table(50), "0 of 50"),
@@ -182,9 +182,9 @@ def test_baselines_are_plain(spec_for: Callable[..., Spec]) -> None:
         (np.arange(50) % 2.0, table(50).assign(plan="a", visits=1.0, spend=np.nan, member=0.0), "varies"),
     ],
 )
-def test_nothing_to_learn(spec_for: Callable[..., Spec], y: Any, frame: pd.DataFrame, said: str) -> None:
+def test_nothing_to_learn(spec_for: Callable[..., Spec], y: Any, frame: pd.DataFrame, message: str) -> None:
     spec = spec_for()
-    with pytest.raises(DegenerateTraining, match=said):
+    with pytest.raises(DegenerateTraining, match=message):
         pipelines.fit(spec, configured(spec, "linear"), frame, y)
 
 
@@ -197,7 +197,7 @@ def test_an_answer_that_is_not_finite_is_refused(spec_for: Callable[..., Spec]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "said"),
+    ("name", "task", "message"),
     [
         ("xgbost", "binary", "did you mean 'xgboost'"),
         ("os.system", "binary", "not on the list"),
@@ -212,18 +212,18 @@ def test_an_answer_that_is_not_finite_is_refused(spec_for: Callable[..., Spec]) 
         ("sklearn.preprocessing.StandardScaler", "binary", "not for a binary"),
     ],
 )
-def test_only_the_list_is_let_in(name: str, task: str, said: str) -> None:
-    with pytest.raises(EstimatorRefused, match=said):
+def test_only_the_list_is_let_in(name: str, task: str, message: str) -> None:
+    with pytest.raises(EstimatorRefused, match=message):
         estimators.resolve(name, task)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "message"),
     [({"max_dept": 3}, "max_depth"), ({"n_jobs": 8}, "training.threads"), ({"callbacks": []}, "not for a spec")],
 )
-def test_parameters_are_checked(spec_for: Callable[..., Spec], parameters: Data, said: str) -> None:
+def test_parameters_are_checked(spec_for: Callable[..., Spec], parameters: Data, message: str) -> None:
     spec = spec_for()
-    with pytest.raises(EstimatorRefused, match=said):
+    with pytest.raises(EstimatorRefused, match=message):
         pipelines.build(spec, configured(spec, "xgboost", **parameters))
 
 

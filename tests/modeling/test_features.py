@@ -91,17 +91,17 @@ def test_date_parts_are_utc(frame: pd.DataFrame) -> None:
 
 
 def test_what_is_rare_in_training_is_unknown_like_what_is_new() -> None:
-    seen = pd.DataFrame({"plan": pd.Categorical(["b"] * 50 + ["a"] * 40 + ["rare"] * 1)})
-    step = Codes().fit(seen)
-    asked = pd.DataFrame({"plan": pd.Categorical(["a", "b", "rare", "new", None])})
-    assert step.transform(asked).ravel().tolist() == [2, 1, 0, 0, -1]
+    training = pd.DataFrame({"plan": pd.Categorical(["b"] * 50 + ["a"] * 40 + ["rare"] * 1)})
+    step = Codes().fit(training)
+    new = pd.DataFrame({"plan": pd.Categorical(["a", "b", "rare", "new", None])})
+    assert step.transform(new).ravel().tolist() == [2, 1, 0, 0, -1]
 
 
 def test_codes_do_not_follow_the_order_of_arrival() -> None:
     plans = ["b", "a"] * 10
-    one = Codes().fit(pd.DataFrame({"plan": pd.Categorical(plans)}))
-    two = Codes().fit(pd.DataFrame({"plan": pd.Categorical(plans[::-1], categories=["c", "b", "a"])}))
-    assert one.known_["plan"].tolist() == two.known_["plan"].tolist() == ["a", "b"]
+    first = Codes().fit(pd.DataFrame({"plan": pd.Categorical(plans)}))
+    second = Codes().fit(pd.DataFrame({"plan": pd.Categorical(plans[::-1], categories=["c", "b", "a"])}))
+    assert first.known_["plan"].tolist() == second.known_["plan"].tolist() == ["a", "b"]
 
 
 def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
@@ -112,14 +112,14 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
         "    frame['double'] = 2.0\n"
         "    return frame\n"
     )
-    made = own(code, {"double": "number", "both": "category"}).fit_transform(frame)
-    assert made["visits"].tolist()[:1] == [1.0]
-    assert made["both"].astype(str).tolist() == ["x!", "y!", "z!", "w!"]
-    assert list(made.columns) == [*frame.columns, "double", "both"]
+    added = own(code, {"double": "number", "both": "category"}).fit_transform(frame)
+    assert added["visits"].tolist()[:1] == [1.0]
+    assert added["both"].astype(str).tolist() == ["x!", "y!", "z!", "w!"]
+    assert list(added.columns) == [*frame.columns, "double", "both"]
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("def build(frame):\n    return frame.assign(double=frame['visits'].mean())", "row alone"),
         ("def build(frame):\n    return frame.assign(double=frame['visits'].shift().fillna(0))", "row alone"),
@@ -135,8 +135,8 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
         ("raise OSError('no disk')", "OSError"),
     ],
 )
-def test_own_features_that_break_their_promise(frame: pd.DataFrame, code: str, said: str) -> None:
-    with pytest.raises(FeatureCodeRefused, match=said):
+def test_own_features_that_break_their_promise(frame: pd.DataFrame, code: str, message: str) -> None:
+    with pytest.raises(FeatureCodeRefused, match=message):
         own(code).fit(Typed(KINDS).transform(frame))
 
 

@@ -48,9 +48,9 @@ DATA = {"binary": binary, "multiclass": multiclass, "regression": regression}
 @pytest.mark.parametrize("task", DATA)
 def test_every_metric_is_finite_on_sound_rows(task: str) -> None:
     y, p = DATA[task]()
-    found = metrics.metric_values(task, y, p)
-    assert METRICS[task].keys() <= found.keys()
-    assert all(value is not None and np.isfinite(value) for value in found.values())
+    values = metrics.metric_values(task, y, p)
+    assert METRICS[task].keys() <= values.keys()
+    assert all(value is not None and np.isfinite(value) for value in values.values())
 
 
 def test_weights_count_as_repeated_rows() -> None:
@@ -68,19 +68,19 @@ def test_one_class_leaves_ranks_undefined_and_log_loss_fine() -> None:
     y, p = np.zeros(50), np.full(50, 0.2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = metrics.metric_values("binary", y, p)
-    assert found["roc_auc"] is None
-    assert found["average_precision"] is None
-    assert found["recall"] is None
-    assert found["log_loss"] == pytest.approx(-np.log(0.8))
+        values = metrics.metric_values("binary", y, p)
+    assert values["roc_auc"] is None
+    assert values["average_precision"] is None
+    assert values["recall"] is None
+    assert values["log_loss"] == pytest.approx(-np.log(0.8))
     with pytest.raises(NonFiniteMetric, match="roc_auc is undefined on 50 rows with 1 distinct"):
         metrics.metric_value("binary", "roc_auc", y, p)
 
 
 def test_constant_outcome_has_no_r2() -> None:
-    found = metrics.metric_values("regression", np.full(20, 3.0), np.linspace(2, 4, 20))
-    assert found["r2"] is None
-    assert found["rmse"] is not None
+    values = metrics.metric_values("regression", np.full(20, 3.0), np.linspace(2, 4, 20))
+    assert values["r2"] is None
+    assert values["rmse"] is not None
 
 
 def test_relative_error_is_left_out_near_zero() -> None:

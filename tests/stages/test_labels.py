@@ -55,13 +55,13 @@ class Disparity:
         run = self.model.run(start, **trigger)
         pipeline.run_stage("ingest", run)
         batch = run.read(IngestReport, "ingest").batch
-        said = Decision(verdict="accept", reasons=("as the test has it",))
+        sound = Decision(verdict="accept", reasons=("as the test has it",))
         run.write(
             ValidateReport(
                 model=run.model,
                 interval=run.interval,
                 effective_at=run.as_of,
-                decision=said,
+                decision=sound,
                 sha256=batch.sha256,
                 checks=(),
             ),
@@ -76,7 +76,7 @@ class Disparity:
         frame.to_csv(file, index=False)
         return file
 
-    def look(self, start: str = FEB, *, key: str = "", **trigger: Any) -> LabelsReport:
+    def take(self, start: str = FEB, *, key: str = "", **trigger: Any) -> LabelsReport:
         """The stage in a run of this month: its end is the as-of time."""
         report = pipeline.run_stage("labels", self.model.run(start, key=key, **trigger))
         assert isinstance(report, LabelsReport)
@@ -113,7 +113,7 @@ def test_labels_are_joined_by_key_whatever_their_order(apart: Disparity, rows_of
     frame = rows_of(JAN).sample(frac=1, random_state=0)
     one = apart.accept(JAN, frame)
     apart.label(JAN, of(frame))
-    report = apart.look()
+    report = apart.take()
     assert report.decision.verdict == "joined"
     assert report.decision.reasons == (
         "1 of 1 matured intervals have their labels",
@@ -135,7 +135,7 @@ def test_labels_are_joined_by_key_whatever_their_order(apart: Disparity, rows_of
 def test_what_is_on_record_brings_back_the_exact_bytes(apart: Disparity, rows_of: Frames, tmp_path: Path) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
-    apart.look()
+    apart.take()
     body = apart.records[0].body
     back = registry_of(apart.model.home).fetch(DataVersion(**body["version"]), tmp_path / "back.parquet")
     assert back.read_bytes() == apart.model.run().store.read(body["labels"]["key"])
@@ -145,7 +145,7 @@ def test_what_is_on_record_brings_back_the_exact_bytes(apart: Disparity, rows_of
 def test_nothing_is_read_before_it_is_mature(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
-    report = apart.look(JAN)
+    report = apart.take(JAN)
     assert (report.decision.verdict, report.matured) == ("waiting", 0)
     assert report.decision.reasons == ("no labels have matured by 2024-02-01 00:00",)
     assert apart.records == []
@@ -154,17 +154,17 @@ def test_nothing_is_read_before_it_is_mature(apart: Disparity, rows_of: Frames) 
 def test_a_late_delivery_is_found_by_a_later_run(apart: Disparity, rows_of: Frames) -> None:
     for month in (JAN, FEB):
         apart.accept(month, rows_of(month))
-    report = apart.look(FEB)
+    report = apart.take(FEB)
     waits = "2024-01-01 waits: nothing lies at labels/churn-2024-01.csv yet"
     assert report.decision == Decision(verdict="waiting", reasons=("0 of 1 matured intervals have their labels", waits))
     apart.label(JAN, of(rows_of(JAN)))
-    report = apart.look(MAR)
+    report = apart.take(MAR)
     assert (report.decision.verdict, report.matured, report.joined) == ("waiting", 2, 1)
     assert "2024-02-01 waits: nothing lies at labels/churn-2024-02.csv yet" in report.decision.reasons
     apart.label(FEB, of(rows_of(FEB)))
-    assert apart.look(APR).decision.verdict == "joined"
+    assert apart.take(APR).decision.verdict == "joined"
     assert [record.body["interval"] for record in apart.records] == [JAN, FEB]
-    again = apart.look(FEB, key="again")
+    again = apart.take(FEB, key="again")
     assert again.decision.reasons[1:] == ("2024-01-01 waits: they came later",), "the past stays as it was"
 
 
@@ -175,8 +175,8 @@ def test_a_missing_label_is_never_a_negative(apart: Disparity, rows_of: Frames) 
     given = given[given["id"] >= "202401-00050"].astype({"churned": object})
     given.loc[given["id"] >= "202401-00150", "churned"] = None
     apart.label(JAN, given)
-    (said,) = apart.look().intervals
-    assert (said.rows, said.labelled, said.empty, said.coverage) == (200, 100, 50, 0.5)
+    (result,) = apart.take().intervals
+    assert (result.rows, result.labelled, result.empty, result.coverage) == (200, 100, 50, 0.5)
     read = apart.read(one).set_index("id")["churned"]
     expected = frame.set_index("id")["churned"].astype(float)
     expected[(expected.index < "202401-00050") | (expected.index >= "202401-00150")] = np.nan
@@ -192,9 +192,9 @@ def test_doubles_contradictions_and_strangers_are_counted_and_give_no_wrong_labe
     torn = given.head(2).assign(churned=~given.head(2)["churned"])
     strange = given.head(5).assign(id=["x0", "x1", "x2", "x3", ""])
     apart.label(JAN, pd.concat([given, given.head(10).tail(3), torn, strange]))
-    report = apart.look()
-    (said,) = report.intervals
-    assert (said.duplicates, said.contradictory, said.strangers, said.labelled) == (3, 2, 5, 198)
+    report = apart.take()
+    (result,) = report.intervals
+    assert (result.duplicates, result.contradictory, result.strangers, result.labelled) == (3, 2, 5, 198)
     counted = "2024-01-01: 198 of 200 rows (99.0%), 3 duplicated, 2 contradictory, 5 without a row"
     assert counted in report.decision.reasons
     read = apart.read(one).set_index("id")["churned"]
@@ -211,18 +211,18 @@ def test_too_many_contradictions_are_refused_and_keep_no_other_month_from_its_la
     given = of(rows_of(JAN))
     apart.label(JAN, pd.concat([given, given.head(3).assign(churned=~given.head(3)["churned"])]))
     with pytest.raises(ContradictoryLabels, match=r"churn · labels · .*3 of 200 keys in the labels of \[2024-01-01"):
-        apart.look(MAR)
+        apart.take(MAR)
     assert [record.body["interval"] for record in apart.records] == [FEB]
     assert not apart.model.run().store.exists("churn/labels/2024-01-01")
     apart.declare(source={"contradictory": 0.015})
-    assert apart.look(MAR, key="allowed").decision.verdict == "joined"
+    assert apart.take(MAR, key="allowed").decision.verdict == "joined"
 
 
 def test_half_a_delivery_is_not_taken_for_the_whole(apart: Disparity, rows_of: Frames) -> None:
     apart.declare(min_coverage=0.8)
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)).head(100))
-    report = apart.look()
+    report = apart.take()
     assert (report.decision.verdict, report.intervals[0].labelled, report.intervals[0].coverage) == (
         "waiting",
         100,
@@ -231,7 +231,7 @@ def test_half_a_delivery_is_not_taken_for_the_whole(apart: Disparity, rows_of: F
     assert "100 of 200 rows (50.0%) have a label; labels.min_coverage is 0.8" in report.decision.reasons[1]
     assert apart.records == []
     apart.label(JAN, of(rows_of(JAN)).head(160))
-    assert apart.look(MAR).decision.verdict == "joined"
+    assert apart.take(MAR).decision.verdict == "joined"
     assert apart.records[0].body["coverage"] == 0.8
 
 
@@ -239,7 +239,7 @@ def test_half_a_delivery_is_not_taken_for_the_whole(apart: Disparity, rows_of: F
 def test_a_delivery_without_a_label_is_waited_for(apart: Disparity, rows_of: Frames, kept: slice) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)).astype({"churned": object}).assign(churned=None)[kept])
-    assert apart.look().decision.verdict == "waiting"
+    assert apart.take().decision.verdict == "waiting"
     assert apart.records == []
 
 
@@ -247,13 +247,13 @@ def test_what_was_taken_is_not_looked_at_again_unless_it_is_revised(apart: Dispa
     frame = rows_of(JAN)
     one = apart.accept(JAN, frame)
     apart.label(JAN, of(frame))
-    apart.look()
+    apart.take()
     apart.label(JAN, of(frame.assign(churned=~frame["churned"])))
-    assert apart.look(MAR).intervals == ()
-    assert apart.look(FEB, key="of-another-month", revise=True).intervals == ()
+    assert apart.take(MAR).intervals == ()
+    assert apart.take(FEB, key="of-another-month", revise=True).intervals == ()
     assert len(apart.records) == 1
     for _ in range(2):
-        assert apart.look(JAN, key="revision", revise=True).intervals[0].labelled == 200
+        assert apart.take(JAN, key="revision", revise=True).intervals[0].labelled == 200
     first, second = apart.records
     assert apart.read(one, first)["churned"].tolist() == frame["churned"].astype(float).tolist()
     assert apart.read(one, second)["churned"].tolist() == (~frame["churned"]).astype(float).tolist()
@@ -265,7 +265,7 @@ def test_going_back_from_a_revision_is_a_revision(apart: Disparity, rows_of: Fra
     apart.accept(JAN, frame)
     for turn, flipped in enumerate([False, True, False]):
         apart.label(JAN, of(frame.assign(churned=frame["churned"] ^ flipped)))
-        apart.look(FEB if turn == 0 else JAN, key=f"turn-{turn}", revise=turn > 0)
+        apart.take(FEB if turn == 0 else JAN, key=f"turn-{turn}", revise=turn > 0)
     shas = [record.body["labels"]["sha256"] for record in apart.records]
     assert len(shas) == 3
     assert shas[0] == shas[2] != shas[1]
@@ -275,9 +275,9 @@ def test_labels_follow_a_revised_batch(apart: Disparity, rows_of: Frames) -> Non
     frame = rows_of(JAN)
     apart.label(JAN, of(frame))
     apart.accept(JAN, frame.head(120))
-    apart.look()
+    apart.take()
     one = apart.accept(JAN, frame, revise=True)
-    assert apart.look(MAR).intervals[0].labelled == 200
+    assert apart.take(MAR).intervals[0].labelled == 200
     assert [record.body["rows"] for record in apart.records] == [120, 200]
     assert apart.read(one)["churned"].notna().all()
 
@@ -285,18 +285,18 @@ def test_labels_follow_a_revised_batch(apart: Disparity, rows_of: Frames) -> Non
 def test_a_second_run_finds_the_work_done(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
-    first = apart.look()
-    assert apart.look() == first, "a retry says what its first attempt said"
-    assert apart.look(key="another").joined == 1
+    first = apart.take()
+    assert apart.take() == first, "a retry says what its first attempt said"
+    assert apart.take(key="another").joined == 1
     assert len(apart.records) == 1
 
 
 def test_the_same_labels_in_another_order_are_the_same_bytes(apart: Disparity, rows_of: Frames) -> None:
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
-    apart.look()
+    apart.take()
     apart.label(JAN, of(rows_of(JAN)).sample(frac=1, random_state=1))
-    apart.look(JAN, key="revision", revise=True)
+    apart.take(JAN, key="revision", revise=True)
     assert len(apart.records) == 1
 
 
@@ -317,16 +317,16 @@ def test_a_kill_leaves_nothing_half_done(
     with monkeypatch.context() as patch:
         patch.setattr({"put": Store, "publish": DataRegistry, "append": Ledger}[victim], victim, killed)
         with pytest.raises(KeyboardInterrupt):
-            apart.look()
+            apart.take()
     assert apart.records == []
-    assert apart.look().decision.verdict == "joined"
+    assert apart.take().decision.verdict == "joined"
     assert len(apart.records) == 1
 
 
 def test_a_file_that_is_not_the_recorded_one_is_refused(apart: Disparity, rows_of: Frames) -> None:
     one = apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN)))
-    apart.look()
+    apart.take()
     run = apart.model.run()
     run.store.write(apart.records[0].body["labels"]["key"], b"other bytes")
     with pytest.raises(SnapshotCorrupt):
@@ -350,7 +350,7 @@ def test_other_columns_are_ignored_in_every_format(apart: Disparity, rows_of: Fr
         file.write_text("".join(json.dumps(row) + "\n" for row in given.to_dict("records")))
     else:
         given.to_parquet(file, index=False)
-    assert apart.look().joined == 1
+    assert apart.take().joined == 1
     assert apart.read(one)["churned"].tolist() == frame["churned"].astype(float).tolist()
 
 
@@ -369,7 +369,7 @@ def test_a_delivery_that_cannot_be_labels_is_refused(
     apart.accept(JAN, rows_of(JAN))
     apart.label(JAN, of(rows_of(JAN))).write_text(text)
     with pytest.raises(error, match=says):
-        apart.look()
+        apart.take()
     assert apart.records == []
 
 
@@ -388,9 +388,9 @@ def test_a_database(apart: Disparity, rows_of: Frames) -> None:
     given = of(frame).assign(signup=frame["signup"][::-1]).astype({"churned": int})
     with sqlite3.connect(apart.model.home.root / "outcomes.db") as database:
         given.head(0).to_sql("outcomes", database, index=False)
-        assert apart.look().decision.verdict == "waiting"
+        assert apart.take().decision.verdict == "waiting"
         given.to_sql("outcomes", database, index=False, if_exists="append")
-    assert apart.look(MAR).joined == 1
+    assert apart.take(MAR).joined == 1
     assert apart.records[0].body["source"] == "sqlite:///outcomes.db"
     assert apart.read(one)["churned"].tolist() == frame["churned"].astype(float).tolist()
 
@@ -405,8 +405,8 @@ def test_regression(apart: Disparity, rows_of: Frames) -> None:
     given.loc[:9, "spend"] = None
     given.loc[10, "spend"] = "inf"
     apart.label(JAN, given)
-    (said,) = apart.look().intervals
-    assert (said.labelled, said.empty, said.unknown) == (189, 10, 1)
+    (result,) = apart.take().intervals
+    assert (result.labelled, result.empty, result.unknown) == (189, 10, 1)
     read = apart.read(one)["spend"]
     assert read[:11].isna().all()
     assert read[11:].tolist() == frame["spend"][11:].tolist()
@@ -424,8 +424,8 @@ def test_classes_and_keys_of_several_columns(apart: Disparity, rows_of: Frames) 
     given = frame[["no", "plan", "id", "churned"]].sample(frac=1, random_state=0)
     given.loc[7, "churned"] = "asleep"
     apart.label(JAN, given)
-    (said,) = apart.look().intervals
-    assert (said.labelled, said.unknown, said.strangers) == (199, 1, 0)
+    (result,) = apart.take().intervals
+    assert (result.labelled, result.unknown, result.strangers) == (199, 1, 0)
     read = apart.read(one)
     assert read["churned"].astype(object).drop(7).tolist() == frame["churned"].drop(7).tolist()
     assert dataset.outcome(apart.model.run().spec, read).isna().tolist() == [place == 7 for place in range(200)]
@@ -504,7 +504,7 @@ def test_the_contract_does_not_ask_a_batch_for_its_labels(apart: Disparity, rows
 def test_a_month_without_a_batch_waits_for_no_labels(apart: Disparity) -> None:
     with pytest.raises(BatchMissing):
         pipeline.run_stage("ingest", apart.model.run(JAN))
-    assert apart.look(MAR).matured == 0
+    assert apart.take(MAR).matured == 0
 
 
 def test_check_says_where_labels_come_from(apart: Disparity) -> None:
@@ -515,8 +515,8 @@ def test_check_says_where_labels_come_from(apart: Disparity) -> None:
     ]
     apart.declare(min_coverage=0.8)
     (checked,) = check_specs(apart.model.home, "churn")
-    (said,) = [line for line in checked.description if line.split()[0] == "labels"]
-    assert "apart from labels/churn-{start:%Y-%m}.csv, by id, from 80% of the rows on; mature 2w after" in said
+    (line,) = [line for line in checked.description if line.split()[0] == "labels"]
+    assert "apart from labels/churn-{start:%Y-%m}.csv, by id, from 80% of the rows on; mature 2w after" in line
     assert "no column 'churned' comes with a batch: labels come apart" in checked.problems[0]
     apart.declare(source={"path": "ftp://labels"})
     (checked,) = check_specs(apart.model.home, "churn")

@@ -63,9 +63,9 @@ def test_training_may_read_it_once_its_labels_are_mature(churn: Model, spec_of: 
     run = accepted(churn)
     report = snapshot(run)
     (record,) = run.ledger.records("churn", "snapshot")
-    one = AcceptedBatch.model_validate(record.body["accepted"])
-    assert one.mature_at == datetime(2024, 2, 8, tzinfo=UTC)
-    assert (one.md5, one.commit) == (report.md5, report.commit)
+    batch = AcceptedBatch.model_validate(record.body["accepted"])
+    assert batch.mature_at == datetime(2024, 2, 8, tzinfo=UTC)
+    assert (batch.md5, batch.commit) == (report.md5, report.commit)
     assert record.effective_at == datetime(2024, 2, 1, tzinfo=UTC)
 
 

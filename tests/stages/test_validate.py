@@ -42,7 +42,7 @@ def test_a_sound_batch_is_accepted_with_its_page(churn: Model) -> None:
     assert not report.released
     assert report.failing_rows is None
     assert b"<html" in run.store.read(report.html or "")
-    asked = {(check.expectation, check.column) for check in report.checks}
+    checked = {(check.expectation, check.column) for check in report.checks}
     assert {
         ("expect_table_columns_to_match_set", None),
         ("expect_table_row_count_to_be_between", None),
@@ -51,8 +51,8 @@ def test_a_sound_batch_is_accepted_with_its_page(churn: Model) -> None:
         ("expect_column_values_to_be_between", "visits"),
         ("expect_column_values_to_be_in_set", "plan"),
         ("expect_column_values_to_be_unique", "id"),
-    } <= asked
-    assert len(asked) + 1 == len(report.checks), "spend is asked twice: for its range, and to be finite"
+    } <= checked
+    assert len(checked) + 1 == len(report.checks), "spend is checked twice: for its range, and to be finite"
 
 
 BREAKS: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
@@ -219,9 +219,9 @@ def test_a_release_lets_exactly_these_bytes_through(churn: Model, rows_of: Rows)
 def test_there_must_be_something_to_release(churn: Model) -> None:
     judge(churn)
     command = churn.command("release", "churn", "--interval", "2024-01-01", "--reason", "none")
-    _, said = command.communicate()
+    _, errors = command.communicate()
     assert command.returncode == 1
-    assert b"no quarantined or held batch" in said
+    assert b"no quarantined or held batch" in errors
 
 
 def test_it_needs_an_ingested_batch(churn: Model) -> None:
