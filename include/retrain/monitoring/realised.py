@@ -149,7 +149,7 @@ def _judge(
     if measured.low is not None:
         reason += f" ({1 - 2 * spec.gate.level:.0%} interval {measured.low:.4g} to {measured.high:.4g})"
     if expected_score is not None:
-        reason += f", {expected_score:.4g} expected"
+        reason += f", {expected_score:.4g} expected at the gate"
     if expected is not None:
         reason += f", {expected:.4g} expected of such rows"
     if excess is not None and excess.low is not None:

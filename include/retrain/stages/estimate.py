@@ -65,7 +65,7 @@ def _judge(run: Run, champion: Champion, estimated: Estimate, held: Backtest) ->
     reason = f"{metric} {estimated.value:.4g} estimated ({confidence} {estimated.low:.4g} to {estimated.high:.4g})"
     if expected_score is None:
         return Decision(verdict="undetermined", reasons=(f"{reason}; no expected level is on record", held.reason))
-    reason += f", {expected_score:.4g} expected"
+    reason += f", {expected_score:.4g} expected at the gate"
     favourable = estimated.high if spec.greater_is_better else estimated.low
     assert favourable is not None
     fell = below_expected_score(spec, favourable, expected_score)
