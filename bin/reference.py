@@ -28,10 +28,11 @@ COMMANDS = """# Commands
 This page is made from the code by `make docs`.
 """
 
-REPORTS = """# Reports, verdicts and the ledger
+REPORTS = """# Reports
 
 Each stage writes one report, `<store>/<model>/runs/<run>/<stage>.json`: a frozen value that is a pure function of its
-inputs. It carries the data's clock and never the wall's. This page is made from the code by `make docs`.
+inputs. It carries the data's clock and never the wall's. Verdicts and kinds of ledger
+records: [glossary.md](glossary.md#verdicts). This page is made from the code by `make docs`.
 """
 
 

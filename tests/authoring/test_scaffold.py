@@ -190,6 +190,17 @@ def test_a_template_is_seen_whole_and_written_as_given(home: Home) -> None:
     assert home.spec("loans").source.path == template
 
 
+def test_a_template_is_found_in_a_folder_whose_name_looks_like_a_pattern(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "a [b] c"
+    (root / "data").mkdir(parents=True)
+    loans(600).to_csv(root / "data" / "loans-2024-01.csv", index=False)
+    monkeypatch.chdir(root)
+    answer = CliRunner().invoke(app, ["new", "loans", "data/loans-{start:%Y-%m}.csv", "--target", "bad"])
+    assert answer.exit_code == 0, answer.exception
+
+
 def test_a_file_with_signs_of_globs_and_templates_is_still_found(home: Home) -> None:
     spec = spec_of(home, loans(600), "--target", "bad", name="lo[a]ns{x}.csv")
     done = CliRunner().invoke(app, ["ingest", "loans", "--interval", f"{spec.interval.start:%Y-%m-%d}"])

@@ -297,6 +297,14 @@ def test_a_glob_reads_its_files_by_name(tmp_path: Path) -> None:
         deliver(tmp_path, source("*.jsonl"))
 
 
+def test_the_name_of_the_root_is_no_pattern(tmp_path: Path) -> None:
+    """A folder `a*?c` must not read what lies in `abbc`."""
+    for folder, rows in (("a*?c [b]", [0]), ("abbc b", [0, 1])):
+        (tmp_path / folder).mkdir()
+        frame().iloc[rows].to_csv(tmp_path / folder / "a.csv", index=False)
+    assert [row["id"] for row in deliver(tmp_path / "a*?c [b]", source("*.csv"))[1]] == ["a"]
+
+
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     file, origin = write(tmp_path / "2024-01.csv", "csv"), source("{start:%Y-%m}.csv")
     files = sources.find(origin, JANUARY, tmp_path, tmp_path)

@@ -28,7 +28,7 @@ NOTHING = 1e-9
 
 
 class InterimAnalysis(NamedTuple):
-    """One look at holdout rows.
+    """One time that holdout rows are scored.
 
     Attributes:
         level: chance of a wrong promotion that all of its candidates together may have.
@@ -47,13 +47,13 @@ class InterimAnalysis(NamedTuple):
         each = f", {self.level / candidates:.2%} for each of {candidates} candidates" if candidates > 1 else ""
         chance = f"the chance of a wrong promotion is held below {self.level:.2%}{each}"
         times = "once" if self.earlier == 1 else f"{self.earlier} times"
-        return f"these rows were looked at {times} before, which costs: {chance}" if self.earlier else chance
+        return f"these rows were analysed {times} before, which costs: {chance}" if self.earlier else chance
 
 
 def begin_interim_analysis(
     run: Run, context: Context, train: TrainReport, holdout: Sequence[AcceptedBatch]
 ) -> InterimAnalysis:
-    """Put on record that these holdout rows are about to be looked at, and return the level that this leaves.
+    """Put on record that these holdout rows are about to be scored, and return the level that this leaves.
 
     Args:
         run: whose ledger the record goes to.
@@ -62,7 +62,7 @@ def begin_interim_analysis(
         holdout: the batches whose rows judge.
 
     Raises:
-        LedgerBusy: the database stayed locked; nothing was looked at.
+        LedgerBusy: the database stayed locked; nothing was scored.
     """
     spec = run.spec
     batches = sorted(accepted.batch.sha256 for accepted in holdout)

@@ -192,7 +192,8 @@ def _about(lineage: Lineage, kinds: tuple[str, ...]) -> list[Record]:
     version = lineage.champion.version
 
     def names(record: Record) -> bool:
-        rollout = record.body.get("rollout") or {}
+        # The watch that a promotion begins names the predecessor: it is about the new champion.
+        rollout = record.body.get("rollout") or {} if record.kind != "promotion" else {}
         return version in (record.body.get("version"), rollout.get("shadow", {}).get("version"))
 
     return [record for record in lineage.records if record.kind in kinds and names(record)]

@@ -60,7 +60,7 @@ def _rolled_back(run: Run) -> str:
     rollout = run.read(RolloutReport, "rollout")
     if rollout.decision.verdict != "rolled back":
         return ""
-    return f"version {rollout.version} was put back: the next look judges it"
+    return f"version {rollout.version} was put back: the next run of the monitor judges it"
 
 
 def _own_reports(run: Run) -> Iterator[StageReport]:

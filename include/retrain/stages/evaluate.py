@@ -57,7 +57,9 @@ def evaluate(run: Run) -> EvaluateReport:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {span} has a label")
     analysis = alpha_spending.begin_interim_analysis(run, context, train, fresh)
     if not analysis.level:
-        reason = f"{analysis.earlier} earlier looks at rows of {span} have spent gate.level; wait for newer ones"
+        reason = (
+            f"{analysis.earlier} earlier interim analyses of rows of {span} have spent gate.level; wait for newer ones"
+        )
         return _inconclusive(run, reason, analysis.earlier)
 
     fitted = {name: _predict(name, model, spec, frame) for name, model in models.items()}

@@ -158,7 +158,7 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
 
 
 def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
-    from retrain.data.sources import render, scheme_of
+    from retrain.data.sources import glob_pattern, render, scheme_of
 
     for key, value in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
         if "change me" in value.lower():
@@ -170,7 +170,7 @@ def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
         try:
             address = render(spec.source.path, spec.at(spec.interval.start))
             delivered = scheme_of(address) != "file" or glob.glob(  # noqa: PTH207 - Path.glob takes no absolute pattern
-                str(home.root / address.removeprefix("file://")), recursive=True
+                glob_pattern(home.root, address.removeprefix("file://")), recursive=True
             )
         except RetrainError as error:
             yield where, f"{error.found}; {error.do}"

@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from retrain.authoring.scaffold.column_types import ProfiledColumn, profile_column
+from retrain.data.sources import glob_pattern
 from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
 
 MAX_ROWS = 5_000_000
@@ -87,7 +88,8 @@ def _find(data: str, root: Path) -> tuple[str, list[Path]]:
     for base in (Path.cwd(), root):
         place = os.path.normpath(base / data)
         literal = Path(place).is_file()
-        pattern = glob.escape(place) if literal else re.sub(r"\{(start|end)[^{}]*\}", "*", place)
+        anywhere = glob_pattern(base, re.sub(r"\{(start|end)[^{}]*\}", "*", data))
+        pattern = glob.escape(place) if literal else os.path.normpath(anywhere)
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         files = [Path(name) for name in sorted(matches) if Path(name).is_file()]
         if files:

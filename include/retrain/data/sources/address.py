@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import http.client
 import ipaddress
 import os
@@ -177,3 +178,14 @@ def download(url: str, target: Path, *, max_bytes: int) -> bool:
             f"{redacted(url)}: {masked(str(getattr(error, 'reason', error)))}",
             do="see that the server is up; the next try may find it",
         ) from None
+
+
+def glob_pattern(root: Path, address: str) -> str:
+    """The pattern of a local address below a folder whose own name is no pattern.
+
+    >>> glob_pattern(Path("/srv/team [a]"), "data/churn-*.csv")
+    '/srv/team [[]a]/data/churn-*.csv'
+    >>> glob_pattern(Path("/srv/team [a]"), "/landing/churn-*.csv")
+    '/landing/churn-*.csv'
+    """
+    return address if Path(address).is_absolute() else f"{glob.escape(str(root))}/{address}"
