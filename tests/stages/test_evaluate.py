@@ -559,7 +559,7 @@ def test_another_question_to_the_same_rows_is_counted_and_paid_for(home: Home) -
     second = bench.evaluate()
     assert second.earlier_analyses == 1
     assert second.level == pytest.approx(0.2 * (first.level or 0))
-    assert any("analysed once before" in reason for reason in second.decision.reasons)
+    assert any("looked at once before" in reason for reason in second.decision.reasons)
     assert all(pair.gain - pair.low > 1.2 * wide[pair.against] for pair in second.paired if pair.against == "naive")
 
 

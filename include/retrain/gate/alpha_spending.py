@@ -47,7 +47,7 @@ class InterimAnalysis(NamedTuple):
         each = f", {self.level / candidates:.2%} for each of {candidates} candidates" if candidates > 1 else ""
         chance = f"the chance of a wrong promotion is held below {self.level:.2%}{each}"
         times = "once" if self.earlier == 1 else f"{self.earlier} times"
-        return f"these rows were analysed {times} before, which costs: {chance}" if self.earlier else chance
+        return f"these rows were looked at {times} before, which costs: {chance}" if self.earlier else chance
 
 
 def begin_interim_analysis(
