@@ -140,12 +140,12 @@ def test_the_former_spec_is_refused_with_the_key_of_today(former: Home, unpacked
 
 
 def test_everything_on_record_is_there_and_unaltered(former: Home) -> None:
-    told = retrain("verify", "churn")
-    assert f"chain 233 records, the newest is {HEAD}" in told
-    assert "anchors 4 agree" in told
-    assert "champion alias version 3, as the ledger says" in told
+    printed = retrain("verify", "churn")
+    assert f"chain 233 records, the newest is {HEAD}" in printed
+    assert "anchors 4 agree" in printed
+    assert "champion alias version 3, as the ledger says" in printed
     for what in ("versions 3 of 3", "snapshots 8 of 8", "batches 8 of 8", "scores 5 of 5"):
-        assert f"{what} as recorded" in told
+        assert f"{what} as recorded" in printed
 
 
 def test_a_record_that_was_altered_is_still_told(former: Home) -> None:
@@ -240,20 +240,20 @@ def test_history(former: Home) -> None:
     ],
 )
 def test_who_served(former: Home, moment: str, version: int | None, reason: str) -> None:
-    told = retrain("served", "churn", "--at", moment)
-    assert reason in told
+    printed = retrain("served", "churn", "--at", moment)
+    assert reason in printed
     if version is not None:
-        assert f"version {version} served, digest {DIGESTS[version]}" in told
-        assert "2024-01-01: 250 rows, sha256 ca9ac536fe9e, DVC 962169afa77d at commit d0ccc36d900a" in told
+        assert f"version {version} served, digest {DIGESTS[version]}" in printed
+        assert "2024-01-01: 250 rows, sha256 ca9ac536fe9e, DVC 962169afa77d at commit d0ccc36d900a" in printed
     if moment == "2024-05-15":
-        assert "scored 2024-05-01: 249 of 250 rows by version 2" in told
-        assert "the file is there, unaltered" in told
+        assert "scored 2024-05-01: 249 of 250 rows by version 2" in printed
+        assert "the file is there, unaltered" in printed
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_every_version_is_explained(former: Home, version: int) -> None:
-    told = retrain("explain", "churn", str(version))
-    assert f"churn version {version}, digest {DIGESTS[version]}" in told
+    printed = retrain("explain", "churn", str(version))
+    assert f"churn version {version}, digest {DIGESTS[version]}" in printed
     facts = {
         1: ("750 labelled rows of 3 intervals", "gate: promote new (first)", "rollback: version 2 → 1"),
         2: ("1,000 labelled rows of 4 intervals", "blocked from coming back: support reports odd answers"),
@@ -273,7 +273,7 @@ def test_every_version_is_explained(former: Home, version: int) -> None:
         ),
     }
     for fact in facts[version]:
-        assert fact in told
+        assert fact in printed
 
 
 def test_changelog_inventory_and_status(former: Home) -> None:
@@ -385,8 +385,8 @@ def test_a_forced_month_pays_for_the_former_analyses_of_its_rows(former: Home) -
 
 
 def test_a_rollback_and_the_month_after_it(former: Home) -> None:
-    told = retrain("rollback", "churn", "--reason", "as a test")
-    assert "rolled back: version 1 serves again: as a test" in told
+    printed = retrain("rollback", "churn", "--reason", "as a test")
+    assert "rolled back: version 1 serves again: as a test" in printed
     run = run_next_month(former)
     judged_as_expected(run, EXPECTED["rolled back"])
     context = run.read(Context, "context")
@@ -409,8 +409,8 @@ def test_what_was_taken_back_does_not_come_back(former: Home) -> None:
 
 def test_a_deleted_champion_is_registered_again_from_its_former_files(former: Home) -> None:
     MlflowClient(former.mlflow).delete_model_version("churn", "3")
-    told = retrain("reconcile", "churn")
-    assert "version 3 was deleted: the same files serve as version 5" in told
+    printed = retrain("reconcile", "churn")
+    assert "version 3 was deleted: the same files serve as version 5" in printed
     assert "since 2024-07-01 00:00" in retrain("served", "churn", "--at", NEXT)
     assert "champion alias version 5, as the ledger says" in retrain("verify", "churn")
 
@@ -419,8 +419,8 @@ def test_a_former_run_is_finished_by_todays_code(former: Home) -> None:
     """A task that is tried again after the upgrade finds what the stages before it wrote, by their former names."""
     run = run_of(former, "laptop-2024-06-01", "2024-06-01")
     assert run.read(SmokeTestReport, "smoke_test").version == 3
-    told = retrain("promote", "churn", "--interval", "2024-06-01")
-    assert "promoted: version 3 serves, was version 1" in told
+    printed = retrain("promote", "churn", "--interval", "2024-06-01")
+    assert "promoted: version 3 serves, was version 1" in printed
 
 
 def test_the_same_question_about_the_same_rows_is_still_one_analysis(former: Home) -> None:
@@ -441,14 +441,14 @@ def test_the_same_question_about_the_same_rows_is_still_one_analysis(former: Hom
 @pytest.mark.parametrize("version", [2, 4])
 def test_a_former_version_is_made_again(former: Home, version: int) -> None:
     """All figures come out the same; only the source files that travel with a model are others."""
-    told = retrain("reproduce", "churn", str(version), exit_code=1)
-    assert " same data:" in told
-    assert " same spec:" in told
-    assert " same predictions:" in told
+    printed = retrain("reproduce", "churn", str(version), exit_code=1)
+    assert " same data:" in printed
+    assert " same spec:" in printed
+    assert " same predictions:" in printed
     assert re.search(
-        rf"the version's files: digest \w+, was {DIGESTS[version]}; fitted the same, beside it differ", told
+        rf"the version's files: digest \w+, was {DIGESTS[version]}; fitted the same, beside it differ", printed
     )
-    assert len(re.findall("fitted the same", told)) == len(re.findall("different (?:model|the version)", told))
-    figures = re.search(r"different metrics: \d of \d+ figures: (.*?) (?:same|different)", told)
+    assert len(re.findall("fitted the same", printed)) == len(re.findall("different (?:model|the version)", printed))
+    figures = re.search(r"different metrics: \d of \d+ figures: (.*?) (?:same|different)", printed)
     assert figures
     assert all(re.match(r"\w+ size", figure) for figure in figures[1].split("; "))

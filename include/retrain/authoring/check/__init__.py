@@ -8,7 +8,6 @@ imported only when a spec has passed the schema.
 from __future__ import annotations
 
 import ast
-import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +157,7 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
 
 
 def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
-    from retrain.data.sources import glob_pattern, render, scheme_of
+    from retrain.data.sources import local_files, render, scheme_of
 
     for key, value in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
         if "change me" in value.lower():
@@ -169,9 +168,7 @@ def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
         where = ("source", "path")
         try:
             address = render(spec.source.path, spec.at(spec.interval.start))
-            delivered = scheme_of(address) != "file" or glob.glob(  # noqa: PTH207 - Path.glob takes no absolute pattern
-                glob_pattern(home.root, address.removeprefix("file://")), recursive=True
-            )
+            delivered = scheme_of(address) != "file" or local_files(home.root, address)
         except RetrainError as error:
             yield where, f"{error.found}; {error.do}"
         else:

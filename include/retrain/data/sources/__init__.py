@@ -6,7 +6,7 @@ the delivery is refused with the place where it has not. What is asked of a batc
 Only this folder knows file formats and SQL drivers.
 """
 
-from retrain.data.sources.address import glob_pattern, render, scheme_of
+from retrain.data.sources.address import glob_pattern, local_files, render, scheme_of
 from retrain.data.sources.delivery import Delivered, deliver, deliver_labels, encoded, find
 from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
 
@@ -19,6 +19,7 @@ __all__ = [
     "encoded",
     "find",
     "glob_pattern",
+    "local_files",
     "of_text",
     "render",
     "scheme_of",

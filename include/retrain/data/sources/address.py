@@ -189,3 +189,12 @@ def glob_pattern(root: Path, address: str) -> str:
     '/landing/churn-*.csv'
     """
     return address if Path(address).is_absolute() else f"{glob.escape(str(root))}/{address}"
+
+
+def local_files(root: Path, address: str) -> list[Path]:
+    """The files on this machine that a rendered address names, sorted by name."""
+    place = address.removeprefix("file://")
+    names = [str(root / place)]
+    if glob.has_magic(address):
+        names = sorted(glob.glob(glob_pattern(root, place), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [Path(name) for name in names if Path(name).is_file()]

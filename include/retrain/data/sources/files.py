@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from retrain.data.sources.address import download, glob_pattern, masked, one_per_interval, redacted, render, scheme_of
+from retrain.data.sources.address import download, local_files, masked, one_per_interval, redacted, render, scheme_of
 from retrain.data.sources.declared import check_size
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
@@ -53,12 +53,7 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Delive
     scheme = scheme_of(address)
     local = scheme == "file"
     if local:
-        place = address.removeprefix("file://")
-        # pathlib's glob does not take absolute patterns.
-        names = [str(root / place)]
-        if glob.has_magic(address):
-            names = sorted(glob.glob(glob_pattern(root, place), recursive=True))  # noqa: PTH207
-        files = [Path(name) for name in names if Path(name).is_file()]
+        files = local_files(root, address)
         check_size(sum(file.stat().st_size for file in files), source, redacted(address))
     else:
         files = _bring(address, scheme, folder, source)
