@@ -228,6 +228,20 @@ def test_without_enough_labels_nothing_is_said_of_performance(model: Model) -> N
     assert monitored.read(EstimateReport, "estimate").value is not None, "for that it needs none"
 
 
+def test_a_champion_outside_a_limit_is_an_alarm_though_it_is_as_good_as_expected(model: Model) -> None:
+    limits = {"limits": {"recall": {"min": 0.99}, "accuracy": {"min": 0.5}}}
+    model.write_spec({**spec(), "gate": {"min_rows": 100, **limits}})
+    monitored = month(model, MONTH, rows(MONTH))
+    assert verdicts(monitored)[2] == "alarm"
+    measured = monitored.read(MeasureReport, "measure").realised[-1]
+    assert measured.excess is not None
+    assert abs(measured.excess) < 0.1, "as good as expected"
+    assert len(measured.outside) == 1, "the other limit holds"
+    assert measured.outside[0].startswith("recall 0.")
+    assert f"outside gate.limits: {measured.outside[0]}" in monitored.read(MeasureReport, "measure").decision.reasons[0]
+    assert monitored.read(DecideReport, "decide").policy == "performance", "the policy sees it as any other alarm"
+
+
 def test_before_any_champion_monitoring_is_calm(churn: Model, mlflow: Home) -> None:
     monitored = month(churn, "2024-01-01", rows("2024-01-01"))
     assert verdicts(monitored) == ("undetermined", "undetermined", "undetermined", "sound", "skip")

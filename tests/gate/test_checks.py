@@ -22,13 +22,15 @@ from tests.gate.candidate import (
 
 
 def test_findings_are_finite_the_same_each_time_and_all_there(home: Home, tmp_path: Path) -> None:
-    spec = spec_of(CASES, fairness={"columns": ["plan"]})
+    spec = spec_of(CASES, fairness={"columns": ["plan"]}, limits={"recall": {"min": 0.3}})
     laid = lay(home, tmp_path, spec).holdout()
     given = (laid.run, laid.train, laid.models, laid.frame, laid.y, laid.predictions, laid.block)
     findings = checks.examine(*given)
     assert findings == checks.examine(*given)
-    assert {finding.check for finding in findings} == {"calibration", "overfit", "leak", "fairness", "case", "size"}
-    assert {finding.model for finding in findings} == {"new"}
+    kinds = {"calibration", "overfit", "leak", "fairness", "case", "size", "limit"}
+    assert {finding.check for finding in findings} == kinds
+    assert {finding.model for finding in findings if finding.check != "limit"} == {"new"}
+    assert {finding.model for finding in findings if finding.check == "limit"} == {"new", "naive", "simple"}
     assert all(math.isfinite(finding.value) for finding in findings if finding.value is not None)
     results = judged(spec, findings, scores={"new": 0.5, "naive": 0.69})
     assert results["size"].passed is True
@@ -40,8 +42,9 @@ def test_findings_are_finite_the_same_each_time_and_all_there(home: Home, tmp_pa
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_only_a_finite_number_passes(value: float | None) -> None:
-    spec = spec_of(CASES, overfit=1.0, fairness={"columns": ["plan"], "demographic_parity": 1.0, "equalized_odds": 1.0})
-    questions = [("calibration", ""), ("overfit", ""), ("leak", ""), ("leak", "plan"), ("size", "")]
+    fair = {"columns": ["plan"], "demographic_parity": 1.0, "equalized_odds": 1.0}
+    spec = spec_of(CASES, overfit=1.0, fairness=fair, limits={"ece": {"max": 1.0}})
+    questions = [("calibration", ""), ("overfit", ""), ("leak", ""), ("leak", "plan"), ("size", ""), ("limit", "ece")]
     questions += [("fairness", f"{measure} plan") for measure in fairness.MEASURES]
     questions += [("case", case.name) for case in spec.edge_cases]
     findings = [
@@ -52,7 +55,7 @@ def test_only_a_finite_number_passes(value: float | None) -> None:
         for check, name in questions
     ]
     checks = judged(spec, findings, scores={"new": None, "naive": 0.6})
-    assert len(checks) == 13
+    assert len(checks) == 14
     assert [name for name, check in checks.items() if check.passed is True] == []
 
 

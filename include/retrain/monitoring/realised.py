@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
-from retrain.modeling import metrics, resampling
+from retrain.modeling import limits, metrics, resampling
 from retrain.modeling.metrics import Array
 from retrain.monitoring import estimation
 from retrain.monitoring.estimation import ExcessLoss, PerformanceEstimator
@@ -77,6 +77,8 @@ def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
         pass  # judged by the expected score alone
     verdict, reason = _judge(run, champion, interval, measured, excess, slow, expected)
+    if outside := limits.broken(spec, known.frame, known.outcome, known.prediction):
+        verdict, reason = "alarm", f"{reason}; outside gate.limits: {'; '.join(outside)}"
     return RealisedPerformance(
         interval=interval,
         version=champion.version,
@@ -89,6 +91,7 @@ def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]
         expected=expected,
         excess=excess and excess.relative,
         excess_low=excess and excess.low and excess.low / max(abs(excess.expected), 1e-12),
+        outside=outside,
         suspect=_suspect_labels(run, known, block),
         slices=tuple(_slices(run, known, estimator)),
         **counted,

@@ -127,7 +127,7 @@ def _sections(facts: CardFacts) -> Iterator[tuple[str, pd.DataFrame]]:
     columns = ("model", "check", "about", "value", "interval", "rows", "what")
     yield "Fairness", _frame(columns, _findings(facts, ("fairness",)))
     yield "Calibration", _frame(columns, _findings(facts, ("calibration",)))
-    yield "Behaviour", _frame(columns, _findings(facts, ("overfit", "leak", "case", "size")))
+    yield "Behaviour", _frame(columns, _findings(facts, ("limit", "overfit", "leak", "case", "size")))
     checks = ("check", "model", "verdict", "value", "bound", "why")
     yield f"Gate: {facts.gate.decision.verdict} {facts.judged}", _frame(checks, _checks(facts.gate.checks))
     yield f"Files: {facts.refit.decision.verdict}", _frame(checks, _checks(facts.refit.checks))

@@ -46,7 +46,7 @@ class Slice(Result):
 class Finding(Result):
     """A measurement of a model other than its metrics, for the gate to judge."""
 
-    check: Literal["calibration", "overfit", "leak", "fairness", "case", "size"]
+    check: Literal["calibration", "overfit", "leak", "fairness", "case", "size", "limit"]
     model: str
     about: str = Field(default="", description="which column, group, feature or case")
     value: float | None = Field(description="None: undefined on these rows")

@@ -39,6 +39,7 @@ class RealisedPerformance(Result):
     expected: float | None = Field(default=None, description="on these very rows, if outcomes followed as expected")
     excess: float | None = Field(default=None, description="realised above expected loss, as a share of the expected")
     excess_low: float | None = None
+    outside: tuple[str, ...] = Field(default=(), description="the limits of the spec's gate that it does not keep")
     suspect: str = Field(default="", description="why the labels look wrong")
     slices: tuple[SliceFall, ...] = ()
 

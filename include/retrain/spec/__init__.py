@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from retrain.spec.columns import Column
 from retrain.spec.evaluation import METRICS
+from retrain.spec.gate import LimitedMetric
 from retrain.spec.labels import LabelSource
 from retrain.spec.parsing import CASES, EXAMPLE, FORMER, MAX_BYTES, load, parse
 from retrain.spec.policy import Policy
@@ -34,6 +35,7 @@ __all__ = [
     "METRICS",
     "Column",
     "LabelSource",
+    "LimitedMetric",
     "Policy",
     "Source",
     "Spec",

@@ -15,6 +15,16 @@ METRICS: dict[str, dict[str, bool]] = {
 }
 """Primary metrics per task, and whether greater is better. Accuracy is not one: it hides the rare class."""
 
+OF_A_CLASS = ("precision", "recall", "specificity", "f1")
+"""Metrics that can be asked of one class against the rest."""
+_CLASSIFIED: dict[str, bool | None] = {"balanced_accuracy": True, "accuracy": True, **dict.fromkeys(OF_A_CLASS, True)}
+LIMITED: dict[str, dict[str, bool | None]] = {
+    "binary": {**METRICS["binary"], **_CLASSIFIED, "ece": False},
+    "multiclass": {**METRICS["multiclass"], **_CLASSIFIED, "roc_auc_ovr": True},
+    "regression": {**METRICS["regression"], "median_ae": False, "mape": False, "bias": None},
+}
+"""Metrics per task that `gate.limits` may name, and whether greater is better; None: the nearer to 0."""
+
 
 class Evaluation(Part):
     """How the holdout rows judge."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -21,6 +22,62 @@ class Fairness(Part):
     )
     margin: Share = Field(default=0.05, description="how much larger than the champion's a difference may be")
     min_rows: int = Field(default=100, ge=20, description="smaller groups are not judged")
+
+
+class Bound(Part):
+    """Where a metric has to lie."""
+
+    min: float | None = Field(default=None, description="at least; of a score, of which a greater one is better")
+    max: float | None = Field(default=None, description="at most; of a loss, of which a smaller one is better")
+
+    def excess(self, value: float) -> float:
+        """How far a value lies outside; it is allowed up to 0.
+
+        >>> Bound(min=0.5).excess(0.75), Bound(max=2.0).excess(3.0)
+        (-0.25, 1.0)
+        """
+        below = [] if self.min is None else [self.min - value]
+        above = [] if self.max is None else [value - self.max]
+        return max([*below, *above])
+
+    def __str__(self) -> str:
+        parts = [] if self.min is None else [f"at least {self.min:g}"]
+        parts += [] if self.max is None else [f"at most {self.max:g}"]
+        return " and ".join(parts)
+
+
+class Limit(Bound):
+    """Where a metric has to lie over all rows, of one class, and on every value of a column."""
+
+    classes: dict[str | int | bool, Bound] = Field(
+        default={}, description="class → the same of that class against the rest; of precision, recall, specificity, f1"
+    )
+    slices: dict[ColumnName, Bound] = Field(
+        default={}, description="column of `evaluation.slices` → the same on each of its values with enough rows"
+    )
+
+
+@dataclass(frozen=True)
+class LimitedMetric:
+    """One bound of `gate.limits`.
+
+    Attributes:
+        metric: its name.
+        bound: where it has to lie.
+        label: the class that is asked about, where it is one.
+        column: the column whose values are asked about one by one.
+    """
+
+    metric: str
+    bound: Bound
+    label: str | None = None
+    column: str | None = None
+
+    @property
+    def about(self) -> str:
+        """What is bounded, for people."""
+        of = "" if self.label is None else f" of {self.label}"
+        return f"{self.metric}{of}{'' if self.column is None else f' by {self.column}'}"
 
 
 class Gate(Part):
@@ -60,3 +117,19 @@ class Gate(Part):
         default=None, description="`NAME.cases.yaml` beside the spec: rows, and what a candidate must answer to them"
     )
     fairness: Fairness = Fairness()
+    limits: dict[str, Limit] = Field(
+        default={},
+        description="metric → where it has to lie for a model to serve, the first one too; a champion outside is an"
+        " alarm. Beside the primary metrics: accuracy, precision, recall, specificity, f1, ece; roc_auc_ovr;"
+        " median_ae, mape, bias",
+    )
+
+    @property
+    def limited(self) -> tuple[LimitedMetric, ...]:
+        """Every bound of `limits`, in their order."""
+        bounds: list[LimitedMetric] = []
+        for metric, limit in self.limits.items():
+            bounds += [LimitedMetric(metric, limit)] if str(limit) else []
+            bounds += [LimitedMetric(metric, bound, label=str(name)) for name, bound in limit.classes.items()]
+            bounds += [LimitedMetric(metric, bound, column=column) for column, bound in limit.slices.items()]
+        return tuple(bounds)

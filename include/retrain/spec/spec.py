@@ -15,8 +15,8 @@ from retrain.spec.base import CRON, ColumnName, Name, Part
 from retrain.spec.columns import Column, Target
 from retrain.spec.drift import Drift
 from retrain.spec.edge_cases import Case, parse_cases
-from retrain.spec.evaluation import METRICS, Evaluation
-from retrain.spec.gate import Gate
+from retrain.spec.evaluation import LIMITED, METRICS, OF_A_CLASS, Evaluation
+from retrain.spec.gate import Gate, Limit, LimitedMetric
 from retrain.spec.intervals import Intervals
 from retrain.spec.labels import Labels
 from retrain.spec.monitor import Monitor, Scoring
@@ -92,6 +92,7 @@ class Spec(Part):
         self._check_metric()
         self._check_times()
         self._check_target()
+        self._check_limits()
         self._check_training()
         self._check_first_interval()
         return self
@@ -142,6 +143,38 @@ class Spec(Part):
             raise ValueError("target.classes must name the classes, in order")
         elif (self.task == "binary") != (len(target.classes) == 2):
             raise ValueError(f"target.classes has {len(target.classes)} classes, which is not {self.task}")
+
+    def _check_limits(self) -> None:
+        for metric, limit in self.gate.limits.items():
+            where = f"gate.limits.{metric}"
+            if metric not in LIMITED[self.task]:
+                known = LIMITED[self.task]
+                raise ValueError(
+                    f"{where} is no metric of a {self.task} model{near(metric, known)} (one of {', '.join(known)})"
+                )
+            self._check_limited_parts(where, metric, limit)
+            if not (str(limit) or limit.classes or limit.slices):
+                raise ValueError(f"{where} says no min and no max")
+        for limited in self.gate.limited:
+            _check_bound(limited, LIMITED[self.task][limited.metric])
+
+    def _check_limited_parts(self, where: str, metric: str, limit: Limit) -> None:
+        """Whether classes and columns of a limit are there to be asked about."""
+        if limit.classes and (metric not in OF_A_CLASS or self.task == "regression"):
+            raise ValueError(f"{where}.classes: only {', '.join(OF_A_CLASS)} can be asked of one class")
+        names = [str(name) for name in self.classes]
+        for name in limit.classes:
+            if str(name) not in names:
+                raise ValueError(f"{where}.classes names {name!r}, which is no class (one of {', '.join(names)})")
+        several = self.task == "multiclass" and metric in OF_A_CLASS
+        if several and (str(limit) or limit.slices):
+            raise ValueError(
+                f"{where} of several classes is asked of one: write {where}.classes: {{{names[-1]}: {{min: …}}}};"
+                " balanced_accuracy is the mean recall, f1_macro the mean f1"
+            )
+        for column in limit.slices:
+            if column not in self.evaluation.slices:
+                raise ValueError(f"{where}.slices names {column!r}: add it to evaluation.slices")
 
     def _check_training(self) -> None:
         training = self.training
@@ -233,3 +266,26 @@ class Spec(Part):
     def monitor_cron(self) -> str:
         """When the monitor runs, as a cron expression."""
         return CRON[self.monitor.every or self.interval.every]
+
+
+def _check_bound(limited: LimitedMetric, greater_is_better: bool | None) -> None:
+    """Refuse a bound on the wrong side, and one that every model or none can keep."""
+    metric, least, most = limited.metric, limited.bound.min, limited.bound.max
+    where = f"gate.limits.{metric}"
+    where += "" if limited.label is None else f".classes.{limited.label}"
+    where += "" if limited.column is None else f".slices.{limited.column}"
+    if least is None and most is None:
+        raise ValueError(f"{where} says no min and no max")
+    if greater_is_better is True:
+        if most is not None or least is None:
+            raise ValueError(f"{where}.max means nothing: a greater {metric} is better, give min")
+        # R² has no lowest value; every other score lies between 0 and 1.
+        if least > 1 or (least <= 0 and metric != "r2"):
+            raise ValueError(f"{where}.min {least:g} is kept by every model or by none: {metric} goes from 0 to 1")
+    elif greater_is_better is False:
+        if least is not None or most is None:
+            raise ValueError(f"{where}.min means nothing: a smaller {metric} is better, give max")
+        if most <= 0:
+            raise ValueError(f"{where}.max {most:g} can be kept by no model: {metric} is above 0")
+    elif least is not None and most is not None and least > most:
+        raise ValueError(f"{where}.min {least:g} is above its max {most:g}")

@@ -94,12 +94,14 @@ def _policy(spec: Spec) -> str:
 def _gate(spec: Spec) -> str:
     gate, evaluation = spec.gate, spec.evaluation
     better = "greater" if spec.greater_is_better else "smaller"
+    bounds = [f"{limited.about} {limited.bound}" for limited in gate.limited]
+    limits = f"; never serves without {_some(bounds)}" if bounds else ""
     slices = f"; no slice of {_some(list(evaluation.slices))} worse by {_share(gate.slice_margin)}"
     return (
         f"{gate.metric}, {better} is better, on the newest {evaluation.holdout} interval(s); blocks of"
         f" {evaluation.block}; wrong in at most {_share(gate.level)} of the runs; a refresh may be worse by"
         f" {_share(gate.margin)}, a new one must be better{slices if evaluation.slices else ''}; from"
-        f" {gate.min_rows:,} rows in {gate.min_blocks} blocks on"
+        f" {gate.min_rows:,} rows in {gate.min_blocks} blocks on{limits}"
     )
 
 

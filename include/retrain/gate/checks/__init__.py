@@ -1,9 +1,9 @@
-"""The checks of a candidate's behaviour: calibration, overfitting, leaks, fairness, edge cases, size.
+"""The checks of a candidate's behaviour: calibration, overfitting, leaks, fairness, edge cases, size, limits.
 
 One file a check. Each has `findings`, which measures the candidates and the champion and is called by evaluate, and
 `checks`, which judges a candidate by these findings, reads no data and is called by the gate. Only an explicit
-comparison of finite numbers passes. What the spec asks for by name (an overfit bound, a fairness bound, a case) and
-cannot be told is undetermined and holds the candidate back; a default that cannot be told is only reported.
+comparison of finite numbers passes. What the spec asks for by name (an overfit bound, a fairness bound, a case, a
+limit) and cannot be told is undetermined and holds the candidate back; a default that cannot be told is only reported.
 
 To add a check: a file here with `findings` and `checks`, its module in `CHECKS`, its name in `Finding.check`, and where
 it has a bound, a key in the spec's `gate` section.
@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from retrain.gate.checks import calibration, edge_cases, fairness, leak, overfit, size
+from retrain.gate.checks import calibration, edge_cases, fairness, leak, limits, overfit, size
 from retrain.gate.checks.holdout import Holdout
 from retrain.modeling.metrics import Array
 from retrain.results import EvaluateReport, Finding, FittedModel, GateCheck, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
-CHECKS = (calibration, overfit, leak, fairness, edge_cases, size)
+CHECKS = (calibration, overfit, leak, fairness, edge_cases, size, limits)
 
 
 def examine(
