@@ -53,7 +53,14 @@ def stretches(spec: Spec, rows: Rows, parts: int = PARTS) -> Iterator[Fold]:
 
 
 def loss_curve(
-    spec: Spec, configuration: Configuration, encoded: Any, y: Array, watched: Any, watched_y: Array, patience: int
+    spec: Spec,
+    configuration: Configuration,
+    encoded: Any,
+    y: Array,
+    recency: Array | None,
+    watched: Any,
+    watched_y: Array,
+    patience: int,
 ) -> list[float]:
     """Fit XGBoost and return its loss on the watched rows after each tree, until `patience` more bring nothing.
 
@@ -67,6 +74,7 @@ def loss_curve(
         configuration: of a boosted XGBoost.
         encoded: (n, columns) rows to fit on, as the steps before the estimator give them.
         y: (n,) their outcomes.
+        recency: (n,) their weights, see `pipelines.recency_weight`.
         watched: (m, columns) rows to measure the loss on.
         watched_y: (m,) their outcomes.
         patience: trees without a lower loss after which it stops.
@@ -75,7 +83,7 @@ def loss_curve(
     metric: Any = {"binary": recalibrated_log_loss, "multiclass": "mlogloss", "regression": error_deviation}[spec.task]
     bound = configuration.parameters.get("n_estimators", MAX_TREES)
     last.set_params(n_estimators=bound, early_stopping_rounds=patience, eval_metric=metric)
-    pipelines.fit_last(spec, last, encoded, y, watched=(watched, watched_y))
+    pipelines.fit_last(spec, last, encoded, y, recency, watched=(watched, watched_y))
     results = last.evals_result()["validation_0"]
     return [float(loss) for loss in results[metric if isinstance(metric, str) else metric.__name__]]
 
@@ -126,9 +134,11 @@ def count_trees(spec: Spec, configuration: Configuration, rows: Rows) -> Configu
     # The mean of three curves may still fall where one of them, by chance, does not.
     patience = spec.training.early_stopping * PARTS
     for fit, rest in stretches(spec, rows):
-        encoded = steps.fit_transform(rows.frame.iloc[fit], rows.y[fit])
+        frame = rows.frame.iloc[fit]
+        encoded, recency = steps.fit_transform(frame, rows.y[fit]), pipelines.recency_weight(spec, configuration, frame)
         watched = steps.transform(rows.frame.iloc[rest])
-        curves.append(loss_curve(spec, configuration, encoded, rows.y[fit], watched, rows.y[rest], patience))
+        curve = loss_curve(spec, configuration, encoded, rows.y[fit], recency, watched, rows.y[rest], patience)
+        curves.append(curve)
     if not curves:
         raise DegenerateTraining(
             f"{len(rows.y)} rows are too few to stop early on", do="set training.early_stopping: 0, or wait for more"

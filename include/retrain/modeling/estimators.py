@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.utils.validation import has_fit_parameter
 
 from retrain.errors import EstimatorRefused, near
 from retrain.results import Configuration
@@ -106,9 +107,14 @@ def unfitted(spec: Spec, configuration: Configuration) -> Any:
     """Return the estimator of a configuration, not fitted, with the spec's seed and threads.
 
     Raises:
-        EstimatorRefused: as `resolve`; a parameter that it does not have, or that is set elsewhere.
+        EstimatorRefused: as `resolve`; a parameter that it does not have, or that is set elsewhere; a half-life, and it
+            takes no weights.
     """
     kind = resolve(configuration.estimator, spec.task)
+    if configuration.half_life and not has_fit_parameter(kind, "sample_weight"):
+        raise EstimatorRefused(
+            f"{configuration.estimator} takes no weights", do="name another, or leave half_life out of training.windows"
+        )
     if configuration.estimator == "naive":
         return kind(strategy="mean" if spec.task == "regression" else "prior")
     known = kind().get_params()

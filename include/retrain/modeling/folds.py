@@ -77,7 +77,7 @@ def folds(spec: Spec, rows: Rows) -> Iterator[Fold]:
     else:
         kind = KFold if spec.task == "regression" else StratifiedKFold
         splitter = kind(search.folds, shuffle=True, random_state=spec.training.seed)
-    counts = [window for window in spec.training.windows if not isinstance(window, str)]
+    counts = [window for window in spec.training.windows if isinstance(window, int)]
     newest = set(in_window(rows.interval, np.arange(n), min(counts, default=None)).tolist())
     try:
         for train, valid in splitter.split(np.zeros(n), y, groups):

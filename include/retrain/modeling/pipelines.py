@@ -19,7 +19,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from sklearn.utils import get_tags
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import has_fit_parameter
 
 from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
@@ -136,8 +136,21 @@ def fit(spec: Spec, configuration: Configuration, frame: pd.DataFrame, y: Array)
     check_learnable(spec, frame, y)
     model = build(spec, configuration)
     encoded = model[:-1].fit_transform(frame, y)
-    fit_last(spec, model[-1], encoded, y, weigh=configuration.estimator not in BASELINES)
+    weight = recency_weight(spec, configuration, frame)
+    fit_last(spec, model[-1], encoded, y, weight, balance=configuration.estimator not in BASELINES)
     return model
+
+
+def recency_weight(spec: Spec, configuration: Configuration, frame: pd.DataFrame) -> Array | None:
+    """The weight of each training row, (n,): 2^(-age / half-life), age from the newest; None without a half-life.
+
+    Estimators see weights, the steps before them do not: imputed medians and scales are those of all rows.
+    """
+    if configuration.half_life is None:
+        return None
+    when = frame[spec.source.time]
+    days = ((when.max() - when) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    return np.asarray(np.exp2(-days / configuration.half_life))
 
 
 def check_learnable(spec: Spec, frame: pd.DataFrame, y: Array) -> None:
@@ -157,7 +170,14 @@ def check_learnable(spec: Spec, frame: pd.DataFrame, y: Array) -> None:
 
 
 def fit_last(
-    spec: Spec, last: Any, encoded: Any, y: Array, *, weigh: bool = True, watched: tuple[Any, Array] | None = None
+    spec: Spec,
+    last: Any,
+    encoded: Any,
+    y: Array,
+    recency: Array | None,
+    *,
+    balance: bool = True,
+    watched: tuple[Any, Array] | None = None,
 ) -> Any:
     """Fit the last step of a pipeline on rows that the steps before it have encoded.
 
@@ -166,7 +186,8 @@ def fit_last(
         last: the estimator, not fitted.
         encoded: (n, columns) rows.
         y: (n,) class codes 0..k-1, or numbers.
-        weigh: whether `training.balance` counts.
+        recency: (n,) weights by `recency_weight`; None weighs all rows alike.
+        balance: whether `training.balance` counts; classes are then balanced by the weight of their rows.
         watched: encoded rows and outcomes on which XGBoost measures its loss after each tree.
 
     Returns:
@@ -177,13 +198,16 @@ def fit_last(
     """
     k, options = len(spec.classes), {}
     y = y.astype(np.int64) if k else y
-    weight = compute_sample_weight("balanced", y) if k and spec.training.balance and weigh else None
+    weight, balance = recency, bool(k) and spec.training.balance and balance
+    if balance:
+        weight = _balanced(y, recency)
     if weight is not None and not has_fit_parameter(last, "sample_weight"):
         raise EstimatorRefused(f"{type(last).__name__} takes no weights", do="name another, or leave training.balance")
     if watched is not None:
         options = {"eval_set": [(watched[0], watched[1].astype(y.dtype))], "verbose": False}
-        if weight is not None:
-            options["sample_weight_eval_set"] = [compute_sample_weight("balanced", watched[1].astype(y.dtype))]
+        if balance:
+            # The watched rows are the newest, all of one age.
+            options["sample_weight_eval_set"] = [_balanced(watched[1].astype(y.dtype), None)]
     absent = np.setdiff1d(np.arange(k), y)
     if len(absent) and is_xgboost(type(last).__module__):
         # XGBoost counts classes from the labels: a class that these rows miss stands there once, with no weight.
@@ -199,6 +223,13 @@ def fit_last(
         # A forest adds its trees' answers up as its threads come in: the last digit would change from call to call.
         last.set_params(n_jobs=1)
     return last
+
+
+def _balanced(y: Array, weight: Array | None) -> Array:
+    """The weight of each row, (n,), with which all classes weigh alike."""
+    known, code = np.unique(y, return_inverse=True)
+    of_class = compute_class_weight("balanced", classes=known, y=y, sample_weight=weight)
+    return np.asarray(of_class[code] if weight is None else of_class[code] * weight)
 
 
 def predict(model: Pipeline, task: str, frame: pd.DataFrame) -> Array:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from retrain.modeling.estimators import DEFAULTS, unfitted
 from retrain.modeling.folds import Fold, Rows, folds, in_window, usable
 from retrain.modeling.metrics import Array, metric_value
 from retrain.results import Configuration
-from retrain.spec import Spec
+from retrain.spec import Recency, Spec, Window
 
 Cache = dict[tuple[Any, ...], tuple[Any, ...]]
 
@@ -67,7 +68,7 @@ class SearchResult:
 def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
     """The configurations to try, at most `trials` per candidate: as the spec has it on each window, then drawn ones.
 
-    Of the windows that hold all of the `intervals` there are, one is tried.
+    Of the windows that hold all of the `intervals` there are, one is tried, and every half-life.
 
     Raises:
         EstimatorRefused: any of them cannot be built.
@@ -75,7 +76,7 @@ def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
     digest = pipelines.pipeline_digest(spec)
     chosen: dict[str, Configuration] = {}
     reach = {
-        window: intervals if window == "all" else min(window, intervals)
+        window: window if isinstance(window, Recency) else intervals if window == "all" else min(window, intervals)
         for window in spec.training.windows
         if window != "change"
     }
@@ -93,20 +94,26 @@ def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
         drawn = ParameterSampler(space, min(trials, len(ParameterGrid(space))), random_state=spec.training.seed)
         tried = [{"window": window} for window in windows] + (list(drawn) if candidate.search else [])
         for trial in tried[:trials]:
-            window = trial["window"]
-            configuration = Configuration(
-                estimator=candidate.estimator,
-                parameters={**base, **{name: value for name, value in trial.items() if name != "window"}},
-                window=None if window == "all" else window,
-                pipeline=digest,
-            )
+            parameters = {**base, **{name: value for name, value in trial.items() if name != "window"}}
+            bare = Configuration(estimator=candidate.estimator, parameters=parameters, pipeline=digest)
+            configuration = on_window(bare, trial["window"])
             pipelines.build(spec, configuration)
             chosen.setdefault(configuration.to_json(), configuration)
     return tuple(chosen.values())
 
 
-def _widest(window: str | int) -> float:
-    return -math.inf if isinstance(window, str) else -window
+def on_window(configuration: Configuration, window: Window) -> Configuration:
+    """The configuration on the rows of one of `training.windows`, whatever rows it had before.
+
+    `change` is no window of its own: its rows are all, until labels say since when.
+    """
+    half_life = window.half_life / timedelta(days=1) if isinstance(window, Recency) else None
+    count = window if isinstance(window, int) else None
+    return configuration.model_copy(update={"window": count, "since": None, "half_life": half_life})
+
+
+def _widest(window: Window) -> float:
+    return -window if isinstance(window, int) else -math.inf
 
 
 def search(
@@ -203,18 +210,22 @@ class _Race:
         """The predictions of a trial for the validation rows of a fold."""
         spec, configuration = self.spec, self.trials[number]
         train = in_window(self.rows.interval, train, configuration.window)
-        y = self.rows.y
+        y, frame = self.rows.y, self.rows.frame.iloc[train]
         if spec.task != "regression" and len(np.unique(y[train])) < 2:
             raise NonFiniteMetric("one outcome in a fold", do="take a longer window")
         if stops_early(spec, configuration):
             for fit, rest in stretches(spec, self.rows.take(train), 1):
                 encoded, watched = self._encoded(configuration, train[fit], train[rest], "count", cache)
+                recency = pipelines.recency_weight(spec, configuration, frame.iloc[fit])
                 patience = spec.training.early_stopping
-                curve = loss_curve(spec, configuration, encoded, y[train[fit]], watched, y[train[rest]], patience)
+                curve = loss_curve(
+                    spec, configuration, encoded, y[train[fit]], recency, watched, y[train[rest]], patience
+                )
                 configuration = with_trees(configuration, best_count([curve]))
                 self.counts.setdefault(number, []).append(configuration.parameters["n_estimators"])
         encoded, judged = self._encoded(configuration, train, valid, "fit", cache)
-        last = pipelines.fit_last(spec, unfitted(spec, configuration), encoded, y[train])
+        recency = pipelines.recency_weight(spec, configuration, frame)
+        last = pipelines.fit_last(spec, unfitted(spec, configuration), encoded, y[train], recency)
         return pipelines.predict_last(last, spec.task, judged, len(spec.classes))
 
     def _encoded(

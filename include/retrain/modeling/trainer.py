@@ -51,7 +51,7 @@ def batches_in_window(accepted: tuple[AcceptedBatch, ...], configuration: Config
 
 
 def fit_on_window(spec: Spec, configuration: Configuration, known: Rows) -> tuple[Pipeline, Rows]:
-    """Fit a configuration on the rows of its training window.
+    """Fit a configuration on the rows of its training window, with its weights.
 
     Args:
         spec: names the features, the target and the seed.

@@ -94,7 +94,7 @@ def with_policy(spec: Spec, name: str, change: Mapping[str, Any]) -> Spec:
     if name == "every interval, all rows":
         windows = ("all",)
     elif name == "every interval, sliding window":
-        windows = (min((window for window in windows if not isinstance(window, str)), default=SLIDING_INTERVALS),)
+        windows = (min((window for window in windows if isinstance(window, int)), default=SLIDING_INTERVALS),)
     training = spec.training.model_copy(update={"windows": windows})
-    digest = json_digest([spec.digest, policy.model_dump(mode="json"), windows])
+    digest = json_digest([spec.digest, policy.model_dump(mode="json"), training.model_dump(mode="json")["windows"]])
     return spec.model_copy(update={"policy": policy, "training": training, "digest": digest})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from retrain.results.base import Result, Utc
 
@@ -17,14 +17,27 @@ class Configuration(Result):
     parameters: dict[str, Any]
     window: int | None = Field(default=None, description="how many of the newest intervals; None is all")
     since: Utc | None = Field(default=None, description="start of the rows, where the world changed then")
+    half_life: float | None = Field(
+        default=None,
+        gt=0,
+        description="days in which the weight of a row halves; None weighs all alike",
+    )
     pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what it does not have, so that it reads, and has the digest, as before there was such a field."""
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if value is not None or name not in ("half_life",)}
 
     @property
     def label(self) -> str:
         """Estimator and training window, for people."""
+        rows = "all" if self.window is None else f"last {self.window}"
         if self.since:
-            return f"{self.estimator}, since {self.since:%Y-%m-%d}"
-        return f"{self.estimator}, {'all' if self.window is None else f'last {self.window}'}"
+            rows = f"since {self.since:%Y-%m-%d}"
+        weighed = f" with half-life {self.half_life:g}d" if self.half_life else ""
+        return f"{self.estimator}, {rows}{weighed}"
 
 
 class Champion(Result):

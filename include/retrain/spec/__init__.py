@@ -25,6 +25,7 @@ from retrain.spec.promotion import Watch
 from retrain.spec.source import Source
 from retrain.spec.spec import COMPUTED, Spec
 from retrain.spec.strict_yaml import line_of
+from retrain.spec.training import Recency, Window
 
 __all__ = [
     "CASES",
@@ -37,9 +38,11 @@ __all__ = [
     "LabelSource",
     "LimitedMetric",
     "Policy",
+    "Recency",
     "Source",
     "Spec",
     "Watch",
+    "Window",
     "line_of",
     "load",
     "parse",

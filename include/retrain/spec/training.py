@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, field_validator
 
-from retrain.spec.base import ColumnName, Name, Part
+from retrain.spec.base import ColumnName, Duration, Name, Part
 
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "dayofyear", "minuteofday"]
 
@@ -42,15 +43,42 @@ class CustomFeatures(Part):
     adds: dict[ColumnName, Literal["number", "category"]] = Field(min_length=1, description="what it makes → type")
 
 
+class Recency(Part):
+    """All intervals, older rows with less weight: 2^(-age / half_life), age from the newest training row."""
+
+    half_life: Duration = Field(description="a row so much older than the newest one has half its weight")
+
+    @field_validator("half_life")
+    @classmethod
+    def _check_it_lasts(cls, value: timedelta) -> timedelta:
+        if not value:
+            raise ValueError("a half-life is longer than nothing")
+        return value
+
+
+def _kind_of_window(value: object) -> str:
+    """Which of the kinds of `Window` a value is to be, so that a wrong one is refused as that kind alone."""
+    return "count" if isinstance(value, int) else "name" if isinstance(value, str) else "weights"
+
+
+Window = Annotated[
+    Annotated[Literal["all", "change"], Tag("name")]
+    | Annotated[int, Field(ge=1), Tag("count")]
+    | Annotated[Recency, Tag("weights")],
+    Discriminator(_kind_of_window),
+]
+"""Which rows a configuration trains on."""
+
+
 class Training(Part):
     """Which models compete, and on which rows."""
 
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="they compete, and two baselines")
-    windows: tuple[Literal["all", "change"] | Annotated[int, Field(ge=1)], ...] = Field(
+    windows: tuple[Window, ...] = Field(
         default=("all",),
         min_length=1,
-        description="training rows that compete: all intervals, the newest so many, or, once labels show that the"
-        " champion fell, those since the change",
+        description="training rows that compete: all intervals, the newest so many, all with weights that fall with"
+        " age (`{half_life: 90d}`), or, once labels show that the champion fell, those since the change",
     )
     first_after: int = Field(default=2, ge=2, description="mature intervals that the first model needs")
     min_rows: int = Field(default=1000, ge=20, description="labelled training rows")

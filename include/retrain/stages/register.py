@@ -136,7 +136,7 @@ def _parameters(run: Run, fitted: FittedModel) -> dict[str, Any]:
     configuration = fitted.configuration
     return {
         "estimator": configuration.estimator,
-        "window": "all" if configuration.window is None else configuration.window,
+        "window": configuration.label.partition(", ")[2] if configuration.half_life else configuration.window or "all",
         "training_rows": fitted.rows,
         "training_from": fitted.intervals[0].start.isoformat(),
         "training_until": fitted.intervals[-1].end.isoformat(),

@@ -16,7 +16,7 @@ from typing import Any
 from retrain.authoring.check.description import describe_spec
 from retrain.errors import InvalidSpec, RetrainError, near
 from retrain.results import Batch, Configuration
-from retrain.spec import Spec, line_of, load
+from retrain.spec import Recency, Spec, line_of, load
 from retrain.state.settings import Home
 
 Problem = tuple[tuple[Any, ...], str]
@@ -136,6 +136,7 @@ def _expectation_problems(spec: Spec) -> Iterator[Problem]:
 
 def _candidate_problems(spec: Spec) -> Iterator[Problem]:
     from retrain.modeling import estimators
+    from retrain.modeling.search import on_window
 
     for place, candidate in enumerate(spec.training.candidates):
         where = ("training", "candidates", place)
@@ -144,6 +145,13 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
         except RetrainError as error:
             yield (*where, "estimator"), f"{error.found}; {error.do}"
             continue
+        for number, window in enumerate(spec.training.windows):
+            if isinstance(window, Recency):
+                bare = Configuration(estimator=candidate.estimator, parameters={}, pipeline="")
+                try:
+                    estimators.unfitted(spec, on_window(bare, window))
+                except RetrainError as error:
+                    yield ("training", "windows", number), f"{error.found}; {error.do}"
         fixed = [("parameters", name, [value]) for name, value in candidate.parameters.items()]
         for key, name, values in [*fixed, *(("search", name, values) for name, values in candidate.search.items())]:
             try:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from retrain.spec import Spec
+from retrain.spec import Recency, Spec, Window
 
 
 def describe_spec(spec: Spec) -> Iterator[str]:
@@ -29,12 +29,18 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "quality", f"at least {spec.quality.min_rows:,} rows, each column's own contract, {named} more expectation(s)"
     yield "labels", _labels(spec)
     yield "candidates", f"{', '.join(candidate.estimator for candidate in training.candidates)}; {_search(spec)}"
-    windows = ["all" if window == "all" else f"newest {window}" for window in training.windows]
+    windows = [_window(window) for window in training.windows]
     yield "windows", f"{' or '.join(windows)} intervals to train on"
     yield "first", f"after {max(training.first_after, evaluation.holdout + 1)} intervals with mature labels"
     yield "retrain", _policy(spec)
     yield "gate", _gate(spec)
     yield "promotion", _promotion(spec)
+
+
+def _window(window: Window) -> str:
+    if isinstance(window, Recency):
+        return f"all, with half the weight every {duration(window.half_life)},"
+    return {"all": "all", "change": "since a change"}.get(str(window), f"newest {window}")
 
 
 def _target(spec: Spec) -> str:
