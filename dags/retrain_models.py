@@ -143,7 +143,7 @@ def monitor_dag(spec: Spec) -> DAG:
         tasks = {first.name: first_task(spec, "monitor", first)}
         tasks |= {stage.name: stage_task(spec, "monitor", stage) for stage in later}
         questions = [tasks.pop(name) for name in ("drift", "estimate", "measure")]
-        labels, context, diagnose, rollout, decide = tasks.values()
+        labels, context, diagnose, regret, rollout, decide = tasks.values()
         start = StartRetraining(
             task_id="start",
             trigger_dag_id=f"{spec.model}_retrain",
@@ -152,7 +152,7 @@ def monitor_dag(spec: Spec) -> DAG:
             on_success_callback=start_notifier(spec),
             doc="start the retraining that was decided, once",
         )
-        chain(labels, context, questions, diagnose, rollout, decide, start)
+        chain(labels, context, questions, diagnose, regret, rollout, decide, start)
     return dag
 
 

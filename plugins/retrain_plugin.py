@@ -29,8 +29,9 @@ from retrain.state.settings import Home
 from retrain.state.store import Store
 
 LOOPS = ("retrain", "score", "monitor")
-FIRST = ("ingest", "validate", "snapshot", "labels", "context", "drift", "score", "estimate", "measure", "diagnose")
-STAGES = (*FIRST, "rollout", "decide", "train", "evaluate", "gate", "refit", "register", "smoke_test", "promote")
+DATA = ("ingest", "validate", "snapshot", "labels", "context", "score")
+WATCH = ("drift", "estimate", "measure", "diagnose", "regret", "rollout", "decide")
+STAGES = (*DATA, *WATCH, "train", "evaluate", "gate", "refit", "register", "smoke_test", "promote")
 """The stages of all loops, in the order of the page."""
 CHECKED = ("gate", "refit", "smoke_test")
 """Stages whose report has a table of checks."""

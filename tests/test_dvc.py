@@ -30,7 +30,8 @@ CARRIED = (
     ".dvc/.gitignore",
 )
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
-STAGES = ("ingest", "validate", "snapshot", "labels", "context", "drift", "decide", "train", "evaluate", "gate")
+DATA = ("ingest", "validate", "snapshot", "labels", "context")
+STAGES = (*DATA, "drift", "regret", "decide", "train", "evaluate", "gate")
 PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings", "state/store"}
 """What every stage stands on; dvc.yaml says why it is no dependency."""
 

@@ -181,7 +181,8 @@ def test_every_report_is_read_in_todays_words(former: Home) -> None:
         assert not names & {"promised", "sealed", "looks", "pinned", "pins", "barred", "beside"}, file
         assert kind.from_json(report.to_json()) == report
         read.add(kind)
-    assert read == set(classes.values())
+    later = {classes["regret"]}
+    assert read == set(classes.values()) - later, "stages that came later have left nothing there"
 
 
 def test_every_model_is_loaded_and_answers_as_it_did(former: Home) -> None:

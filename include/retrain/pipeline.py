@@ -41,6 +41,7 @@ STAGES = (
     Stage("labels", "take the labels that come late and apart from the rows, by key"),
     Stage("context", "write down what this run knows of the world"),
     Stage("drift", "compare the batch with the champion's reference"),
+    Stage("regret", "what the champion loses above a model that would have been fitted later"),
     Stage("decide", "retrain or not, and why"),
     Stage("train", "search, fit the candidates and the baselines", needs=("decide", "retrain")),
     Stage("evaluate", "score candidates, champion and baselines on the same holdout rows", needs=("decide", "retrain")),
@@ -63,6 +64,7 @@ MONITORING = (
     Stage("estimate", "performance without labels"),
     Stage("measure", "realised performance on matured labels, per slice, against what was expected"),
     Stage("diagnose", "broken data, wrong labels, or a changed world"),
+    Stage("regret", "what the champion loses above a model that would have been fitted later"),
     Stage("rollout", "judge what scores beside the champion: go on, promote, stop, or put the predecessor back"),
     Stage("decide", "start a retraining or not, and why"),
 )
@@ -163,7 +165,7 @@ def run_stage(name: str, run: Run) -> StageReport:
 
 def _record_signals(run: Run, report: StageReport) -> None:
     """Put a report's signals on record, once per question, interval, champion and moment."""
-    if not report.answers() or run.trigger.dry_run or (champion := run.read(Context, "context").champion) is None:
+    if run.trigger.dry_run or not report.signals_of(0) or (champion := run.read(Context, "context").champion) is None:
         return
     for signal in report.signals_of(champion.version):
         run.ledger.append(

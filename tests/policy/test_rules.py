@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retrain.policy.regret import best_window
 from retrain.policy.rules import decide_retraining
 from retrain.results import (
     AcceptedBatch,
@@ -19,6 +20,7 @@ from retrain.results import (
     DriftReport,
     Signal,
     Trigger,
+    WindowRegret,
 )
 from retrain.spec import EXAMPLE, Spec, parse
 
@@ -165,6 +167,69 @@ def test_signals_hysteresis_and_budget(policy: dict[str, Any], more: dict[str, A
         }
         rules |= {name: name in policy for name in ("performance", "estimated")}
         assert set(evidence) == {name for name, wanted in rules.items() if wanted}
+
+
+# --- regret
+
+
+def regretted(interval: str, after: int = 0, **windows: float) -> Signal:
+    """The regret of version 1 on an interval, a share of its loss for each window."""
+    figures = tuple(
+        WindowRegret(window=window.replace("_", " "), gain=share, relative=share, rows=100, blocks=10)
+        for window, share in windows.items()
+    )
+    verdict = "measured" if windows else "undetermined"
+    return signal(interval, verdict, "regret", after).model_copy(update={"regret": figures})
+
+
+GREW = (
+    regretted("2024-03-01", all=0.0, last_2=0.01),
+    regretted("2024-04-01", all=0.02, last_2=0.03),
+    regretted("2024-05-01", all=0.03, last_2=0.04),
+)
+
+
+@pytest.mark.parametrize(
+    ("price", "more", "verdict", "reason"),
+    [
+        (0.07, {"signals": GREW}, "retrain", "0.080 of an interval's loss over 3 interval(s)"),
+        (0.09, {"signals": GREW}, "skip", "(window last 2)"),
+        (0.06, {"signals": GREW, "last": "2024-04-01"}, "retrain", "0.070 of an interval's loss over 2 interval(s)"),
+        (0.01, {"signals": GREW, "last": "2024-06-01"}, "skip", "answered"),
+        (0.01, {"signals": ()}, "skip", "blind"),
+        (0.01, {"signals": (regretted("2024-05-01"),)}, "skip", "blind"),
+        # The newest word on an interval counts, once.
+        (0.07, {"signals": (*GREW, regretted("2024-05-01", 20, all=0.0, last_2=0.0))}, "skip", "0.040 of"),
+        (0.01, {"signals": (regretted("2024-05-01", all=-0.2, last_2=-0.1),)}, "skip", "-0.100 of"),
+    ],
+)
+def test_regret_retrains_once_it_has_paid_for_it(price: float, more: dict[str, Any], verdict: str, reason: str) -> None:
+    known = context(5, 2)
+    more = dict(more)
+    if last := more.pop("last", None):
+        more["last_training_at"] = spec().at(last).start
+    known = known.model_copy(update=more)
+    _, decision, evidence = decide_retraining(spec(**OFF, regret={"price": price}), known, drifted())
+    assert decision.verdict == verdict
+    assert reason in " ".join([*decision.reasons, *evidence.values()])
+
+
+def test_regret_that_is_blind_holds_no_other_rule_back() -> None:
+    policy = {**OFF, "performance": "true", "combine": "all", "regret": {"price": 0.05}}
+    known = context(5, 2, signals=FELL)
+    rule, decision, evidence = decide_retraining(spec(**policy), known, drifted())
+    assert (rule, decision.verdict) == ("performance", "retrain")
+    assert "blind" in evidence["regret"]
+    seeing = context(5, 2, signals=(*FELL, GREW[0]))
+    assert decide_retraining(spec(**policy), seeing, drifted())[1].verdict == "skip", "where it sees, it has a say"
+
+
+def test_the_window_whose_shadows_did_best_lately_is_the_one_to_train_on() -> None:
+    assert best_window(()) is None
+    assert best_window(GREW) == "last 2"
+    long_ago = regretted("2024-01-01", all=0.5, last_2=0.0)
+    assert best_window((long_ago, *GREW)) == "last 2"
+    assert best_window((regretted("2024-05-01", all=0.0, last_2=0.0),)) == "all", "of equal ones the first"
 
 
 def test_oscillating_drift_does_not_flap() -> None:

@@ -15,6 +15,7 @@ OFF: Mapping[str, Any] = {
     "combine": "any",
     "schedule": 0,
     "drift": False,
+    "regret": None,
     "performance": False,
     "estimated": False,
     "max_age": None,
@@ -34,6 +35,7 @@ FIXED: Mapping[str, Mapping[str, Any]] = {
 
 TRIGGERED: Mapping[str, Mapping[str, Any]] = {
     "drift only": {**OFF, "drift": True},
+    "regret only": {**OFF, "regret": {}},
     "performance only": {**OFF, "performance": True},
     "the spec's": {},
 }

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from retrain.data import dataset
+from retrain.policy.regret import account, by_interval
 from retrain.results import AcceptedBatch, Champion, Context, Decision, DriftReport, StageReport
 from retrain.spec import Spec
 
@@ -31,10 +32,11 @@ class PolicyDecision(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Whether a rule of the policy wants a retraining, and why or why not."""
+    """Whether a rule of the policy wants a retraining, and why or why not; one that cannot tell is not counted."""
 
     retrain: bool
     reason: str
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,13 @@ def decide_retraining(spec: Spec, context: Context, drift: DriftReport) -> Polic
     answers = {name: answer for name, rule in RULES.items() if (answer := rule(facts))}
     evidence = {name: answer.reason for name, answer in answers.items()}
     agreed = {name: answer.reason for name, answer in answers.items() if answer.retrain}
-    enough = len(agreed) == len(answers) if spec.policy.combine == "all" else bool(agreed)
+    counted = [answer for answer in answers.values() if answer.counts]
+    enough = len(agreed) == len(counted) if spec.policy.combine == "all" else bool(agreed)
     if agreed and enough:
         return PolicyDecision(next(iter(agreed)), Decision(verdict="retrain", reasons=tuple(agreed.values())), evidence)
     reason = f"no rule of the policy says yes (drift: {drift.decision.verdict})"
     if agreed:
-        against = "; ".join(answer.reason for answer in answers.values() if not answer.retrain)
+        against = "; ".join(answer.reason for answer in counted if not answer.retrain)
         reason = f"not all rules say yes: {against}"
     return PolicyDecision("none", Decision(verdict="skip", reasons=(reason,)), evidence)
 
@@ -256,6 +259,21 @@ def drift(facts: Facts) -> Answer | None:
     return _alarms(facts, "drift", "drift") if facts.spec.policy.drift else None
 
 
+def regret(facts: Facts) -> Answer | None:
+    """A newer model would have done better since the last training, by as much as a training costs."""
+    if not (policy := facts.spec.policy.regret):
+        return None
+    measured = by_interval(facts.context.signals, facts.context.last_training_at)
+    if not measured:
+        return Answer(False, "regret: blind, no interval since the last training has a newer shadow", counts=False)
+    since = account(measured)
+    reason = (
+        f"regret: {since.total:.3f} of an interval's loss over {since.intervals} interval(s) since the last training"
+        f" (window {since.window}), next {policy.horizon} at {since.expected:+.3f} each; price {policy.price:g}"
+    )
+    return Answer(since.total >= policy.price, reason)
+
+
 def performance(facts: Facts) -> Answer | None:
     """Realised performance fell, by labels that have matured."""
     return _alarms(facts, "performance", "realised") if facts.spec.policy.performance else None
@@ -286,6 +304,7 @@ def new_data(facts: Facts) -> Answer | None:
 RULES: dict[str, Callable[[Facts], Answer | None]] = {
     "schedule": schedule,
     "drift": drift,
+    "regret": regret,
     "performance": performance,
     "estimated": estimated_performance,
     "age": age,

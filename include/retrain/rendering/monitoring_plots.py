@@ -90,6 +90,27 @@ def paired_differences(table: pd.DataFrame, label: str) -> bytes:
 
 
 @mpl.rc_context(STYLE)
+def regret_over_time(table: pd.DataFrame, price: float) -> bytes:
+    """The regret per training window, added up from interval to interval, against the price of a training.
+
+    Args:
+        table: a row per interval and window: `interval`, `window`, `sum` since the last training at that time.
+        price: of one training.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(table["interval"]))
+    for window, of in table.groupby("window", sort=False):
+        axes.plot([names.index(name) for name in of["interval"]], of["sum"], "o-", label=str(window))
+    axes.axhline(price, color="#3a3a3a", linestyle=":", label="price of a training")
+    axes.axhline(0, color="#3a3a3a", linewidth=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_ylabel("regret, in losses of one interval")
+    axes.legend()
+    return png(figure)
+
+
+@mpl.rc_context(STYLE)
 def replay_scores(outcomes: Sequence[ReplayOutcome]) -> bytes:
     """The score of each interval under each policy; a dot where it trained, hollow where nothing was promoted."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")

@@ -1,9 +1,9 @@
 """Walks a model's history again under other policies, each date knowing only what was known then.
 
-Every policy runs through the stages that the DAGs run (score, drift, estimate, measure, diagnose, decide, train,
-evaluate, gate, refit), on the accepted batches of the ledger, in a folder of its own that is thrown away. Left out is
-what no decision hangs on: the registry, versioning, pages. Policies differ in when they train, and where they say so in
-the training window; search, gate and refit are the spec's for all.
+Every policy runs through the stages that the DAGs run (score, drift, estimate, measure, diagnose, regret, decide,
+train, evaluate, gate, refit), on the accepted batches of the ledger, in a folder of its own that is thrown away. Left
+out is what no decision hangs on: the registry, versioning, pages. Policies differ in when they train, and where they
+say so in the training window; search, gate and refit are the spec's for all.
 
 Fixed policies (`retrain.policy.presets.FIXED`) ask nothing, as a cron job would; the others run the monitor first and
 heed its diagnosis.
@@ -165,7 +165,7 @@ class _Walk:
                 self._ingest(scoring, interval)
                 pipeline.run_stage("score", scoring)
         if self.asks:
-            for stage in ("context", "drift", "estimate", "measure", "diagnose", "decide"):
+            for stage in ("context", "drift", "estimate", "measure", "diagnose", "regret", "decide"):
                 if stage == "estimate" and not self.spec.policy.estimated:
                     monitor.write(self._unasked(EstimateReport, monitor), stage)
                 else:

@@ -8,7 +8,17 @@ and for how long stands in the ledger. Nothing but pydantic is imported here: DA
     'keep'
 """
 
-from retrain.results.base import Decision, Interval, Result, Signal, StageReport, Utc, current_name, inside
+from retrain.results.base import (
+    Decision,
+    Interval,
+    Result,
+    Signal,
+    StageReport,
+    Utc,
+    WindowRegret,
+    current_name,
+    inside,
+)
 from retrain.results.champion import BlockedModel, Champion, Configuration, Rollout
 from retrain.results.context import AcceptedBatch, Alert, Context, Trigger
 from retrain.results.decide import DecideReport
@@ -23,6 +33,7 @@ from retrain.results.measure import MeasureReport, RealisedPerformance, SliceFal
 from retrain.results.promote import PromoteReport
 from retrain.results.refit import RefitReport
 from retrain.results.register import RegisterReport
+from retrain.results.regret import IntervalRegret, RegretReport
 from retrain.results.replay import ReplayOutcome, ReplayStep
 from retrain.results.rollout import RolloutReport
 from retrain.results.score import Coverage, Disagreement, Disparity, ScoreReport
@@ -58,6 +69,7 @@ __all__ = [
     "IngestReport",
     "Interval",
     "IntervalLabels",
+    "IntervalRegret",
     "LabelBatch",
     "LabelsReport",
     "MeasureReport",
@@ -67,6 +79,7 @@ __all__ = [
     "RealisedPerformance",
     "RefitReport",
     "RegisterReport",
+    "RegretReport",
     "ReplayOutcome",
     "ReplayStep",
     "Result",
@@ -83,6 +96,7 @@ __all__ = [
     "Trigger",
     "Utc",
     "ValidateReport",
+    "WindowRegret",
     "current_name",
     "inside",
 ]

@@ -93,15 +93,30 @@ class Decision(Result):
     reasons: tuple[str, ...] = Field(min_length=1)
 
 
+class WindowRegret(Result):
+    """What the champion lost above one regret shadow, on the labelled rows of one interval."""
+
+    window: str = Field(description="training rows of the shadow, like all or last 3")
+    gain: float = Field(description="mean loss a row of the champion, less that of the shadow")
+    relative: float = Field(description="the gain as a share of the champion's loss; of rmse, of the root")
+    error: float | None = Field(default=None, description="standard error of `relative`, over blocks; None: one block")
+    rows: int
+    blocks: int
+    note: str = Field(default="", description="why nothing was fitted, where nothing was")
+
+
 class Signal(Result):
     """The answer to one question of the monitor about one interval: the facts that policies read."""
 
-    question: Literal["drift", "estimated", "realised", "kind"]
+    question: Literal["drift", "estimated", "realised", "kind", "regret"]
     interval: Interval
     champion: int = Field(description="the version that it is about")
-    verdict: str = Field(description="alarm, calm or undetermined; of kind: broken, suspect, changed or sound")
+    verdict: str = Field(
+        description="alarm, calm or undetermined; of kind: broken, suspect, changed or sound; of regret: measured"
+    )
     reason: str
     effective_at: Utc
+    regret: tuple[WindowRegret, ...] = Field(default=(), description="of regret: the figures, one a training window")
 
 
 class StageReport(Result):

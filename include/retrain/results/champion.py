@@ -31,13 +31,21 @@ class Configuration(Result):
         return {name: value for name, value in written.items() if value is not None or name not in ("half_life",)}
 
     @property
-    def label(self) -> str:
-        """Estimator and training window, for people."""
+    def rows_label(self) -> str:
+        """The training rows, for people and as a name.
+
+        >>> Configuration(estimator="linear", parameters={}, window=3, pipeline="").rows_label
+        'last 3'
+        """
         rows = "all" if self.window is None else f"last {self.window}"
         if self.since:
             rows = f"since {self.since:%Y-%m-%d}"
-        weighed = f" with half-life {self.half_life:g}d" if self.half_life else ""
-        return f"{self.estimator}, {rows}{weighed}"
+        return f"{rows} with half-life {self.half_life:g}d" if self.half_life else rows
+
+    @property
+    def label(self) -> str:
+        """Estimator and training rows, for people."""
+        return f"{self.estimator}, {self.rows_label}"
 
 
 class Champion(Result):

@@ -17,12 +17,30 @@ class Budget(Part):
     per: Duration = Field(description="in a span of this length, on the data's clock")
 
 
+class Regret(Part):
+    """Retrain when what the champion loses above a newer model has paid for a training: `{}` takes the defaults."""
+
+    price: float = Field(
+        default=0.03, gt=0, description="of one training: losing this share of the loss of one interval is worth it"
+    )
+    horizon: int = Field(default=3, ge=1, description="intervals that the gain of a training is expected to last")
+    max_rows: int = Field(
+        default=100_000,
+        ge=100,
+        description="rows that a shadow is fitted on, drawn from its window; with fewer rows than the champion has it"
+        " is at a disadvantage, and regret is underestimated",
+    )
+
+
 class Policy(Part):
     """When to retrain. What says no comes first: broken data, no new data, cooldown, budget."""
 
     combine: Literal["any", "all"] = Field(default="any", description="whether one rule is enough, or all must say yes")
     schedule: int = Field(default=1, ge=0, description="every so many intervals; 0 is never")
     drift: bool = Field(default=True, description="when the data drifted")
+    regret: Regret | None = Field(
+        default=None, description="when a newer model would have done better, by so much as a training costs"
+    )
     performance: bool = Field(default=False, description="when mature labels show that the champion fell")
     estimated: bool = Field(default=False, description="when the performance estimated without labels fell")
     max_age: Duration | None = Field(default=None, description="of the champion's newest training row")

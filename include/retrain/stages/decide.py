@@ -13,6 +13,7 @@ from retrain.results import (
     DriftReport,
     EstimateReport,
     MeasureReport,
+    RegretReport,
     RolloutReport,
     StageReport,
 )
@@ -64,7 +65,8 @@ def _rolled_back(run: Run) -> str:
 
 
 def _own_reports(run: Run) -> Iterator[StageReport]:
-    """What this very run has measured, where it is the monitor's; the context holds what earlier runs found."""
-    for kind, stage in ((EstimateReport, "estimate"), (MeasureReport, "measure"), (DiagnoseReport, "diagnose")):
+    """What this very run has measured; the context holds what earlier runs found."""
+    kinds = (EstimateReport, "estimate"), (MeasureReport, "measure"), (DiagnoseReport, "diagnose")
+    for kind, stage in (*kinds, (RegretReport, "regret")):
         if run.store.exists(f"{run.folder}/{stage}.json"):
             yield run.read(kind, stage)

@@ -1,0 +1,123 @@
+"""Measure what the champion loses above a model that would have been fitted later.
+
+Each interval whose labels have matured since the last run, and that no earlier run has measured, is measured
+(`monitoring.regret`): one cheap fit per training window. Intervals whose data or labels are in doubt neither judge nor
+teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from retrain.data import dataset
+from retrain.monitoring.regret import measure_regret
+from retrain.policy.regret import totals
+from retrain.registry.champion import load_champion
+from retrain.rendering import html, monitoring_plots
+from retrain.results import HELD, Champion, Context, Decision, DiagnoseReport, IntervalRegret, RegretReport
+from retrain.state.run import Run
+
+MAX_INTERVALS = 12
+"""Intervals that one run measures; older ones have been measured before, or are of no use any more."""
+
+
+def regret(run: Run) -> RegretReport:
+    """Measure the champion's regret on the intervals since its newest training row, and add it up.
+
+    Raises:
+        MissingInput: the context has not been written, or a batch is gone.
+        SnapshotCorrupt: a batch is not the one on record.
+        ArtifactMissing, DigestMismatch, RegistryDown: the champion cannot be loaded.
+    """
+    context = run.read(Context, "context")
+    champion, policy = context.champion, run.spec.policy.regret
+    if policy is None:
+        return _report(run, Decision(verdict="undetermined", reasons=("the policy does not ask: policy.regret",)))
+    if champion is None:
+        return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
+
+    doubted = _doubted(run)
+    mature = [batch for batch in dataset.mature(context, run.spec) if batch.batch.interval.name not in doubted]
+    since = [batch for batch in mature if batch.batch.interval.start >= champion.trained_until]
+    earlier = {signal.interval.start: signal for signal in context.signals if signal.question == "regret"}
+    new = [batch for batch in since[-MAX_INTERVALS:] if batch.batch.interval.start not in earlier]
+    measured = [
+        IntervalRegret(
+            interval=signal.interval, windows=signal.regret, reason=signal.reason, effective_at=signal.effective_at
+        )
+        for signal in earlier.values()
+    ]
+    if new:
+        model = load_champion(run, champion)
+        measured += [measure_regret(run, champion, model, mature, batch) for batch in new]
+    measured.sort(key=lambda each: each.interval.start)
+
+    first = champion.trained_until
+    report = _report(
+        run,
+        _decision(champion, measured, run),
+        version=champion.version,
+        intervals=tuple(measured),
+        left_out=tuple(name for name in sorted({*context.held, *doubted}) if run.spec.at(name).start >= first),
+        price=policy.price,
+        sums=totals(each.windows for each in measured if each.effective_at > (context.last_training_at or first)),
+    )
+    return _with_page(run, report, context.trainings) if run.pages and measured else report
+
+
+def _doubted(run: Run) -> set[str]:
+    """The intervals that this very run has found broken or suspect; the context knows those of earlier runs."""
+    if not run.store.exists(f"{run.folder}/diagnose.json"):
+        return set()
+    return {interval.name for interval, kind in run.read(DiagnoseReport, "diagnose").of if kind in HELD}
+
+
+def _decision(champion: Champion, measured: Sequence[IntervalRegret], run: Run) -> Decision:
+    if not measured:
+        reason = f"no interval since the newest training row of version {champion.version} has mature labels yet"
+        return Decision(verdict="undetermined", reasons=(reason,))
+    if not any(each.windows for each in measured):
+        return Decision(verdict="blind", reasons=(measured[-1].reason,))
+    newest = [each.reason for each in measured if each.effective_at == run.as_of]
+    return Decision(verdict="measured", reasons=tuple(newest) or (f"nothing new; {measured[-1].reason}",))
+
+
+def _with_page(run: Run, report: RegretReport, trainings: Sequence[datetime]) -> RegretReport:
+    assert report.price is not None
+    table = _table(report, trainings)
+    reasons = pd.DataFrame(
+        [(each.interval.name, each.reason) for each in report.intervals], columns=["interval", "why"]
+    )
+    sums = pd.DataFrame(report.sums.items(), columns=["window", "regret since the last training"])
+    figures = {}
+    if len(table):
+        figures["Added up"] = monitoring_plots.regret_over_time(table, report.price)
+    key = run.path("regret", "regret.html")
+    title = f"{run.model}: regret of version {report.version}, in losses of one interval"
+    tables = {"Since the last training": sums, "Per interval and window": table, "What was said": reasons}
+    run.store.write(key, html.page(title, report.decision, tables, figures))
+    return report.model_copy(update={"html": key})
+
+
+def _table(report: RegretReport, trainings: Sequence[datetime]) -> pd.DataFrame:
+    """A row per interval and window; `sum` is what had added up by then, since the last training before."""
+    rows, sums, began = [], dict[str, float](), datetime.min.replace(tzinfo=UTC)
+    for each in sorted(report.intervals, key=lambda each: (each.effective_at, each.interval.start)):
+        last = max((moment for moment in trainings if moment < each.effective_at), default=began)
+        if last > began:
+            sums, began = {}, last
+        for of in each.windows:
+            sums[of.window] = sums.get(of.window, 0.0) + of.relative
+            figures = (of.relative, sums[of.window], of.error, of.gain, of.rows, of.blocks, of.note)
+            rows.append((each.interval.name, of.window, *figures))
+    columns = ["interval", "window", "regret", "sum", "error", "gain", "rows", "blocks", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _report(run: Run, decision: Decision, **more: object) -> RegretReport:
+    return RegretReport.model_validate(
+        {"model": run.model, "interval": run.interval, "effective_at": run.as_of, "decision": decision, **more}
+    )
