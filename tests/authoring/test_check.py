@@ -13,9 +13,12 @@ import yaml
 from typer.testing import CliRunner
 
 from retrain.authoring.check.manual import keys, reference
+from retrain.authoring.check.promotable import never_promoted
 from retrain.cli import app
 from retrain.errors import InvalidSpec
+from retrain.spec import EXAMPLE, parse
 from retrain.state.settings import Home
+from tests.conftest import churn_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +81,70 @@ def test_a_missing_first_batch_is_a_warning(home: Home, spec_of: Callable[[], di
     (home.root / "data").mkdir()
     (home.root / "data" / "churn-2024-01.csv").write_text("")
     assert "warning" not in CliRunner().invoke(app, ["check"]).output
+
+
+EVERY = ("hour", "day", "week", "month", "quarter", "year")
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_the_defaults_of_every_interval_can_promote(every: str) -> None:
+    spec = parse(EXAMPLE.replace("every: month", f"every: {every}"), "churn")
+    assert list(never_promoted(spec)) == []
+
+
+@pytest.mark.parametrize(
+    ("every", "more", "key", "mend"),
+    [
+        ("week", "evaluation: {holdout: 1}", "evaluation.holdout", "{holdout: 2} or {block: hour}"),
+        ("day", "evaluation: {block: day}", "evaluation.holdout", "{holdout: 10} or {block: hour}"),
+        ("hour", "evaluation: {block: hour}", "evaluation.holdout", "{holdout: 10}"),
+        ("hour", "evaluation: {block: day}", "evaluation.holdout", "{block: row}"),
+        ("month", "evaluation: {block: week}", "evaluation.holdout", "{holdout: 3} or {block: day}"),
+        ("month", "gate: {min_blocks: 32}", "evaluation.holdout", "{holdout: 2} or {block: hour}"),
+    ],
+)
+def test_blocks_that_can_never_be_enough_are_refused_with_what_to_write(
+    every: str, more: str, key: str, mend: str
+) -> None:
+    text = EXAMPLE.replace("every: month", f"every: {every}") + more
+    ((where, message),) = never_promoted(parse(text, "churn"))
+    assert ".".join(where) == key
+    assert message.endswith(f"write evaluation: {mend}")
+    name, _, value = mend.partition(" or ")[0][1:-1].partition(": ")
+    written = yaml.safe_load(text)
+    written["evaluation"] = {**written.get("evaluation", {}), name: yaml.safe_load(value)}
+    assert list(never_promoted(parse(yaml.safe_dump(written), "churn"))) == [], "and that is enough"
+
+
+def test_blocks_that_nobody_can_count_are_not_refused() -> None:
+    daily = EXAMPLE.replace("every: month", "every: day")
+    for more in ("evaluation: {block: row}", "evaluation: {block: day}"):
+        text = daily + more
+        text = text if "row" in more else text.replace("candidates:", "group: plan, candidates:")
+        assert list(never_promoted(parse(text, "churn"))) == []
+
+
+def test_too_few_rows_and_intervals_are_refused(home: Home, spec_of: Callable[[], dict[str, Any]]) -> None:
+    spec = spec_of()
+    spec["quality"]["max_rows"] = 200
+    spec["interval"] = {"every": "month", "start": "2024-01-01", "end": "2024-02-01"}
+    write(home, spec)
+    output = CliRunner().invoke(app, ["check", "churn"]).output
+    assert "gate.min_rows: nothing can be promoted: quality.max_rows lets 200 in an interval" in output
+    assert "write evaluation: {holdout: 3} or gate: {min_rows: 160}" in output
+    assert "interval.end: there will be 1 interval(s), the first model needs 2 with mature labels" in output
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(400, True), (500, False)])
+def test_a_first_batch_with_too_few_rows_is_a_warning(
+    rows: int, warned: bool, home: Home, spec_of: Callable[[], dict[str, Any]]
+) -> None:
+    write(home, spec_of())
+    (home.root / "data").mkdir()
+    churn_rows("2024-01-01", rows).to_csv(home.root / "data" / "churn-2024-01.csv", index=False)
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 0, "the next one may be larger"
+    assert ("nothing can be promoted: the first batch has" in answer.output) is warned
 
 
 def test_no_spec_at_all_names_the_next_step(home: Home) -> None:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from retrain.authoring.check.promotable import never_promoted
 from retrain.authoring.scaffold import profile
 from retrain.cli import app
 from retrain.errors import (
@@ -187,7 +188,22 @@ def test_a_template_is_seen_whole_and_written_as_given(home: Home) -> None:
     answer = CliRunner().invoke(app, ["new", "loans", template, "--target", "bad"])
     assert answer.exit_code == 0, answer.exception
     assert "1,800 rows" in answer.output
-    assert home.spec("loans").source.path == template
+    spec = home.spec("loans")
+    assert (spec.source.path, spec.interval.every) == (template, "month")
+
+
+def test_files_of_a_month_make_months_of_intervals_where_weeks_would_have_rows_enough(home: Home) -> None:
+    frame = loans(3900, months=3)
+    (home.root / "data").mkdir()
+    for month, part in frame.groupby(frame["granted"].dt.strftime("%Y-%m")):
+        part.to_csv(home.root / "data" / f"loans-{month}.csv", index=False)
+    for model, path, every in (
+        ("by_month", "data/loans-{start:%Y-%m}.csv", "month"),
+        ("by_year", "data/loans-{start:%Y}-*.csv", "week"),
+    ):
+        answer = CliRunner().invoke(app, ["new", model, path, "--target", "bad"])
+        assert answer.exit_code == 0, answer.exception
+        assert home.spec(model).interval.every == every
 
 
 def test_a_template_is_found_in_a_folder_whose_name_looks_like_a_pattern(
@@ -209,7 +225,7 @@ def test_a_file_with_signs_of_globs_and_templates_is_still_found(home: Home) -> 
 
 @pytest.mark.parametrize(
     ("rows", "days", "every", "block"),
-    [(3000, 180, "month", "day"), (3000, 60, "week", "hour"), (3000, 9, "day", "hour"), (3000, 0.4, "hour", "row")],
+    [(3000, 180, "month", "day"), (3000, 60, "week", "day"), (3000, 9, "day", "hour"), (3000, 0.4, "hour", "row")],
 )
 def test_intervals_have_a_sensible_number_of_rows(rows: int, days: float, every: str, block: str, home: Home) -> None:
     frame = loans(rows)
@@ -219,7 +235,33 @@ def test_intervals_have_a_sensible_number_of_rows(rows: int, days: float, every:
     spec = spec_of(home, frame, "--target", "bad")
     assert spec.interval.every == every
     assert spec.evaluation.block == block
+    assert spec.evaluation.holdout == (2 if every == "week" else 1)
+    assert list(never_promoted(spec)) == []
     assert spec.interval.end is not None
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "weeks", "block", "holdout"), [(5, 16, "day", 3), (5, 8, "hour", 1), (1, 16, "row", 1)]
+)
+def test_days_without_rows_are_made_up_for(weekdays: int, weeks: int, block: str, holdout: int, home: Home) -> None:
+    """Offices close at the weekend: five days a week, and a day that is missing must not keep a model waiting."""
+    frame = loans(300 * weeks)
+    day = np.arange(len(frame)) % (weekdays * weeks)
+    hours = 0 if weekdays == 1 else np.arange(len(frame)) // (weekdays * weeks) % 9 + 8
+    when = pd.to_timedelta(day // weekdays * 7 + day % weekdays, unit="D") + pd.to_timedelta(hours, unit="h")
+    frame["granted"] = pd.Timestamp("2023-01-02", tz="UTC") + when
+    # Months would do as well; files by the week say what is meant.
+    (home.root / "data").mkdir()
+    for monday, part in frame.groupby(frame["granted"].dt.tz_localize(None).dt.to_period("W-SUN").dt.start_time):
+        part.to_csv(home.root / "data" / f"loans-{monday:%Y-%m-%d}.csv", index=False)
+    answer = CliRunner().invoke(app, ["new", "loans", "data/loans-{start:%Y-%m-%d}.csv", "--target", "bad"])
+    assert answer.exit_code == 0, answer.exception
+    spec = home.spec("loans")
+    assert spec.interval.every == "week"
+    assert (spec.evaluation.block, spec.evaluation.holdout) == (block, holdout)
+    assert spec.gate.min_rows == min(500, int(300 * holdout * 0.8))
+    checked = CliRunner().invoke(app, ["check", "loans"])
+    assert "gate.min_rows" not in checked.output, "what was proposed fits the files"
 
 
 def test_cut_off_first_and_last_intervals_are_left_out(home: Home) -> None:

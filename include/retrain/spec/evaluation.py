@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,12 +25,25 @@ LIMITED: dict[str, dict[str, bool | None]] = {
 }
 """Metrics per task that `gate.limits` may name, and whether greater is better; None: the nearer to 0."""
 
+BY_INTERVAL: dict[str, dict[str, Any]] = {
+    "hour": {"block": "row"},
+    "day": {"block": "hour"},
+    "week": {"holdout": 2},
+}
+"""Defaults where an interval is shorter than a month: a holdout has enough blocks for `gate.min_blocks`."""
+
 
 class Evaluation(Part):
     """How the holdout rows judge."""
 
-    block: Literal["hour", "day", "week", "row"] = Field(default="day", description="resampled as a whole")
+    block: Literal["hour", "day", "week", "row"] = Field(
+        default="day",
+        description="rows that may hang together, resampled as a whole; by default row where intervals are hours, hour"
+        " where they are days, else day",
+    )
     resamples: int = Field(default=1000, ge=200, le=100_000, description="bootstrap resamples of the blocks")
     slices: tuple[ColumnName, ...] = Field(default=(), description="columns whose values are also judged one by one")
-    holdout: int = Field(default=1, ge=1, le=12, description="newest mature intervals that judge")
+    holdout: int = Field(
+        default=1, ge=1, le=12, description="newest mature intervals that judge; by default 2 weeks, else 1"
+    )
     golden_rows: int = Field(default=20, ge=1, le=1000, description="rows whose answers travel with the model")

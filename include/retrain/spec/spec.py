@@ -15,7 +15,7 @@ from retrain.spec.base import CRON, ColumnName, Name, Part
 from retrain.spec.columns import Column, Target
 from retrain.spec.drift import Drift
 from retrain.spec.edge_cases import Case, parse_cases
-from retrain.spec.evaluation import LIMITED, METRICS, OF_A_CLASS, Evaluation
+from retrain.spec.evaluation import BY_INTERVAL, LIMITED, METRICS, OF_A_CLASS, Evaluation
 from retrain.spec.gate import Gate, Limit, LimitedMetric
 from retrain.spec.intervals import Intervals
 from retrain.spec.labels import Labels
@@ -85,6 +85,16 @@ class Spec(Part):
         return data
 
     # --- whether the sections fit together; a message begins with the key that it is about
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_evaluation(cls, data: Any) -> Any:
+        """What judges depends on how long an interval is."""
+        interval = data.get("interval") if isinstance(data, dict) else None
+        defaults = BY_INTERVAL.get(str(interval.get("every"))) if isinstance(interval, dict) else None
+        if defaults and isinstance(evaluation := data.get("evaluation") or {}, dict):
+            return {**data, "evaluation": {**defaults, **evaluation}}
+        return data
 
     @model_validator(mode="after")
     def _check_sections_together(self) -> Spec:

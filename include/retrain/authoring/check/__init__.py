@@ -1,8 +1,8 @@
 """`python -m retrain check`: every spec in a few lines, or what is wrong with it, with file and line.
 
 The schema is `spec.parse`'s. Checked here is what needs the libraries: expectations by Great Expectations,
-estimators and their parameters by scikit-learn and XGBoost, and whether the first batch is there. Those are
-imported only when a spec has passed the schema.
+estimators and their parameters by scikit-learn and XGBoost, and whether the first batch is there; and whether anything
+could ever be promoted (`promotable`). Libraries are imported only when a spec has passed the schema.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from retrain.authoring.check.description import describe_spec
+from retrain.authoring.check.promotable import Problem, never_promoted, too_few
 from retrain.errors import InvalidSpec, RetrainError, near
 from retrain.results import Batch, Configuration
 from retrain.spec import Recency, Spec, line_of, load
 from retrain.state.settings import Home
 
-Problem = tuple[tuple[Any, ...], str]
-"""The path to a key of the spec, and what is wrong there."""
+QUICK_BYTES = 64 * 1024 * 1024
+"""The rows of larger deliveries are not counted."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _check(home: Home, file: Path) -> SpecCheck:
             f"{file.name}:{line_of(text, path)}: {'.'.join(map(str, path))}: {message}" for path, message in problems
         )
 
-    return SpecCheck(spec.model, tuple(describe_spec(spec)), placed(_problems(spec)), placed(_warnings(spec, home)))
+    problems = placed(chain(_problems(spec), never_promoted(spec)))
+    return SpecCheck(spec.model, tuple(describe_spec(spec)), problems, placed(_warnings(spec, home)))
 
 
 # --- what the schema cannot see
@@ -165,8 +167,9 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
 
 
 def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
-    from retrain.data.sources import local_files, render, scheme_of
+    from retrain.data.sources import local_files, one_per_interval, render, scheme_of
 
+    first = spec.at(spec.interval.start)
     for key, value in {"name": spec.owner.name, "contact": spec.owner.contact}.items():
         if "change me" in value.lower():
             yield ("owner", key), "still says 'change me'; nobody would be told"
@@ -175,15 +178,36 @@ def _warnings(spec: Spec, home: Home) -> Iterator[Problem]:
     if spec.source.path is not None:
         where = ("source", "path")
         try:
-            address = render(spec.source.path, spec.at(spec.interval.start))
-            delivered = scheme_of(address) != "file" or local_files(home.root, address)
+            address = render(spec.source.path, first)
+            local = scheme_of(address) == "file"
+            files = local_files(home.root, address) if local else []
         except RetrainError as error:
             yield where, f"{error.found}; {error.do}"
         else:
-            if not delivered:
+            if local and not files:
                 yield where, f"nothing lies at {address} yet, where the first interval's batch is looked for"
+            rows = _rows(files) if one_per_interval(spec.source.path, first) else None
+            if rows and rows * spec.evaluation.holdout < spec.gate.min_rows:
+                yield ("gate", "min_rows"), too_few(f"the first batch has {rows:,} rows", rows, spec)
     if spec.labels.source != "same" and spec.labels.source.path is not None:
         try:
             scheme_of(render(spec.labels.source.path, spec.at(spec.interval.start)))
         except RetrainError as error:
             yield ("labels", "source", "path"), f"{error.found}; {error.do}"
+
+
+def _rows(files: list[Path]) -> int | None:
+    """Rows of a delivery that are quickly counted, at most; None of others."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not files or sum(file.stat().st_size for file in files) > QUICK_BYTES:
+        return None
+    try:
+        if all(file.suffix in (".parquet", ".pq") for file in files):
+            return sum(int(pq.read_metadata(file).num_rows) for file in files)
+        if all(file.suffix in (".csv", ".jsonl", ".ndjson") for file in files):
+            return sum(file.read_bytes().count(b"\n") for file in files)
+    except (OSError, pa.ArrowException):
+        return None  # what is wrong with a file, ingest says
+    return None

@@ -31,6 +31,9 @@ A duration is a number with m, h, d or w, like `12h`; a date is `2024-01-31`, or
 `[]` stands for each entry of a list, and `NAME` for a name of your own.
 """
 
+BY_ANOTHER = {"gate.metric": "by task", "evaluation.block": "by interval", "evaluation.holdout": "by interval"}
+"""Keys whose default follows from another key."""
+
 
 @dataclass(frozen=True)
 class SpecKey:
@@ -157,8 +160,10 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
 
 def _default(path: str, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
+    if path in BY_ANOTHER:
+        return BY_ANOTHER[path]
     if field.is_required():
-        return "by task" if path == "gate.metric" else "required"
+        return "required"
     if isinstance(value, BaseModel):
         return "as below"
     if isinstance(value, timedelta):

@@ -35,6 +35,7 @@ class Profile:
 
     Attributes:
         path: how the spec will name the files: relative to the root where they lie below it.
+        files: how many there are.
         kind: csv, jsonl or parquet.
         rows: rows passed; all of them, or the first `MAX_ROWS`.
         kept: rows kept, evenly spread over those passed.
@@ -42,6 +43,7 @@ class Profile:
     """
 
     path: str
+    files: int
     kind: str
     rows: int
     kept: int
@@ -79,7 +81,7 @@ def profile_files(data: str, root: Path) -> Profile:
     if not rows:
         raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
     columns = {name: profile_column(name, table[name].combine_chunks(), kind) for name in table.schema.names}
-    return Profile(path, kind, rows, table.num_rows, columns)
+    return Profile(path, len(files), kind, rows, table.num_rows, columns)
 
 
 def _find(data: str, root: Path) -> tuple[str, list[Path]]:

@@ -9,7 +9,7 @@ import yaml
 
 from retrain.authoring.scaffold.intervals import ProposedIntervals
 from retrain.authoring.scaffold.proposal import Proposal
-from retrain.spec import METRICS
+from retrain.spec import BY_INTERVAL, METRICS
 
 
 class _Dumper(yaml.SafeDumper):
@@ -123,8 +123,10 @@ def _training(proposal: Proposal) -> list[str]:
 def _judging(proposal: Proposal) -> list[str]:
     task, intervals = proposal.task, proposal.intervals
     metric, *others = METRICS[task.task]
-    block = intervals.block
-    least = max(20, int(intervals.labelled * 0.8))
+    least = max(20, int(intervals.labelled * intervals.holdout * 0.8))
+    judging: dict[str, Any] = {"block": intervals.block}
+    if intervals.holdout != BY_INTERVAL.get(intervals.every, {}).get("holdout", 1):
+        judging["holdout"] = intervals.holdout
     slices = [
         name
         for name, column in proposal.columns.items()
@@ -134,7 +136,7 @@ def _judging(proposal: Proposal) -> list[str]:
         if name != task.target["column"]
     ][:2]
     return [
-        f"evaluation: {{block: {block}, slices: {flow(slices)}}}  # holdout rows are resampled by {block}",
+        f"evaluation: {flow({**judging, 'slices': slices})}  # holdout rows are resampled by {intervals.block}",
         "gate:",
         f"  metric: {metric}  # or {', '.join(others)}",
         "  margin: 0.01  # how much worse a refresh may be, as a share of the champion's score",

@@ -6,7 +6,7 @@ the delivery is refused with the place where it has not. What is asked of a batc
 Only this folder knows file formats and SQL drivers.
 """
 
-from retrain.data.sources.address import glob_pattern, local_files, render, scheme_of
+from retrain.data.sources.address import glob_pattern, local_files, one_per_interval, render, scheme_of
 from retrain.data.sources.delivery import Delivered, deliver, deliver_labels, encoded, find
 from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text
 
@@ -21,6 +21,7 @@ __all__ = [
     "glob_pattern",
     "local_files",
     "of_text",
+    "one_per_interval",
     "render",
     "scheme_of",
 ]
