@@ -58,14 +58,15 @@ def test_the_wheel_holds_the_whole_library_and_nothing_of_the_checkout(installed
 def test_the_tutorial_leads_from_an_empty_folder_to_a_champion_and_back(installed: Path, tmp_path: Path) -> None:
     """Each block of docs/tutorial.md, as it stands there: `new`, `check`, `run --history` and the questions."""
     page = (ROOT / "docs" / "tutorial.md").read_text()
-    data, spec, loop, watch, questions = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    data, spec, loops, later, questions = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     activated = f"export PATH={installed}:$PATH"
     printed = [
-        call("bash", "-euc", f"{activated}\n{block}", cwd=tmp_path) for block in (data, spec, loop, watch, questions)
+        call("bash", "-euc", f"{activated}\n{block}", cwd=tmp_path) for block in (data, spec, loops, later, questions)
     ]
     assert "every month from 2024-01-01" in printed[1]
     assert "promoted: version 1 serves" in printed[2]
-    assert "decide: " in printed[3]
+    assert "monitor decide: " in printed[3]
+    assert "on record already, and skipped: 2024-01-01 to 2024-02-01\n" in printed[3]
     assert "version 1 serves again: to see how it is done" in printed[4]
     assert "churn · " in call(str(installed / "retrain"), "check", cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".retrain", "data", "include"]

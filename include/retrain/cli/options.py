@@ -20,6 +20,14 @@ IntervalStart = Annotated[
 ]
 RunFolder = Annotated[str, typer.Option("--run", help="the run's folder; by default made of the interval")]
 WithHistory = Annotated[bool, typer.Option("--history", help="first do the same for every earlier interval")]
+LiveHistory = Annotated[
+    bool,
+    typer.Option(
+        "--history",
+        help="score, retrain and monitor every interval until then, in the order of live operation; skips what is on"
+        " record",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="retrain whatever the policy says")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="stop before a version is registered")]
 Revise = Annotated[bool, typer.Option("--revise", help="take other bytes for an accepted interval")]

@@ -9,10 +9,12 @@ from typing import Literal
 import typer
 
 from retrain import pipeline
+from retrain.cli import walk
 from retrain.cli.options import (
     DryRun,
     Force,
     IntervalStart,
+    LiveHistory,
     Model,
     Revise,
     RunFolder,
@@ -21,9 +23,14 @@ from retrain.cli.options import (
     make_run,
 )
 from retrain.cli.output import show_report
-from retrain.errors import BatchMissing, MissingInput, Quarantined
+from retrain.errors import RetrainError
+from retrain.live import ends_one_interval
+from retrain.results import DecideReport
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import Run
+
+LOOKING: tuple[Literal["score", "monitor"], ...] = ("score", "monitor")
+"""The loops that change nothing of who serves."""
 
 
 def stage_command(stage: pipeline.Stage) -> Callable[..., None]:
@@ -56,40 +63,51 @@ def _run_earlier(stage: str, run: Run) -> None:
     """A bad or missing month does not block the later ones, and a later stage finds nothing of it."""
     try:
         show_report(stage, pipeline.run_stage(stage, run))
-    except (BatchMissing, Quarantined, MissingInput) as error:
+    except RetrainError as error:
+        if not ends_one_interval(error):
+            raise
         typer.echo(str(error.at(run.model, stage)), err=True)
 
 
 def run(
     model: Model,
     interval: IntervalStart = "",
-    history: WithHistory = False,
+    history: LiveHistory = False,
     force: Force = False,
     dry_run: DryRun = False,
     revise: Revise = False,
 ) -> None:
-    """Run the whole loop in this process: every stage that has something to do."""
+    """Retrain as of an interval, where the policy says so; with `--history` live through every interval until then."""
     newest = make_run(model, interval, "", laptop_trigger(force=force, dry_run=dry_run, revise=revise))
-    _run_loops(("retrain",), newest, history)
+    if not history:
+        for stage, report in pipeline.run_all(newest):
+            show_report(stage, report)
+        return
+    if dry_run:
+        raise typer.BadParameter(
+            f"a dry run is of one interval; to try a policy on the whole history: python -m retrain replay {model}"
+        )
+    walk.show(newest, anew=force or revise)
 
 
 def monitor(model: Model, interval: IntervalStart = "", history: WithHistory = False) -> None:
     """Score the interval with the champion of its time and look how that champion does; nothing is started."""
-    _run_loops(("score", "monitor"), make_run(model, interval, "", laptop_trigger()), history)
-
-
-def _run_loops(loops: tuple[Literal["retrain", "score", "monitor"], ...], newest: Run, history: bool) -> None:
-    """Run the loops for the run's interval, with `history` for every earlier one before it.
-
-    A bad or missing batch ends the run of its own interval; an earlier one does not block the later ones.
-    """
+    newest = make_run(model, interval, "", laptop_trigger())
+    late = 0
     for span in newest.spec.intervals_until(newest.interval.end) if history else [newest.interval]:
-        for loop in loops:
+        for loop in LOOKING:
             this = replace(newest, interval=span, key=loop_run_key(loop, f"laptop-{span.name}"), loop=loop)
             try:
                 for stage, report in pipeline.run_all(this):
                     show_report(stage, report)
-            except (BatchMissing, Quarantined) as error:
-                if span == newest.interval:
+                    late += isinstance(report, DecideReport) and report.policy == "stale"
+            except RetrainError as error:
+                if span == newest.interval or not ends_one_interval(error):
                     raise
                 typer.echo(str(error), err=True)
+    if late:
+        typer.echo(
+            f"{late} of these decisions came too late to be acted on: python -m retrain run {model} --history scores,"
+            " retrains and monitors interval by interval, in the order of their time",
+            err=True,
+        )
