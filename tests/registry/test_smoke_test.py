@@ -31,8 +31,10 @@ from retrain.errors import (
     SmokeTestFailed,
 )
 from retrain.modeling import packaging, pipelines
+from retrain.modeling.recalibration import recalibrate
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry, digest, save_model
+from retrain.registry.recalibrated import CODE
 from retrain.registry.smoke_test import ChildReport
 from retrain.registry.smoke_test.child import mismatches, modules_of, pinned_versions
 from retrain.results import Champion, Configuration, GateCheck
@@ -71,13 +73,18 @@ def spec_with(line: str = "", **serving: Any) -> Spec:
 def registered(home: Home, tmp_path: Path) -> Callable[..., tuple[Run, Champion]]:
     """A fitted model with its golden rows, as version 1 of a registry; `change` is done to its files first."""
 
-    def make(spec: Spec, change: Callable[[Path], object] = lambda folder: None) -> tuple[Run, Champion]:
+    def make(
+        spec: Spec, change: Callable[[Path], object] = lambda folder: None, *, recalibrated: bool = False
+    ) -> tuple[Run, Champion]:
         run = Run(home, spec, spec.at(START), "run")
         frame = churn_rows(START).assign(signup=lambda rows: pd.to_datetime(rows["signup"], utc=True))
         inputs = frame[list(spec.inputs)]
         model = pipelines.fit(spec, PLAIN, frame, frame["churned"].astype(int).to_numpy())
+        if recalibrated:
+            last = recalibrate(model[-1], model[:-1].transform(frame), np.arange(len(frame)) % 2, "intercept")
+            model = Pipeline([*model.steps[:-1], ("model", last)])
         folder = tmp_path / "model"
-        code = [packaging.carry(tmp_path / "carried")]
+        code = [packaging.carry(tmp_path / "carried", *[CODE] * recalibrated)]
         save_model(model, folder, example=inputs, requirements=packaging.requirements(), code=code)
         change(folder)
         files_digest = digest(folder)
@@ -130,6 +137,14 @@ def test_a_version_that_serves(
     assert 0 < (checks["memory_mb"].value or 0) < large.nbytes / 2**20
     assert 0 < (checks["row_ms"].value or 0) < 1_000
     assert "6 golden rows: 0 apart, 1e-09 is allowed" in checks["golden"].reason
+
+
+def test_a_recalibrated_version_serves(registered: Callable[..., tuple[Run, Champion]]) -> None:
+    run, target = registered(spec_with(), recalibrated=True)
+    checks = {check.name: check for check in smoke_test.run_smoke_test(run, target)}
+    assert all(check.passed for check in checks.values())
+    assert checks["golden"].value == 0
+    assert (stored(run.home) / "code" / "retrain" / "modeling" / CODE).is_file(), "its code travels with it"
 
 
 def test_other_answers_and_every_budget_are_reported_together(registered: Callable[..., tuple[Run, Champion]]) -> None:

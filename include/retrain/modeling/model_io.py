@@ -32,6 +32,8 @@ TRUSTED: Mapping[str, str] = {
     "retrain.modeling.features.DateParts": "ObjectNode",
     "retrain.modeling.features.FeatureFunction": "ObjectNode",
     "retrain.modeling.features.Typed": "ObjectNode",
+    "retrain.modeling.recalibration.RecalibratedClassifier": "ObjectNode",
+    "retrain.modeling.recalibration.RecalibratedRegressor": "ObjectNode",
     "sklearn.calibration._CalibratedClassifier": "ObjectNode",
     "sklearn.calibration._SigmoidCalibration": "ObjectNode",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor": "ObjectNode",

@@ -29,10 +29,10 @@ def _version(name: str) -> str | None:
         return None
 
 
-def carry(folder: Path) -> Path:
-    """Copy the code that every model needs into `folder` as a package, and return the package."""
+def carry(folder: Path, *more: str) -> Path:
+    """Copy the code that every model needs into `folder` as a package, and `more` of `modeling`; return the package."""
     package, room = folder / "retrain", Path(__file__).parents[1]
     (package / "modeling").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "modeling/__init__.py", "modeling/features.py"):
+    for name in ("__init__.py", "errors.py", *(f"modeling/{file}" for file in ("__init__.py", "features.py", *more))):
         shutil.copyfile(room / name, package / name)
     return package

@@ -13,6 +13,7 @@ from retrain.modeling.folds import Rows
 from retrain.results import AcceptedBatch, Configuration
 from retrain.spec import Spec
 from retrain.state.run import Run
+from retrain.state.store import json_digest
 
 
 def labelled_rows(run: Run, accepted: tuple[AcceptedBatch, ...], least: int | None = None) -> tuple[Rows, int]:
@@ -48,6 +49,25 @@ def batches_in_window(accepted: tuple[AcceptedBatch, ...], configuration: Config
     if configuration.since:
         return tuple(batch for batch in accepted if batch.batch.interval.start >= configuration.since)
     return accepted[-configuration.window :] if configuration.window else accepted
+
+
+def unseen_batches(accepted: tuple[AcceptedBatch, ...], configuration: Configuration) -> tuple[AcceptedBatch, ...]:
+    """The batches that a recalibrated configuration's estimator was not fitted on: its calibration is of their rows."""
+    if configuration.recalibrated is None:
+        return ()
+    since = configuration.recalibrated.trained_until
+    return tuple(batch for batch in accepted if batch.batch.interval.start >= since)
+
+
+def training_digest(accepted: tuple[AcceptedBatch, ...], configuration: Configuration) -> str:
+    """The digest of the rows that a configuration is fitted on, of all that there are.
+
+    Of a recalibrated one it is of its estimator's rows and of those that its calibration may read.
+    """
+    if configuration.recalibrated is None:
+        return dataset.training_digest(batches_in_window(accepted, configuration))
+    unseen = dataset.training_digest(unseen_batches(accepted, configuration))
+    return json_digest([configuration.recalibrated.training, unseen])
 
 
 def fit_on_window(spec: Spec, configuration: Configuration, known: Rows) -> tuple[Pipeline, Rows]:

@@ -58,7 +58,7 @@ def configurations(spec: Spec, champion: Champion) -> dict[str, Configuration]:
     They are the champion's configuration with the pipeline of today: after a change of the columns or of a library a
     retraining would use that one.
     """
-    own = champion.configuration.model_copy(update={"pipeline": pipelines.pipeline_digest(spec)})
+    own = champion.configuration.fitted_as.model_copy(update={"pipeline": pipelines.pipeline_digest(spec)})
     others = [on_window(own, window) for window in spec.training.windows if window != "change"]
     return {configuration.rows_label: configuration for configuration in (*others, own)}
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
@@ -20,7 +21,7 @@ def fit_candidate(
     run: Run,
     key: str,
     name: str,
-    kind: Literal["refresh", "new", "baseline"],
+    kind: Literal["recalibrated", "refresh", "new", "baseline"],
     configuration: Configuration,
     accepted: tuple[AcceptedBatch, ...],
     known: Rows,
@@ -47,16 +48,7 @@ def fit_candidate(
         FeatureCodeRefused: the model's feature function breaks its promise.
     """
     model, rows = trainer.fit_on_window(run.spec, configuration, known)
-    with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
-        folder = Path(temporary)
-        digest = save_model(
-            model,
-            folder / "model",
-            example=rows.frame[list(run.spec.inputs)],
-            requirements=packaging.requirements(),
-            code=[packaging.carry(folder)],
-        )
-        run.store.put_folder(key, folder / "model")
+    digest = lay_model(run, key, model, rows.frame)
     batches = trainer.batches_in_window(accepted, configuration)
     return model, FittedModel(
         name=name,
@@ -69,3 +61,29 @@ def fit_candidate(
         digest=digest,
         inner_score=inner_score,
     )
+
+
+def lay_model(run: Run, key: str, model: Pipeline, frame: pd.DataFrame, *code: str) -> str:
+    """Lay a fitted pipeline in the store as a model folder, and return its digest.
+
+    Args:
+        run: whose spec and store are used.
+        key: of the folder.
+        model: the fitted pipeline.
+        frame: rows as it takes them, for an example.
+        code: files of `modeling` that it needs beside those that every model needs.
+
+    Raises:
+        EstimatorRefused: the estimator cannot be stored without pickle.
+    """
+    with tempfile.TemporaryDirectory(prefix="retrain-") as temporary:
+        folder = Path(temporary)
+        digest = save_model(
+            model,
+            folder / "model",
+            example=frame[list(run.spec.inputs)],
+            requirements=packaging.requirements(),
+            code=[packaging.carry(folder, *code)],
+        )
+        run.store.put_folder(key, folder / "model")
+    return digest

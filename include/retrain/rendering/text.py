@@ -67,13 +67,16 @@ def differences(old: Configuration, new: Configuration) -> list[str]:
     lines = []
     if old.estimator != new.estimator:
         lines.append(f"estimator {old.estimator} → {new.estimator}")
-    windows = [configuration.label.partition(", ")[2] for configuration in (old, new)]
-    if windows[0] != windows[1]:
-        lines.append(f"rows {windows[0]} → {windows[1]}")
+    if old.rows_label != new.rows_label:
+        lines.append(f"rows {old.rows_label} → {new.rows_label}")
     for name in sorted({*old.parameters, *new.parameters}):
         before, after = (configuration.parameters.get(name, NONE) for configuration in (old, new))
         if before != after:
             lines.append(f"{name} {before} → {after}")
+    if new.recalibrated:
+        lines.append(f"the estimator of version {new.recalibrated.version} with another {new.recalibrated.method}")
+    elif old.recalibrated:
+        lines.append("fitted as a whole, no recalibration")
     if old.pipeline != new.pipeline:
         lines.append("the pipeline: columns, encoders, feature code or library versions")
     return lines

@@ -252,7 +252,10 @@ def _data(facts: CardFacts) -> Iterator[tuple[str, ...]]:
 def _training(facts: CardFacts) -> Iterator[tuple[str, str]]:
     fitted, spec = facts.refit.fitted, facts.spec
     yield "estimator", fitted.configuration.estimator
-    yield "window", fitted.configuration.label.partition(", ")[2]
+    yield "window", fitted.configuration.rows_label
+    if recalibrated := fitted.configuration.recalibrated:
+        yield "estimator of", f"version {recalibrated.version}, on rows until {recalibrated.trained_until:%Y-%m-%d}"
+        yield "refitted", f"its {recalibrated.method}, on {fitted.rows - recalibrated.rows:,} newer rows"
     yield "labelled rows", f"{fitted.rows:,}"
     yield "digest of the rows", fitted.training
     for name, value in sorted(fitted.configuration.parameters.items()):

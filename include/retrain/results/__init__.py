@@ -19,7 +19,7 @@ from retrain.results.base import (
     current_name,
     inside,
 )
-from retrain.results.champion import BlockedModel, Champion, Configuration, Rollout
+from retrain.results.champion import BlockedModel, Champion, Configuration, Recalibration, Rollout
 from retrain.results.context import AcceptedBatch, Alert, Context, Trigger
 from retrain.results.decide import DecideReport
 from retrain.results.diagnose import HELD, DiagnoseReport
@@ -77,6 +77,7 @@ __all__ = [
     "PairedGain",
     "PromoteReport",
     "RealisedPerformance",
+    "Recalibration",
     "RefitReport",
     "RegisterReport",
     "RegretReport",

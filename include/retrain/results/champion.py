@@ -9,6 +9,20 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from retrain.results.base import Result, Utc
 
+LATER = ("half_life", "recalibrated")
+"""Fields of a configuration that came later."""
+
+
+class Recalibration(Result):
+    """How a recalibrated model came from another, whose fitted estimator it keeps."""
+
+    version: int = Field(description="whose fitted estimator it is")
+    digest: str = Field(description="of that version's files")
+    training: str = Field(description="digest of the rows that it was fitted on")
+    trained_until: Utc = Field(description="end of the newest interval that it was fitted on")
+    rows: int = Field(description="labelled rows that it was fitted on")
+    method: Literal["intercept", "intercept and slope"] = Field(description="what recent rows have taught anew")
+
 
 class Configuration(Result):
     """Everything that makes a model but the rows: what a refresh repeats."""
@@ -22,13 +36,21 @@ class Configuration(Result):
         gt=0,
         description="days in which the weight of a row halves; None weighs all alike",
     )
+    recalibrated: Recalibration | None = Field(
+        default=None, description="the model of another version, its answers recalibrated; None is fitted as a whole"
+    )
     pipeline: str = Field(description="digest of columns, encoders, feature code and library versions")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what it does not have, so that it reads, and has the digest, as before there was such a field."""
         written: dict[str, Any] = write(self)
-        return {name: value for name, value in written.items() if value is not None or name not in ("half_life",)}
+        return {name: value for name, value in written.items() if value is not None or name not in LATER}
+
+    @property
+    def fitted_as(self) -> Configuration:
+        """What a refresh of the model fits: the configuration without its recalibration."""
+        return self.model_copy(update={"recalibrated": None})
 
     @property
     def rows_label(self) -> str:
@@ -45,7 +67,10 @@ class Configuration(Result):
     @property
     def label(self) -> str:
         """Estimator and training rows, for people."""
-        return f"{self.estimator}, {self.rows_label}"
+        label = f"{self.estimator}, {self.rows_label}"
+        if self.recalibrated:
+            label += f", version {self.recalibrated.version} with another {self.recalibrated.method}"
+        return label
 
 
 class Champion(Result):

@@ -14,8 +14,8 @@ from retrain.results.champion import Configuration
 class FittedModel(Result):
     """A fitted pipeline in the run's workspace."""
 
-    name: str = Field(description="refresh, new, changed, naive or simple")
-    kind: Literal["refresh", "new", "baseline"]
+    name: str = Field(description="recalibrated, refresh, new, changed, naive or simple")
+    kind: Literal["recalibrated", "refresh", "new", "baseline"]
     configuration: Configuration
     training: str = Field(description="digest of the training rows")
     intervals: tuple[Interval, ...]

@@ -136,7 +136,8 @@ def _parameters(run: Run, fitted: FittedModel) -> dict[str, Any]:
     configuration = fitted.configuration
     return {
         "estimator": configuration.estimator,
-        "window": configuration.label.partition(", ")[2] if configuration.half_life else configuration.window or "all",
+        "window": configuration.rows_label if configuration.half_life else configuration.window or "all",
+        **({"recalibrated": configuration.recalibrated.model_dump(mode="json")} if configuration.recalibrated else {}),
         "training_rows": fitted.rows,
         "training_from": fitted.intervals[0].start.isoformat(),
         "training_until": fitted.intervals[-1].end.isoformat(),

@@ -4,7 +4,7 @@ Run as a program of its own, `python -I child.py`. One JSON object comes in on s
 started with; whatever a library or a model prints goes to stderr.
 
 What may be imported is the standard library, what the model's requirements pin with all that those need, and the
-three modules of retrain that a model uses. Everything else is absent, as it would be on a machine that has only them.
+few modules of retrain that a model uses. Everything else is absent, as it would be on a machine that has only them.
 From the moment the model's bytes are used an audit hook (PEP 578) refuses to write files, start programs, open
 connections or load foreign libraries, and writes down who tried. That is a guard against a model that should not do
 such things, not a sandbox for hostile native code: what keeps foreign bytes out is the digest.
@@ -33,6 +33,7 @@ RETRAIN_MODULES = {
     "retrain.modeling",
     "retrain.modeling.features",
     "retrain.modeling.model_io",
+    "retrain.modeling.recalibration",
 }
 MAX_FILE_BYTES = 64 * 2**20
 """What this process may write to any one file: its own report and its stderr."""
