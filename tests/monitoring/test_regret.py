@@ -12,12 +12,12 @@ from retrain.modeling import pipelines, trainer
 from retrain.monitoring import regret
 from retrain.monitoring.estimation.losses import loss_of
 from retrain.monitoring.regret import BlockLosses, known_at, measure_regret, paired_regret
-from retrain.results import IntervalRegret
+from retrain.results import Signal
 from retrain.state.settings import Home
 from tests.monitoring.stale import ROWS, Stale, counted, names
 
 
-def measured(world: Stale, month: int, window: int | None = None) -> IntervalRegret:
+def measured(world: Stale, month: int, window: int | None = None) -> Signal:
     """The regret of the champion of three months on a later month."""
     champion, model = world.champion(window=window)
     run = world.run(month)
@@ -34,18 +34,19 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_stale_champion_has_regret_above_the_shadow_of_the_newest_rows(home: Home) -> None:
     world = Stale(home)
-    by_window = {of.window: of for of in measured(world, 6).windows}
+    by_window = {of.window: of for of in measured(world, 6).regret}
     assert set(by_window) == {"all", "last 2"}
     assert by_window["last 2"].relative > by_window["all"].relative > 0.02
     assert by_window["last 2"].error is not None
-    assert by_window["last 2"].relative > 3 * by_window["last 2"].error
+    assert by_window["last 2"].gain > 3 * by_window["last 2"].error
+    assert {of.aged for of in by_window.values()} == {None}, "labels are prompt"
     assert (by_window["all"].rows, by_window["all"].blocks) == (ROWS, 30)
 
 
 def test_the_figures_are_those_of_the_models_on_the_rows(home: Home) -> None:
     world = Stale(home)
     champion, model = world.champion()
-    of = next(of for of in measured(world, 6).windows if of.window == "last 2")
+    of = next(of for of in measured(world, 6).regret if of.window == "last 2")
     run, batch = world.run(6), world.accepted[5]
     rows = trainer.labelled_rows(run, (batch,), least=1)[0]
     taught = trainer.labelled_rows(run, world.accepted[3:5])[0]
@@ -61,7 +62,7 @@ def test_the_champion_s_own_rows_are_no_regret_and_nothing_is_fitted(home: Home,
     champion, model = world.champion()
     fits.clear()
     at_once = measure_regret(world.run(4), champion, model, world.accepted[:4], world.accepted[3])
-    by_window = {of.window: of for of in at_once.windows}
+    by_window = {of.window: of for of in at_once.regret}
     assert (by_window["all"].relative, by_window["all"].gain, by_window["all"].note) == (0, 0, regret.SAME)
     assert fits == ["last 2"], "other rows of the same time are another model"
 
@@ -102,7 +103,7 @@ def test_where_no_shadow_is_newer_that_is_said_and_nothing_is_fitted(home: Home,
     champion, model = world.champion()
     fits.clear()
     blind = measure_regret(world.run(5), champion, model, world.accepted[:4], world.accepted[3])
-    assert blind.windows == ()
+    assert blind.regret == ()
     assert "no labels newer than those of version 1 were there as it began" in blind.reason
     assert fits == []
 
@@ -111,12 +112,12 @@ def test_a_window_with_too_few_rows_is_left_out_and_named(home: Home) -> None:
     training = {"candidates": [{"estimator": "linear"}], "min_rows": 400, "windows": ["all", 1]}
     world = Stale(home, training=training)
     answer = measured(world, 6)
-    assert [of.window for of in answer.windows] == ["all"]
-    assert "no shadow, last 1: 300 labelled rows in 1 training intervals" in answer.reason
+    assert [of.window for of in answer.regret] == ["all"]
+    assert "no shadow on last 1: 300 labelled rows in 1 training intervals" in answer.reason
 
 
 def test_the_champion_s_own_window_is_asked_too(home: Home) -> None:
-    assert [of.window for of in measured(Stale(home), 6, window=3).windows] == ["all", "last 2", "last 3"]
+    assert [of.window for of in measured(Stale(home), 6, window=3).regret] == ["all", "last 2", "last 3"]
 
 
 def test_rows_are_capped(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,17 +130,22 @@ def test_rows_are_capped(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [250, 250]
 
 
-def test_the_share_of_rmse_is_one_of_the_root() -> None:
-    ones = np.array([10.0, 10.0])
-    served, newer = BlockLosses(ones, np.array([50.0, 50.0])), BlockLosses(ones, np.array([40.5, 40.5]))
-    assert paired_regret("rmse", "all", served, newer).relative == pytest.approx(0.1)
-    assert paired_regret("mae", "all", served, newer).relative == pytest.approx(0.19)
-    assert paired_regret("mae", "all", served, newer).error == pytest.approx(0.0)
+def test_late_labels_show_what_an_interval_of_age_costs(home: Home, fits: list[str]) -> None:
+    world = Stale(home, late=20)
+    champion, model = world.champion()
+    fits.clear()
+    late = measure_regret(world.run(7), champion, model, world.accepted[:6], world.accepted[5])
+    by_window = {of.window: of for of in late.regret}
+    assert by_window["last 2"].aged is not None
+    assert by_window["last 2"].aged > 0.02, "in June one knew of April, in May of March: the world changed between"
+    assert len(fits) == 4
+    measure_regret(world.run(7), champion, model, world.accepted[:6], world.accepted[5])
+    assert len(fits) == 4
 
 
 def test_one_block_has_no_error() -> None:
     one = BlockLosses(np.array([10.0]), np.array([50.0]))
-    assert paired_regret("log_loss", "all", one, one).error is None
+    assert paired_regret("all", one, one).error is None
 
 
 def test_the_error_is_that_of_resampled_blocks() -> None:
@@ -147,9 +153,9 @@ def test_the_error_is_that_of_resampled_blocks() -> None:
     rows = random.integers(5, 20, 200).astype(float)
     served = rows * random.gamma(4.0, 0.2, 200)
     newer = served * random.normal(0.95, 0.1, 200)
-    of = paired_regret("log_loss", "all", BlockLosses(rows, served), BlockLosses(rows, newer))
+    of = paired_regret("all", BlockLosses(rows, served), BlockLosses(rows, newer))
     times = random.multinomial(200, np.full(200, 1 / 200), size=4000)
-    drawn = 1 - (times @ newer) / (times @ served)
+    drawn = (times @ (served - newer)) / (times @ rows)
     assert of.error == pytest.approx(drawn.std(), rel=0.1)
 
 

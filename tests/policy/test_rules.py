@@ -172,50 +172,60 @@ def test_signals_hysteresis_and_budget(policy: dict[str, Any], more: dict[str, A
 # --- regret
 
 
-def regretted(interval: str, after: int = 0, **windows: float) -> Signal:
-    """The regret of version 1 on an interval, a share of its loss for each window."""
+def regretted(
+    interval: str, champion: int = 1, aged: float | None = None, error: float = 0.0, **gains: float
+) -> Signal:
+    """The regret of a version on an interval, for each window; the champion loses 0.5 a row."""
     figures = tuple(
-        WindowRegret(window=window.replace("_", " "), gain=share, relative=share, rows=100, blocks=10)
-        for window, share in windows.items()
+        WindowRegret(window=window.replace("_", " "), loss=0.5, gain=gain, error=error, aged=aged, rows=100, blocks=10)
+        for window, gain in gains.items()
     )
-    verdict = "measured" if windows else "undetermined"
-    return signal(interval, verdict, "regret", after).model_copy(update={"regret": figures})
+    verdict = "measured" if gains else "undetermined"
+    return signal(interval, verdict, "regret").model_copy(update={"regret": figures, "champion": champion})
 
 
 GREW = (
-    regretted("2024-03-01", all=0.0, last_2=0.01),
-    regretted("2024-04-01", all=0.02, last_2=0.03),
-    regretted("2024-05-01", all=0.03, last_2=0.04),
+    regretted("2024-03-01", all=0.0, last_2=0.005),
+    regretted("2024-04-01", all=0.01, last_2=0.015),
+    regretted("2024-05-01", all=0.015, last_2=0.02),
 )
+"""0.04 in all, 0.08 of the loss of one interval."""
 
 
 @pytest.mark.parametrize(
-    ("price", "more", "verdict", "reason"),
+    ("regret", "more", "verdict", "reason"),
     [
-        (0.07, {"signals": GREW}, "retrain", "0.080 of an interval's loss over 3 interval(s)"),
-        (0.09, {"signals": GREW}, "skip", "(window last 2)"),
-        (0.06, {"signals": GREW, "last": "2024-04-01"}, "retrain", "0.070 of an interval's loss over 2 interval(s)"),
-        (0.01, {"signals": GREW, "last": "2024-06-01"}, "skip", "answered"),
-        (0.01, {"signals": ()}, "skip", "blind"),
-        (0.01, {"signals": (regretted("2024-05-01"),)}, "skip", "blind"),
+        ({"price": 0.07, "horizon": 0}, {"signals": GREW}, "retrain", "regret: 0.0800 over 3 interval(s)"),
+        ({"price": 0.09, "horizon": 0}, {"signals": GREW}, "skip", "(window last 2)"),
+        ({"price": 0.09, "horizon": 1}, {"signals": GREW}, "retrain", "+ 1 x 0.0267 ahead = 0.1067"),
+        ({"price": 0.06, "horizon": 0}, {"signals": GREW, "last": "2024-04-01"}, "retrain", "0.0700 over 2 interval(s)"),
+        ({"price": 0.01}, {"signals": GREW, "last": "2024-06-01"}, "skip", "answered"),
+        ({"price": 0.01}, {"signals": ()}, "skip", "blind"),
+        ({"price": 0.01}, {"signals": (regretted("2024-05-01"),)}, "skip", "blind"),
+        # That of another version is no regret of this one.
+        ({"price": 0.01}, {"signals": (regretted("2024-05-01", 2, all=0.1),)}, "skip", "blind"),
         # The newest word on an interval counts, once.
-        (0.07, {"signals": (*GREW, regretted("2024-05-01", 20, all=0.0, last_2=0.0))}, "skip", "0.040 of"),
-        (0.01, {"signals": (regretted("2024-05-01", all=-0.2, last_2=-0.1),)}, "skip", "-0.100 of"),
+        ({"price": 0.07, "horizon": 0}, {"signals": (*GREW, GREW[2])}, "retrain", "0.0800 over 3"),
+        ({"price": 0.01}, {"signals": (regretted("2024-05-01", all=-0.2, last_2=-0.1),)}, "skip", "+ 2 x 0.0000 ahead"),
+        # A sum is lowered by half its standard error.
+        ({"price": 0.05, "horizon": 0}, {"signals": (regretted("2024-05-01", error=0.02, all=0.03),)}, "skip", "0.0400"),
     ],
-)
-def test_regret_retrains_once_it_has_paid_for_it(price: float, more: dict[str, Any], verdict: str, reason: str) -> None:
+)  # fmt: skip
+def test_regret_retrains_once_it_has_paid_for_it(
+    regret: dict[str, Any], more: dict[str, Any], verdict: str, reason: str
+) -> None:
     known = context(5, 2)
     more = dict(more)
     if last := more.pop("last", None):
         more["last_training_at"] = spec().at(last).start
     known = known.model_copy(update=more)
-    _, decision, evidence = decide_retraining(spec(**OFF, regret={"price": price}), known, drifted())
+    _, decision, evidence = decide_retraining(spec(**OFF, regret=regret), known, drifted())
     assert decision.verdict == verdict
     assert reason in " ".join([*decision.reasons, *evidence.values()])
 
 
 def test_regret_that_is_blind_holds_no_other_rule_back() -> None:
-    policy = {**OFF, "performance": "true", "combine": "all", "regret": {"price": 0.05}}
+    policy = {**OFF, "performance": "true", "combine": "all", "regret": {"price": 0.05, "horizon": 0}}
     known = context(5, 2, signals=FELL)
     rule, decision, evidence = decide_retraining(spec(**policy), known, drifted())
     assert (rule, decision.verdict) == ("performance", "retrain")
@@ -224,12 +234,28 @@ def test_regret_that_is_blind_holds_no_other_rule_back() -> None:
     assert decide_retraining(spec(**policy), seeing, drifted())[1].verdict == "skip", "where it sees, it has a say"
 
 
+def test_intervals_without_labels_yet_cost_what_age_has_cost_lately() -> None:
+    known = context(5, 2, signals=(GREW[0], regretted("2024-04-01", aged=0.01, all=0.01)))
+    policy = {"price": 0.045, "horizon": 0}
+    assert decide_retraining(spec(**OFF, regret=policy), known, drifted())[1].verdict == "skip"
+    late = known.accepted[-1].model_copy(update={"mature_at": known.effective_at + timedelta(days=9)})
+    waits = known.model_copy(update={"accepted": (*known.accepted[:-1], late)})
+    _, decision, evidence = decide_retraining(spec(**OFF, regret=policy), waits, drifted())
+    # April is one month old, and cost 0.01; an interval of age cost the shadow as much. May is two months old.
+    assert "0.0200 over 2 interval(s)" in evidence["regret"]
+    assert "+ 0.0400 for 1 without labels yet = 0.0600" in evidence["regret"]
+    assert decision.verdict == "retrain"
+
+
 def test_the_window_whose_shadows_did_best_lately_is_the_one_to_train_on() -> None:
     assert best_window(()) is None
     assert best_window(GREW) == "last 2"
-    long_ago = regretted("2024-01-01", all=0.5, last_2=0.0)
-    assert best_window((long_ago, *GREW)) == "last 2"
+    assert best_window((regretted("2024-01-01", all=0.03, last_2=0.0), *GREW)) == "last 2", "long ago"
+    assert best_window((*GREW[:2], regretted("2024-05-01", all=0.05, last_2=0.0))) == "all", "lately"
+    assert best_window((regretted("2024-01-01", 7, all=0.9, last_2=0.0), GREW[0])) == "all", "whoever served"
     assert best_window((regretted("2024-05-01", all=0.0, last_2=0.0),)) == "all", "of equal ones the first"
+    partly = regretted("2024-04-01", all=0.4)
+    assert best_window((GREW[0], partly, GREW[2])) == "last 2", "compared where both have a shadow"
 
 
 def test_oscillating_drift_does_not_flap() -> None:

@@ -69,10 +69,11 @@ def test_month_by_month_it_adds_up_until_a_training_pays(world: Stale, champion:
         fits.clear()
         third = look(world, champion, 6)
     assert fits == ["all", "last 2"], "the months before are on record"
-    assert [each.interval.name for each in third.intervals] == ["2024-04-01", "2024-05-01", "2024-06-01"]
+    assert [each.interval.name for each in third.measured] == ["2024-04-01", "2024-05-01", "2024-06-01"]
     for window, total in third.sums.items():
-        relatives = [of.relative for each in third.intervals for of in each.windows if of.window == window]
-        assert total == pytest.approx(sum(relatives))
+        gains = [of.gain for each in third.measured for of in each.regret if of.window == window]
+        losses = [each.regret[0].loss for each in third.measured]
+        assert total == pytest.approx(sum(gains) / (sum(losses) / 3))
     assert third.sums["last 2"] > 0.05
     decision = decided(world, 6)
     assert (decision.policy, decision.decision.verdict) == ("regret", "retrain")
@@ -99,9 +100,9 @@ def test_after_a_training_it_begins_anew_whatever_the_gate_said(world: Stale, ch
         look(world, champion, month)
     trained = world.run(5).as_of
     report = look(world, champion, 6, last_training_at=trained, trainings=(champion.effective_at, trained))
-    newest = {of.window: of.relative for of in report.intervals[-1].windows}
+    newest = {of.window: of.relative for of in report.measured[-1].windows}
     assert report.sums == newest
-    assert len(report.intervals) == 3, "the page shows what was before"
+    assert len(report.measured) == 3, "the page shows what was before"
 
 
 def test_intervals_in_doubt_neither_judge_nor_teach(world: Stale, champion: Champion) -> None:
@@ -121,7 +122,7 @@ def test_intervals_in_doubt_neither_judge_nor_teach(world: Stale, champion: Cham
     )
     pipeline.run_stage("regret", run)
     report = run.read(RegretReport, "regret")
-    assert [each.interval.name for each in report.intervals] == ["2024-05-01"]
+    assert [each.interval.name for each in report.measured] == ["2024-05-01"]
     assert report.left_out == ("2024-04-01", "2024-06-01")
     assert report.sums["all"] == 0, "with April held, its shadow would have had the champion's rows"
 
@@ -136,7 +137,7 @@ def test_labels_are_taken_as_they_mature(home: Home) -> None:
     assert decision.decision.verdict == "skip"
     assert decision.evidence["regret"].startswith("regret: blind")
     late = look(world, champion, 7)
-    assert [(each.interval.name, bool(each.windows)) for each in late.intervals] == [
+    assert [(each.interval.name, bool(each.regret)) for each in late.measured] == [
         ("2024-04-01", False), ("2024-05-01", True), ("2024-06-01", True),
     ]  # fmt: skip
 

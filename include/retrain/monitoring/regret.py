@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from sklearn.pipeline import Pipeline
@@ -29,7 +29,7 @@ from retrain.modeling.folds import Rows
 from retrain.modeling.metrics import Array
 from retrain.modeling.search import on_window
 from retrain.monitoring.estimation.losses import loss_of
-from retrain.results import AcceptedBatch, Champion, Configuration, IntervalRegret, WindowRegret
+from retrain.results import AcceptedBatch, Champion, Configuration, Signal, WindowRegret
 from retrain.spec import Spec
 from retrain.state.run import Run
 from retrain.state.store import json_digest
@@ -70,8 +70,11 @@ def known_at(mature: Sequence[AcceptedBatch], moment: datetime) -> tuple[Accepte
 
 def measure_regret(
     run: Run, champion: Champion, model: Pipeline, mature: Sequence[AcceptedBatch], batch: AcceptedBatch
-) -> IntervalRegret:
+) -> Signal:
     """Measure the champion's regret on one interval, for each training window.
+
+    Where labels come late, each shadow is also compared with the one that could have been fitted an interval earlier:
+    what age costs, also on intervals that have no labels yet.
 
     Args:
         run: whose spec and store are used.
@@ -80,64 +83,66 @@ def measure_regret(
         mature: the batches whose labels are there and not in doubt, oldest first.
         batch: the interval's own, one of them; it begins after everything that the champion was fitted on.
     """
-    interval = batch.batch.interval
-    known = known_at(mature, interval.start)
+    spec, interval = run.spec, batch.batch.interval
+    before = spec.interval.floor(interval.start - timedelta(microseconds=1))
+    known, earlier = known_at(mature, interval.start), known_at(mature, before)
     newest = max((old.batch.interval.end for old in known), default=None)
-    if newest is None or newest < champion.trained_until:
-        reason = f"{interval.name}: no labels newer than those of version {champion.version} were there as it began"
-        return IntervalRegret(interval=interval, reason=reason, effective_at=run.as_of)
-    losses = _Losses(run, batch)
     windows, refused = [], []
-    for name, configuration in configurations(run.spec, champion).items():
-        batches = trainer.batches_in_window(known, configuration)
-        same = dataset.training_digest(batches) == champion.training and configuration == champion.configuration
-        try:
-            served = losses.of_champion(champion, model)
-            shadow = served if same else losses.of_shadow(configuration, batches)
-        except RetrainError as error:
-            refused.append(f"{name}: {error.found}")
-            continue
-        windows.append(paired_regret(run.spec.gate.metric, name, served, shadow, SAME if same else ""))
-    figures = [f"{window.relative:+.4f} ({window.window})" for window in windows]
-    rows = f" of its loss on {windows[0].rows:,} rows" if windows else ""
-    return IntervalRegret(
+    if newest is None or newest < champion.trained_until:
+        refused.append(f"no labels newer than those of version {champion.version} were there as it began")
+    else:
+        losses = _Losses(run, batch)
+        served = losses.of_champion(champion, model)
+        for name, configuration in configurations(spec, champion).items():
+            batches = trainer.batches_in_window(known, configuration)
+            same = dataset.training_digest(batches) == champion.training and configuration == champion.configuration
+            aged = None
+            try:
+                shadow = served if same else losses.of_shadow(configuration, batches)
+                if newest < interval.start and earlier:
+                    older = losses.of_shadow(configuration, trainer.batches_in_window(earlier, configuration))
+                    aged = float((older.losses - shadow.losses).sum() / shadow.rows.sum())
+            except RetrainError as error:
+                refused.append(f"no shadow on {name}: {error.found}")
+                continue
+            regret = paired_regret(name, served, shadow)
+            windows.append(regret.model_copy(update={"aged": aged, "note": SAME if same else ""}))
+    figures = ", ".join(f"{window.relative:+.4f} ({window.window})" for window in windows)
+    said = [f"regret {figures} of its loss on {windows[0].rows:,} rows"] if windows else []
+    return Signal(
+        question="regret",
         interval=interval,
-        windows=tuple(windows),
+        champion=champion.version,
+        verdict="measured" if windows else "undetermined",
+        reason=f"{interval.name}: {'; '.join([*said, *refused])}",
         effective_at=run.as_of,
-        reason=f"{interval.name}: regret {', '.join(figures) or 'not measured'}{rows}"
-        + "".join(f"; no shadow, {why}" for why in refused),
+        regret=tuple(windows),
     )
 
 
-def paired_regret(metric: str, window: str, champion: BlockLosses, shadow: BlockLosses, note: str = "") -> WindowRegret:
-    """The regret above one shadow, with the standard error of a ratio of sums over blocks.
-
-    Of rmse, whose loss per row is the squared error, the share is one of the root.
+def paired_regret(window: str, champion: BlockLosses, shadow: BlockLosses) -> WindowRegret:
+    """The regret above one shadow, with its standard error over blocks.
 
     >>> served = BlockLosses(np.array([2.0, 2.0]), np.array([1.0, 1.0]))
     >>> newer = BlockLosses(np.array([2.0, 2.0]), np.array([0.8, 1.0]))
-    >>> regret = paired_regret("log_loss", "all", served, newer)
-    >>> round(regret.gain, 3), round(regret.relative, 3), round(regret.error, 3)
-    (0.05, 0.1, 0.1)
+    >>> regret = paired_regret("all", served, newer)
+    >>> round(regret.loss, 3), round(regret.gain, 3), round(regret.error, 3)
+    (0.5, 0.05, 0.05)
     """
     rows, blocks = float(champion.rows.sum()), len(champion.rows)
-    lost, gained = float(champion.losses.sum()), champion.losses - shadow.losses
-    relative = float(gained.sum()) / lost if lost else 0.0
+    gained = champion.losses - shadow.losses
+    gain = float(gained.sum()) / rows
     error = None
     if blocks > 1:
-        rest = gained - relative * champion.losses
-        error = float(np.sqrt(blocks / (blocks - 1) * rest @ rest)) / lost if lost else 0.0
-    if metric == "rmse":
-        root = float(np.sqrt(max(1 - relative, 0.0)))
-        relative, error = 1 - root, error if error is None or not root else error / (2 * root)
+        rest = gained - gain * champion.rows
+        error = float(np.sqrt(blocks / (blocks - 1) * rest @ rest)) / rows
     return WindowRegret(
         window=window,
-        gain=float(gained.sum()) / rows,
-        relative=relative,
+        loss=float(champion.losses.sum()) / rows,
+        gain=gain,
         error=error,
         rows=int(rows),
         blocks=blocks,
-        note=note,
     )
 
 

@@ -3,78 +3,130 @@
 A training costs a price; not to train costs the regret of each interval. Adding the regret up and paying once the sum
 has reached the price costs at most about twice the best plan in hindsight, whatever the future brings: the ski-rental
 rule (Karlin, Manasse, Rudolph and Sleator, Competitive snoopy caching, Algorithmica 3, 1988; for retraining Mahadevan
-and Mathioudakis, CARA, 2024).
+and Mathioudakis, CARA, 2024). The constants were chosen on made timelines, and held on others
+(`benchmarks/timelines.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from retrain.results import Signal, WindowRegret
 
-LATELY = 3
-"""Intervals whose shadows say which rows to train on."""
+SHRINKAGE = 0.5
+"""Standard errors by which a sum of regrets is lowered: it is the greatest of several windows, each with noise."""
+DISCOUNT = 0.7
+"""An interval's weight in the record of the windows, for each newer interval."""
+RECENT = 6
+"""Intervals whose mean loss is the loss of one interval."""
+AGED = 3
+"""Intervals that show what age costs."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The regret since a moment, against the price of a training.
+    """The regret since the last training, in losses of one interval.
 
     Attributes:
-        window: the training window whose shadows did best.
-        total: sum of the regrets over `intervals`, in losses of one interval.
-        expected: what a training now is expected to gain in each of the next intervals.
+        window: the training window whose shadows were ahead of the champion most.
+        regret: the sum of its regrets over the labelled `intervals`, lowered by its uncertainty.
+        following: what the next interval is expected to add.
+        waiting: what the intervals without labels so far are expected to have cost.
     """
 
     window: str
-    total: float
     intervals: int
-    expected: float
+    regret: float
+    following: float
+    waiting: float
 
 
-def by_interval(signals: Iterable[Signal], since: datetime | None) -> list[tuple[WindowRegret, ...]]:
-    """The measured regrets that were said after a moment, oldest interval first; the newest word on each counts."""
+def account(
+    signals: Iterable[Signal], champion: int, ages: Mapping[datetime, int], unlabelled: Sequence[int]
+) -> Account | None:
+    """Add up the regret of the window that has most of it; None where no interval since the training was measured.
+
+    Intervals without labels so far cost what age has cost lately: the slope through the origin of what age costs the
+    champion, and of what an interval of age costs the shadows. With prompt labels there are none.
+
+    Args:
+        signals: of the monitor.
+        champion: the version that serves.
+        ages: start of each interval since the last training → how many came before it.
+        unlabelled: the ages of those that have no labels yet.
+    """
+    lineage = _newest(signals)
+    since = [signal for signal in lineage if signal.champion == champion and signal.interval.start in ages]
+    loss = recent_loss(lineage)
+    if not since or not loss:
+        return None
+    sums = totals(since)
+    window = max(sums, key=lambda name: sums[name])
+    measured = [(ages[signal.interval.start], regret) for signal in since for regret in _of(signal, window)]
+    variance = sum((regret.error or 0.0) ** 2 for _, regret in measured)
+    low = sums[window] - SHRINKAGE * math.sqrt(variance)
+
+    points = [(float(age), regret.gain) for age, regret in measured]
+    shadows = [regret.aged for signal in lineage[-AGED:] for regret in _of(signal, window)]
+    points += [(1.0, aged) for aged in shadows if aged is not None]
+    squares = sum(age**2 for age, _ in points)
+    slope = 0.0
+    if squares and unlabelled:
+        slope = sum(age * cost for age, cost in points) / squares
+        slope -= SHRINKAGE * math.sqrt(variance / len(measured) / squares)
+    return Account(
+        window=window,
+        intervals=len(since),
+        regret=low / loss,
+        following=max(low / len(since), 0.0) / loss,
+        waiting=max(slope, 0.0) * sum(unlabelled) / loss,
+    )
+
+
+def totals(signals: Iterable[Signal]) -> dict[str, float]:
+    """Training window → sum of the gains of its shadows."""
+    sums: dict[str, float] = {}
+    for signal in signals:
+        for regret in signal.regret:
+            sums[regret.window] = sums.get(regret.window, 0.0) + regret.gain
+    return sums
+
+
+def recent_loss(signals: Iterable[Signal]) -> float:
+    """The loss of one interval: the mean of the last ones, by whichever champion served; 0 where none was measured."""
+    losses = [signal.regret[0].loss for signal in _newest(signals)][-RECENT:]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def best_window(signals: Iterable[Signal]) -> str | None:
+    """The training window whose shadows lost least lately, whoever served; None where none was measured.
+
+    Newer intervals count more. Only intervals on which every window of the newest one has a shadow are compared.
+    """
+    lineage = _newest(signals)
+    if not lineage:
+        return None
+    windows = [regret.window for regret in lineage[-1].regret]
+    lost = dict.fromkeys(windows, 0.0)
+    for age, signal in enumerate(reversed(lineage)):
+        of = {regret.window: regret.loss - regret.gain for regret in signal.regret}
+        if of.keys() >= lost.keys():
+            lost = {window: lost[window] + DISCOUNT**age * of[window] for window in windows}
+    return min(windows, key=lambda window: lost[window])
+
+
+def _newest(signals: Iterable[Signal]) -> list[Signal]:
+    """The newest word on the regret of each measured interval, oldest interval first."""
     newest = {
-        signal.interval.start: signal.regret
-        for signal in signals
-        if signal.question == "regret" and signal.regret and (since is None or signal.effective_at > since)
+        signal.interval.start: signal
+        for signal in sorted(signals, key=lambda signal: signal.effective_at)
+        if signal.question == "regret" and signal.regret
     }
     return [newest[start] for start in sorted(newest)]
 
 
-def totals(measured: Iterable[Sequence[WindowRegret]]) -> dict[str, float]:
-    """Training window → sum of its regrets."""
-    sums: dict[str, float] = {}
-    for windows in measured:
-        for regret in windows:
-            sums[regret.window] = sums.get(regret.window, 0.0) + regret.relative
-    return sums
-
-
-def account(measured: Sequence[Sequence[WindowRegret]]) -> Account:
-    """Add up the regret of the window that has most of it.
-
-    Args:
-        measured: the regrets of each interval since the last training, at least one.
-    """
-    sums = totals(measured)
-    window = best(sums)
-    # One interval more, without regret, stands for what was believed before anything was measured.
-    return Account(window, sums[window], len(measured), sums[window] / (len(measured) + 1))
-
-
-def best_window(signals: Iterable[Signal]) -> str | None:
-    """The training window whose shadows did best over the last intervals; None where none was measured."""
-    lately = by_interval(signals, None)[-LATELY:]
-    return best(totals(lately)) if lately else None
-
-
-def best(sums: Mapping[str, float]) -> str:
-    """The window with the greatest sum; of equal ones the first.
-
-    >>> best({"all": 0.0, "last 3": 0.0})
-    'all'
-    """
-    return max(sums, key=lambda window: sums[window])
+def _of(signal: Signal, window: str) -> list[WindowRegret]:
+    return [regret for regret in signal.regret if regret.window == window]

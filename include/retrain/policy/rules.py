@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from retrain.data import dataset
-from retrain.policy.regret import account, by_interval
+from retrain.policy.regret import account
 from retrain.results import AcceptedBatch, Champion, Context, Decision, DriftReport, StageReport
 from retrain.spec import Spec
 
@@ -62,6 +62,11 @@ class Facts:
         """The model that serves; only steps after `first_model` may ask for it."""
         assert self.context.champion
         return self.context.champion
+
+    @property
+    def trained(self) -> datetime:
+        """The last training, whatever became of it; else the end of what the champion was fitted on."""
+        return self.context.last_training_at or self.champion.trained_until
 
     @property
     def new_rows(self) -> int:
@@ -263,15 +268,22 @@ def regret(facts: Facts) -> Answer | None:
     """A newer model would have done better since the last training, by as much as a training costs."""
     if not (policy := facts.spec.policy.regret):
         return None
-    measured = by_interval(facts.context.signals, facts.context.last_training_at)
-    if not measured:
-        return Answer(False, "regret: blind, no interval since the last training has a newer shadow", counts=False)
-    since = account(measured)
+    starts = [interval.start for interval in facts.spec.intervals_until(facts.now) if interval.start >= facts.trained]
+    ages, mature = {start: age for age, start in enumerate(starts)}, dataset.intervals(facts.mature)
+    served = [accepted.batch.interval for accepted in facts.context.accepted]
+    unlabelled = [ages[span.start] for span in served if span.start in ages and span not in mature]
+    since = account(facts.context.signals, facts.champion.version, ages, unlabelled)
+    if since is None:
+        waits = f"; {len(unlabelled)} have no labels yet" if unlabelled else ""
+        return Answer(False, f"regret: blind, nothing measured since the last training{waits}", counts=False)
+    total = since.regret + policy.horizon * since.following + since.waiting
     reason = (
-        f"regret: {since.total:.3f} of an interval's loss over {since.intervals} interval(s) since the last training"
-        f" (window {since.window}), next {policy.horizon} at {since.expected:+.3f} each; price {policy.price:g}"
+        f"regret: {since.regret:.4f} over {since.intervals} interval(s) since the last training (window {since.window})"
+        f" + {policy.horizon} x {since.following:.4f} ahead"
+        + (f" + {since.waiting:.4f} for {len(unlabelled)} without labels yet" if unlabelled else "")
+        + f" = {total:.4f} of an interval's loss; price {policy.price:g}"
     )
-    return Answer(since.total >= policy.price, reason)
+    return Answer(total >= policy.price, reason)
 
 
 def performance(facts: Facts) -> Answer | None:

@@ -33,7 +33,7 @@ from retrain.results.measure import MeasureReport, RealisedPerformance, SliceFal
 from retrain.results.promote import PromoteReport
 from retrain.results.refit import RefitReport
 from retrain.results.register import RegisterReport
-from retrain.results.regret import IntervalRegret, RegretReport
+from retrain.results.regret import RegretReport
 from retrain.results.replay import ReplayOutcome, ReplayStep
 from retrain.results.rollout import RolloutReport
 from retrain.results.score import Coverage, Disagreement, Disparity, ScoreReport
@@ -69,7 +69,6 @@ __all__ = [
     "IngestReport",
     "Interval",
     "IntervalLabels",
-    "IntervalRegret",
     "LabelBatch",
     "LabelsReport",
     "MeasureReport",

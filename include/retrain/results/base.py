@@ -97,12 +97,20 @@ class WindowRegret(Result):
     """What the champion lost above one regret shadow, on the labelled rows of one interval."""
 
     window: str = Field(description="training rows of the shadow, like all or last 3")
-    gain: float = Field(description="mean loss a row of the champion, less that of the shadow")
-    relative: float = Field(description="the gain as a share of the champion's loss; of rmse, of the root")
-    error: float | None = Field(default=None, description="standard error of `relative`, over blocks; None: one block")
+    loss: float = Field(description="mean loss a row of the champion; of rmse and r2 the squared error")
+    gain: float = Field(description="that less the mean loss of the shadow")
+    error: float | None = Field(default=None, description="standard error of the gain, over blocks; None: one block")
+    aged: float | None = Field(
+        default=None, description="mean loss that an interval of age costs the shadow; None where labels are prompt"
+    )
     rows: int
     blocks: int
     note: str = Field(default="", description="why nothing was fitted, where nothing was")
+
+    @property
+    def relative(self) -> float:
+        """The gain as a share of the champion's loss."""
+        return self.gain / self.loss if self.loss else 0.0
 
 
 class Signal(Result):

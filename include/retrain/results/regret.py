@@ -6,16 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from retrain.results.base import Decision, Interval, Result, Signal, StageReport, Utc, WindowRegret
-
-
-class IntervalRegret(Result):
-    """The champion's regret on one interval, a figure per training window; none where none could be measured."""
-
-    interval: Interval
-    windows: tuple[WindowRegret, ...] = ()
-    reason: str
-    effective_at: Utc = Field(description="as-of time of the run that measured it")
+from retrain.results.base import Decision, Signal, StageReport
 
 
 class RegretReport(StageReport):
@@ -23,10 +14,14 @@ class RegretReport(StageReport):
 
     decision: Decision = Field(description="measured, blind (no shadow is newer than the champion) or undetermined")
     version: int | None = Field(default=None, description="the champion")
-    intervals: tuple[IntervalRegret, ...] = Field(default=(), description="that have labels, oldest first")
+    measured: tuple[Signal, ...] = Field(
+        default=(), description="each interval that has labels, oldest first, those of earlier runs as well"
+    )
     left_out: tuple[str, ...] = Field(default=(), description="intervals whose data or labels are in doubt")
     price: float | None = Field(default=None, description="of one training, `policy.regret.price`")
-    sums: dict[str, float] = Field(default={}, description="training window → regret since the last training")
+    sums: dict[str, float] = Field(
+        default={}, description="training window → regret since the last training, in losses of one interval"
+    )
     html: str | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -34,17 +29,5 @@ class RegretReport(StageReport):
         return {"regret": self.sums, "price": self.price}
 
     def signals_of(self, champion: int) -> tuple[Signal, ...]:
-        """The regret of each interval that this run has measured, with its figures."""
-        return tuple(
-            Signal(
-                question="regret",
-                interval=measured.interval,
-                champion=champion,
-                verdict="measured" if measured.windows else "undetermined",
-                reason=measured.reason,
-                effective_at=measured.effective_at,
-                regret=measured.windows,
-            )
-            for measured in self.intervals
-            if measured.effective_at == self.effective_at
-        )
+        """The regret of each interval that a run of this moment has measured."""
+        return tuple(signal for signal in self.measured if signal.effective_at == self.effective_at)

@@ -21,9 +21,9 @@ class Regret(Part):
     """Retrain when what the champion loses above a newer model has paid for a training: `{}` takes the defaults."""
 
     price: float = Field(
-        default=0.03, gt=0, description="of one training: losing this share of the loss of one interval is worth it"
+        default=0.03, gt=0, description="of one training: it is worth losing this share of the loss of one interval"
     )
-    horizon: int = Field(default=3, ge=1, description="intervals that the gain of a training is expected to last")
+    horizon: int = Field(default=2, ge=0, description="intervals ahead whose expected regret counts as well")
     max_rows: int = Field(
         default=100_000,
         ge=100,

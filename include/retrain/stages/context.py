@@ -64,7 +64,7 @@ def context(run: Run) -> Context:
         last_training_at=trainings[-1] if trainings else None,
         newest_promotion_at=max((record.effective_at for record in promotions), default=None),
         trainings=tuple(trainings),
-        signals=_signals(others, champion, run.as_of),
+        signals=_signals(others, champion, run.as_of, held),
         alert=_alert(run, others) if run.trigger.kind == "alert" else None,
     )
 
@@ -108,14 +108,22 @@ def _held(
     return {name for name in suspicious & set(accepted) if f"{name}/{accepted[name].batch.sha256}" not in released}
 
 
-def _signals(records: Iterable[Record], champion: Champion | None, moment: datetime) -> tuple[Signal, ...]:
-    """The newest signals about the champion, oldest first."""
+def _signals(
+    records: Iterable[Record], champion: Champion | None, moment: datetime, held: set[str]
+) -> tuple[Signal, ...]:
+    """The newest signals about the champion, oldest first.
+
+    Regret also of the champions before it, for the record of the windows, but of no interval that is held.
+    """
     if champion is None:
         return ()
     signals = [
         Signal.model_validate(record.body["signal"])
         for record in records
-        if record.kind == "signal" and record.effective_at <= moment and record.body["champion"] == champion.version
+        if record.kind == "signal"
+        and record.effective_at <= moment
+        and (record.body["champion"] == champion.version or record.body["question"] == "regret")
+        and not (record.body["question"] == "regret" and record.body["interval"] in held)
     ]
     signals.sort(key=lambda signal: (signal.effective_at, signal.question, signal.interval.start))
     return tuple(signals[-SIGNALS:])

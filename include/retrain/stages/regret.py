@@ -14,10 +14,10 @@ import pandas as pd
 
 from retrain.data import dataset
 from retrain.monitoring.regret import measure_regret
-from retrain.policy.regret import totals
+from retrain.policy.regret import recent_loss, totals
 from retrain.registry.champion import load_champion
 from retrain.rendering import html, monitoring_plots
-from retrain.results import HELD, Champion, Context, Decision, DiagnoseReport, IntervalRegret, RegretReport
+from retrain.results import HELD, Champion, Context, Decision, DiagnoseReport, RegretReport, Signal
 from retrain.state.run import Run
 
 MAX_INTERVALS = 12
@@ -42,30 +42,28 @@ def regret(run: Run) -> RegretReport:
     doubted = _doubted(run)
     mature = [batch for batch in dataset.mature(context, run.spec) if batch.batch.interval.name not in doubted]
     since = [batch for batch in mature if batch.batch.interval.start >= champion.trained_until]
-    earlier = {signal.interval.start: signal for signal in context.signals if signal.question == "regret"}
+    of_regret = [signal for signal in context.signals if signal.question == "regret"]
+    measured = [signal for signal in of_regret if signal.champion == champion.version]
+    earlier = {signal.interval.start for signal in measured}
     new = [batch for batch in since[-MAX_INTERVALS:] if batch.batch.interval.start not in earlier]
-    measured = [
-        IntervalRegret(
-            interval=signal.interval, windows=signal.regret, reason=signal.reason, effective_at=signal.effective_at
-        )
-        for signal in earlier.values()
-    ]
     if new:
         model = load_champion(run, champion)
         measured += [measure_regret(run, champion, model, mature, batch) for batch in new]
-    measured.sort(key=lambda each: each.interval.start)
+    measured.sort(key=lambda signal: signal.interval.start)
 
-    first = champion.trained_until
+    loss, trained = recent_loss([*of_regret, *measured]), context.last_training_at or champion.trained_until
+    sums = totals(signal for signal in measured if signal.interval.start >= trained)
+    names = sorted({*context.held, *doubted})
     report = _report(
         run,
         _decision(champion, measured, run),
         version=champion.version,
-        intervals=tuple(measured),
-        left_out=tuple(name for name in sorted({*context.held, *doubted}) if run.spec.at(name).start >= first),
+        measured=tuple(measured),
+        left_out=tuple(name for name in names if run.spec.at(name).start >= champion.trained_until),
         price=policy.price,
-        sums=totals(each.windows for each in measured if each.effective_at > (context.last_training_at or first)),
+        sums={window: gain / loss if loss else 0.0 for window, gain in sums.items()},
     )
-    return _with_page(run, report, context.trainings) if run.pages and measured else report
+    return _with_page(run, report, context.trainings, loss) if run.pages and measured else report
 
 
 def _doubted(run: Run) -> set[str]:
@@ -75,26 +73,22 @@ def _doubted(run: Run) -> set[str]:
     return {interval.name for interval, kind in run.read(DiagnoseReport, "diagnose").of if kind in HELD}
 
 
-def _decision(champion: Champion, measured: Sequence[IntervalRegret], run: Run) -> Decision:
+def _decision(champion: Champion, measured: Sequence[Signal], run: Run) -> Decision:
     if not measured:
         reason = f"no interval since the newest training row of version {champion.version} has mature labels yet"
         return Decision(verdict="undetermined", reasons=(reason,))
-    if not any(each.windows for each in measured):
+    if not any(signal.regret for signal in measured):
         return Decision(verdict="blind", reasons=(measured[-1].reason,))
-    newest = [each.reason for each in measured if each.effective_at == run.as_of]
+    newest = [signal.reason for signal in measured if signal.effective_at == run.as_of]
     return Decision(verdict="measured", reasons=tuple(newest) or (f"nothing new; {measured[-1].reason}",))
 
 
-def _with_page(run: Run, report: RegretReport, trainings: Sequence[datetime]) -> RegretReport:
+def _with_page(run: Run, report: RegretReport, trainings: Sequence[datetime], loss: float) -> RegretReport:
     assert report.price is not None
-    table = _table(report, trainings)
-    reasons = pd.DataFrame(
-        [(each.interval.name, each.reason) for each in report.intervals], columns=["interval", "why"]
-    )
+    table = _table(report.measured, trainings, loss)
+    figures = {"Added up": monitoring_plots.regret_over_time(table, report.price)} if len(table) else {}
+    reasons = pd.DataFrame([(each.interval.name, each.reason) for each in report.measured], columns=["interval", "why"])
     sums = pd.DataFrame(report.sums.items(), columns=["window", "regret since the last training"])
-    figures = {}
-    if len(table):
-        figures["Added up"] = monitoring_plots.regret_over_time(table, report.price)
     key = run.path("regret", "regret.html")
     title = f"{run.model}: regret of version {report.version}, in losses of one interval"
     tables = {"Since the last training": sums, "Per interval and window": table, "What was said": reasons}
@@ -102,19 +96,19 @@ def _with_page(run: Run, report: RegretReport, trainings: Sequence[datetime]) ->
     return report.model_copy(update={"html": key})
 
 
-def _table(report: RegretReport, trainings: Sequence[datetime]) -> pd.DataFrame:
+def _table(measured: Sequence[Signal], trainings: Sequence[datetime], loss: float) -> pd.DataFrame:
     """A row per interval and window; `sum` is what had added up by then, since the last training before."""
     rows, sums, began = [], dict[str, float](), datetime.min.replace(tzinfo=UTC)
-    for each in sorted(report.intervals, key=lambda each: (each.effective_at, each.interval.start)):
-        last = max((moment for moment in trainings if moment < each.effective_at), default=began)
+    for signal in measured:
+        last = max((moment for moment in trainings if moment <= signal.interval.start), default=began)
         if last > began:
             sums, began = {}, last
-        for of in each.windows:
-            sums[of.window] = sums.get(of.window, 0.0) + of.relative
-            figures = (of.relative, sums[of.window], of.error, of.gain, of.rows, of.blocks, of.note)
-            rows.append((each.interval.name, of.window, *figures))
-    columns = ["interval", "window", "regret", "sum", "error", "gain", "rows", "blocks", "note"]
-    return pd.DataFrame(rows, columns=columns)
+        for of in signal.regret:
+            sums[of.window] = sums.get(of.window, 0.0) + of.gain / loss
+            figures = (of.relative, sums[of.window], of.loss, of.gain, of.error, of.aged, of.rows, of.blocks, of.note)
+            rows.append((signal.interval.name, of.window, *figures))
+    names = ["regret", "sum", "loss", "gain", "error", "an interval of age", "rows", "blocks", "note"]
+    return pd.DataFrame(rows, columns=["interval", "window", *names])
 
 
 def _report(run: Run, decision: Decision, **more: object) -> RegretReport:
