@@ -198,7 +198,7 @@ GREW = (
         ({"price": 0.07, "horizon": 0}, {"signals": GREW}, "retrain", "regret: 0.0800 over 3 interval(s)"),
         ({"price": 0.09, "horizon": 0}, {"signals": GREW}, "skip", "(window last 2)"),
         ({"price": 0.09, "horizon": 1}, {"signals": GREW}, "retrain", "+ 1 x 0.0267 ahead = 0.1067"),
-        ({"price": 0.06, "horizon": 0}, {"signals": GREW, "last": "2024-04-01"}, "retrain", "0.0700 over 2 interval(s)"),
+        ({"price": 0.06, "horizon": 0}, {"signals": GREW, "last": "2024-04-01"}, "retrain", "0.0700 over 2"),
         ({"price": 0.01}, {"signals": GREW, "last": "2024-06-01"}, "skip", "answered"),
         ({"price": 0.01}, {"signals": ()}, "skip", "blind"),
         ({"price": 0.01}, {"signals": (regretted("2024-05-01"),)}, "skip", "blind"),
@@ -208,7 +208,7 @@ GREW = (
         ({"price": 0.07, "horizon": 0}, {"signals": (*GREW, GREW[2])}, "retrain", "0.0800 over 3"),
         ({"price": 0.01}, {"signals": (regretted("2024-05-01", all=-0.2, last_2=-0.1),)}, "skip", "+ 2 x 0.0000 ahead"),
         # A sum is lowered by half its standard error.
-        ({"price": 0.05, "horizon": 0}, {"signals": (regretted("2024-05-01", error=0.02, all=0.03),)}, "skip", "0.0400"),
+        ({"price": 0.05, "horizon": 0}, {"signals": (regretted("2024-05-01", error=0.02, all=0.03),)}, "skip", "0.04"),
     ],
 )  # fmt: skip
 def test_regret_retrains_once_it_has_paid_for_it(

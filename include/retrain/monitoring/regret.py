@@ -108,13 +108,13 @@ def measure_regret(
             regret = paired_regret(name, served, shadow)
             windows.append(regret.model_copy(update={"aged": aged, "note": SAME if same else ""}))
     figures = ", ".join(f"{window.relative:+.4f} ({window.window})" for window in windows)
-    said = [f"regret {figures} of its loss on {windows[0].rows:,} rows"] if windows else []
+    outcome = [f"regret {figures} of its loss on {windows[0].rows:,} rows"] if windows else []
     return Signal(
         question="regret",
         interval=interval,
         champion=champion.version,
         verdict="measured" if windows else "undetermined",
-        reason=f"{interval.name}: {'; '.join([*said, *refused])}",
+        reason=f"{interval.name}: {'; '.join([*outcome, *refused])}",
         effective_at=run.as_of,
         regret=tuple(windows),
     )
