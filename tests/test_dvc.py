@@ -30,8 +30,9 @@ CARRIED = (
     ".dvc/.gitignore",
 )
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
-DATA = ("ingest", "validate", "snapshot", "labels", "context")
-STAGES = (*DATA, "drift", "regret", "decide", "train", "evaluate", "gate")
+DATA = ("ingest", "validate", "snapshot", "labels")
+AFTER = ("drift", "measure", "diagnose", "regret", "decide", "train", "evaluate", "gate")
+STAGES = (*DATA, "context", *AFTER)
 PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings", "state/store"}
 """What every stage stands on; dvc.yaml says why it is no dependency."""
 
@@ -231,7 +232,7 @@ def test_a_context_copied_over_is_taken_as_it_lies_there(clone: Checkout) -> Non
     forced = json.loads(file.read_text())
     forced["trigger"] |= {"kind": "manual", "id": "by-hand", "force": True, "reason": "to see"}
     file.write_text(json.dumps(forced, indent=2) + "\n")
-    assert clone.repro("--downstream", "drift@churn") == all_of("churn", "drift", "decide", "train", "evaluate", "gate")
+    assert clone.repro("--downstream", "drift@churn") == all_of("churn", *AFTER)
     assert clone.report("churn", "decide.json")["decision"]["reasons"] == ["forced by hand: to see"]
     assert clone.report("churn", "context.json") == forced
 

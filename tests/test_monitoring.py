@@ -23,9 +23,13 @@ from retrain.results import (
     DiagnoseReport,
     DriftReport,
     EstimateReport,
+    EvaluateReport,
+    GateReport,
     MeasureReport,
     PromoteReport,
+    RefitReport,
     RolloutReport,
+    TrainReport,
     Trigger,
 )
 from retrain.state.run import Run
@@ -150,31 +154,52 @@ def test_a_calm_month_starts_nothing_and_says_its_figures(model: Model) -> None:
 
 def test_a_changed_world_is_measured_and_a_retraining_on_what_came_since_is_promoted(model: Model) -> None:
     monitored = month(model, MONTH, world(concept))
-    assert verdicts(monitored)[2:] == ("alarm", "changed", "retrain")
+    assert verdicts(monitored)[2:] == ("alarm", "changed", "skip")
+    assert monitored.read(DecideReport, "decide").policy == "answered", "the retraining loop came first, and saw it too"
     measured = monitored.read(MeasureReport, "measure").realised[-1]
     assert measured.excess is not None
     assert measured.excess > 0.1
     assert "concept drift" in monitored.read(DiagnoseReport, "diagnose").decision.reasons[0]
 
-    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=monitored.key))
-    reports = dict(pipeline.run_all(run))
-    assert reports["decide"].policy == "alert"  # type: ignore[attr-defined]
-    fitted = {candidate.name: candidate for candidate in reports["train"].fitted}  # type: ignore[attr-defined]
-    changed = fitted["changed"].configuration
-    assert (changed.since, changed.window) == (run.interval.start, None)
-    cut = reports["train"].judged_from  # type: ignore[attr-defined]
-    assert run.interval.start < cut < run.interval.end
-    assert fitted["changed"].intervals[-1].end == cut, "it has not seen what judges it"
-    assert reports["evaluate"].rows < ROWS * 0.6  # type: ignore[attr-defined]
-    assert reports["gate"].chosen == "changed"  # type: ignore[attr-defined]
-    assert reports["refit"].fitted.rows == ROWS, "the refit has all rows since the change"  # type: ignore[attr-defined]
-    assert reports["promote"].version == 2  # type: ignore[attr-defined]
+    run = loop(model, MONTH, "retrain")
+    assert run.read(DecideReport, "decide").policy == "performance"
+    train, evaluated = run.read(TrainReport, "train"), run.read(EvaluateReport, "evaluate")
+    changed = next(candidate for candidate in train.fitted if candidate.name == "changed")
+    assert (changed.configuration.since, changed.configuration.window) == (run.interval.start, None)
+    assert train.judged_from is not None
+    assert run.interval.start < train.judged_from < run.interval.end
+    assert changed.intervals[-1].end == train.judged_from, "it has not seen what judges it"
+    assert evaluated.rows < ROWS * 0.6
+    assert run.read(GateReport, "gate").chosen == "changed"
+    assert run.read(RefitReport, "refit").fitted.rows == ROWS, "the refit has all rows since the change"
+    assert run.read(PromoteReport, "promote").version == 2
 
     again = replace(run, key="started-again", trigger=Trigger(kind="alert", id="somebody-else"))
     assert dict(pipeline.run_all(again))["decide"].policy == "answered"  # type: ignore[attr-defined]
 
     after = month(model, NEXT, world(concept, NEXT))
     assert verdicts(after)[2:4] != ("alarm", "changed"), "the new champion holds in the new world"
+
+
+def test_the_retraining_loop_measures_as_the_monitor_does_and_needs_no_scores(model: Model) -> None:
+    """Whoever runs first: the same figures, and one record of each fact."""
+    run = month(model, MONTH, rows(MONTH))
+    first = loop(model, MONTH, "retrain")
+    (ours,), (theirs,) = (each.read(MeasureReport, "measure").realised for each in (first, run))
+    assert (ours.recomputed, theirs.recomputed) == (True, False)
+    assert ours.model_copy(update={"recomputed": False}) == theirs
+    realised = [record for record in run.ledger.records("churn", "signal") if record.body["question"] == "realised"]
+    assert [(record.run, record.body["champion"]) for record in realised] == [(first.key, 1)]
+    assert first.read(DiagnoseReport, "diagnose").decision == run.read(DiagnoseReport, "diagnose").decision
+
+
+def test_a_retraining_that_finds_its_newest_labels_suspect_does_not_train_on_them(model: Model) -> None:
+    model.write_spec({**spec(), "policy": {"schedule": 1}})
+    model.deliver(MONTH, world(flipped))
+    reports = dict(pipeline.run_all(loop(model, MONTH, "retrain")))
+    assert reports["diagnose"].decision.verdict == "suspect"  # type: ignore[attr-defined]
+    assert reports["decide"].policy == "suspect labels"  # type: ignore[attr-defined]
+    assert "train" not in reports
 
 
 def test_flipped_labels_are_the_owners_to_look_at(model: Model) -> None:
@@ -239,7 +264,8 @@ def test_a_champion_outside_a_limit_is_an_alarm_though_it_is_as_good_as_expected
     assert len(measured.outside) == 1, "the other limit holds"
     assert measured.outside[0].startswith("recall 0.")
     assert f"outside gate.limits: {measured.outside[0]}" in monitored.read(MeasureReport, "measure").decision.reasons[0]
-    assert monitored.read(DecideReport, "decide").policy == "performance", "the policy sees it as any other alarm"
+    decided = loop(model, MONTH, "retrain").read(DecideReport, "decide")
+    assert decided.policy == "performance", "the policy sees it as any other alarm"
 
 
 def test_before_any_champion_monitoring_is_calm(churn: Model, mlflow: Home) -> None:
@@ -252,9 +278,8 @@ def test_before_any_champion_monitoring_is_calm(churn: Model, mlflow: Home) -> N
 def test_a_challenger_in_shadow_is_judged_by_the_next_monitoring_run_and_then_watched(model: Model) -> None:
     model.write_spec({**spec(), "promotion": {"mode": "shadow", "intervals": 1}})
     monitored = month(model, MONTH, world(concept))
-    assert monitored.read(RolloutReport, "rollout").decision.verdict == "idle"
-    run = replace(loop(model, MONTH, "retrain"), key="started", trigger=Trigger(kind="alert", id=monitored.key))
-    assert dict(pipeline.run_all(run))["promote"].decision.verdict == "shadow"  # type: ignore[attr-defined]
+    assert monitored.read(RolloutReport, "rollout").decision.verdict == "waiting"
+    assert loop(model, MONTH, "retrain").read(PromoteReport, "promote").decision.verdict == "shadow"
 
     after = month(model, NEXT, world(concept, NEXT))
     context = after.read(Context, "context")

@@ -34,6 +34,8 @@ class Stage:
     needs: tuple[str, str] | None = None
 
 
+MEASURE = Stage("measure", "realised performance on matured labels, per slice, against what was expected")
+DIAGNOSE = Stage("diagnose", "broken data, wrong labels, or a changed world")
 STAGES = (
     Stage("ingest", "take the interval's batch as it came, typed, under its content hash"),
     Stage("validate", "hold the batch against its contract; a breach quarantines it"),
@@ -41,6 +43,8 @@ STAGES = (
     Stage("labels", "take the labels that come late and apart from the rows, by key"),
     Stage("context", "write down what this run knows of the world"),
     Stage("drift", "compare the batch with the champion's reference"),
+    MEASURE,
+    DIAGNOSE,
     Stage("regret", "what the champion loses above a model that would have been fitted later"),
     Stage("decide", "retrain or not, and why"),
     Stage("train", "search, fit the candidates and the baselines", needs=("decide", "retrain")),
@@ -62,8 +66,8 @@ MONITORING = (
     Stage("context", "write down what is known"),
     Stage("drift", "data, prediction and label drift, against the champion's reference and the last interval"),
     Stage("estimate", "performance without labels"),
-    Stage("measure", "realised performance on matured labels, per slice, against what was expected"),
-    Stage("diagnose", "broken data, wrong labels, or a changed world"),
+    MEASURE,
+    DIAGNOSE,
     Stage("regret", "what the champion loses above a model that would have been fitted later"),
     Stage("rollout", "judge what scores beside the champion: go on, promote, stop, or put the predecessor back"),
     Stage("decide", "start a retraining or not, and why"),
@@ -171,11 +175,11 @@ def _record_signals(run: Run, report: StageReport) -> None:
         run.ledger.append(
             run.model,
             "signal",
-            f"{signal.question}/{signal.interval.name}/v{champion.version}/{run.as_of:%Y-%m-%dT%H%M}",
+            f"{signal.question}/{signal.interval.name}/v{signal.champion}/{run.as_of:%Y-%m-%dT%H%M}",
             {
                 "question": signal.question,
                 "interval": signal.interval.name,
-                "champion": champion.version,
+                "champion": signal.champion,
                 "verdict": signal.verdict,
                 "signal": signal.model_dump(mode="json"),
             },

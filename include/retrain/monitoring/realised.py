@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from retrain.errors import AmbiguousKeys, DegenerateTraining, NonFiniteMetric, SchemaChanged
+from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling import limits, metrics, resampling
 from retrain.modeling.metrics import Array
 from retrain.monitoring import estimation
 from retrain.monitoring.estimation import ExcessLoss, PerformanceEstimator
 from retrain.monitoring.estimation.holdout import holdout_estimator
-from retrain.monitoring.prediction_log import JoinedPredictions, join_champion
+from retrain.monitoring.prediction_log import JoinedPredictions
 from retrain.results import Champion, Interval, MetricEstimate, RealisedPerformance, SliceFall
 from retrain.spec import Spec
 from retrain.state.run import Run
@@ -29,45 +29,43 @@ def below_expected_score(spec: Spec, value: float, expected_score: float) -> boo
     return value < expected_score - margin if spec.greater_is_better else value > expected_score + margin
 
 
-def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]) -> RealisedPerformance | None:
-    """Measure the champion on the last of these intervals; those before it show a slow fall.
+def undetermined(champion: Champion, interval: Interval, reason: str, **more: object) -> RealisedPerformance:
+    """What is said of an interval on which the champion could not be measured."""
+    return RealisedPerformance.model_validate(
+        {"interval": interval, "version": champion.version, "verdict": "undetermined", "reason": reason, **more}
+    )
 
-    Returns:
-        None where the champion has not scored the interval. Undetermined where too few labels are there.
 
-    Raises:
-        SnapshotCorrupt, MissingInput: a batch or its scores are not the ones on record, or gone.
+def measure_interval(
+    run: Run, champion: Champion, interval: Interval, joined: JoinedPredictions, earlier: Sequence[JoinedPredictions]
+) -> RealisedPerformance:
+    """Measure the version that answered an interval on the labels that are there; undetermined where they are too few.
+
+    Args:
+        run: the spec, and the store that holds the champion's holdout rows.
+        champion: the version whose answers `joined` has.
+        interval: that it answered.
+        joined: the interval's rows with answers and labels.
+        earlier: the labelled rows of the intervals before it that the same version answered: they show a slow fall.
     """
-    spec, interval = run.spec, intervals[-1]
-
-    def undetermined(reason: str, **more: object) -> RealisedPerformance:
-        return RealisedPerformance.model_validate(
-            {"interval": interval, "version": champion.version, "verdict": "undetermined", "reason": reason, **more}
-        )
-
-    try:
-        joined = join_champion(run, champion, interval)
-    except AmbiguousKeys as error:
-        return undetermined(error.found)
-    if joined is None:
-        return None
+    spec = run.spec
     known = joined.labelled()
     coverage = known.counts.share
     counted = {"rows": len(known.frame), "coverage": coverage}
     if len(known.frame) < spec.monitor.min_rows or coverage < spec.labels.min_coverage:
         reason = f"{interval.name}: {len(known.frame):,} labelled scores, {coverage:.0%} of all"
         needed = f"{spec.monitor.min_rows:,} and {spec.labels.min_coverage:.0%} are needed"
-        return undetermined(f"{reason}; {needed}", **counted)
+        return undetermined(champion, interval, f"{reason}; {needed}", **counted)
     block = resampling.blocks(spec, known.frame)
     measured = _score(run, known, block)
     if measured.value is None:
         reason = f"{interval.name}: {spec.gate.metric} is undefined on {len(known.frame):,} labelled scores"
-        return undetermined(reason, **counted)
+        return undetermined(champion, interval, reason, **counted)
     excess, slow, expected, estimator = None, None, None, None
     try:
         estimator = holdout_estimator(run, champion)
         excess = _excess_loss(run, estimator, known)
-        if earlier := [part for before in intervals[:-1] if (part := _labelled(run, champion, before))]:
+        if earlier:
             slow = _excess_loss(run, estimator, *earlier, known)
         features = known.frame[list(spec.features)]
         if excess and spec.gate.metric in estimation.MEANS:
@@ -96,16 +94,6 @@ def measure_interval(run: Run, champion: Champion, intervals: Sequence[Interval]
         slices=tuple(_slices(run, known, estimator)),
         **counted,
     )
-
-
-def _labelled(run: Run, champion: Champion, interval: Interval) -> JoinedPredictions | None:
-    """The labelled scores of an earlier interval; None where there are none."""
-    try:
-        joined = join_champion(run, champion, interval)
-    except AmbiguousKeys:
-        return None
-    known = joined.labelled() if joined else None
-    return known if known and len(known.frame) else None
 
 
 def _excess_loss(run: Run, estimator: PerformanceEstimator, *parts: JoinedPredictions) -> ExcessLoss | None:

@@ -12,14 +12,14 @@ a veto: write a function that returns its reason, or nothing, and put it where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from retrain.data import dataset
 from retrain.policy.regret import account
-from retrain.results import AcceptedBatch, Champion, Context, Decision, DriftReport, StageReport
+from retrain.results import AcceptedBatch, Champion, Context, Decision, DriftReport
 from retrain.spec import Spec
 
 
@@ -83,7 +83,7 @@ def decide_retraining(spec: Spec, context: Context, drift: DriftReport) -> Polic
         context: what was on record at the run's as-of time, the signals of the monitor included.
         drift: the drift of this run's batch; its signals are added to those of the context.
     """
-    facts = Facts(spec, with_signals(context, [drift]), drift)
+    facts = Facts(spec, context.with_signals([drift]), drift)
     for name, verdict, reason_of in STEPS:
         if reason := reason_of(facts):
             return PolicyDecision(name, Decision(verdict=verdict, reasons=(reason,)), {name: reason})
@@ -100,14 +100,6 @@ def decide_retraining(spec: Spec, context: Context, drift: DriftReport) -> Polic
         against = "; ".join(answer.reason for answer in counted if not answer.retrain)
         reason = f"not all rules say yes: {against}"
     return PolicyDecision("none", Decision(verdict="skip", reasons=(reason,)), evidence)
-
-
-def with_signals(context: Context, reports: Iterable[StageReport]) -> Context:
-    """The context with the signals of these reports about its champion."""
-    if (champion := context.champion) is None:
-        return context
-    more = [signal for report in reports for signal in report.signals_of(champion.version)]
-    return context.model_copy(update={"signals": (*context.signals, *more)})
 
 
 # --- what decides before the policy: each returns its reason, or nothing

@@ -82,9 +82,11 @@ def rows(ledger: Ledger, model: str) -> list[IntervalStatus]:
                 promotion.body["version"] for promotion in promotions if promotion.effective_at <= record.effective_at
             ]
             row.champion = served[-1] if served else None
-    for record in ledger.records(model, "monitor stage"):
-        if record.body["stage"] == "diagnose" and (row := by_interval.get(str(record.body["interval"]))):
-            row.watched = str(record.body["verdict"])
+    for kind in ("stage", "monitor stage"):
+        for record in ledger.records(model, kind):
+            rehearsed = record.body["trigger"]["dry_run"]
+            if record.body["stage"] == "diagnose" and not rehearsed and record.body["interval"] in by_interval:
+                by_interval[record.body["interval"]].watched = str(record.body["verdict"])
     return [by_interval[name] for name in sorted(by_interval)]
 
 

@@ -72,6 +72,10 @@ class Configuration(Result):
             label += f", version {self.recalibrated.version} with another {self.recalibrated.method}"
         return label
 
+    def is_refit_of(self, other: Configuration) -> bool:
+        """Whether the two differ in their training rows at most: what is known of one is known of the other."""
+        return (self.estimator, self.parameters, self.pipeline) == (other.estimator, other.parameters, other.pipeline)
+
 
 class Champion(Result):
     """A model that serves or is to serve, as the registry and the ledger know it."""

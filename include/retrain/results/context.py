@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -65,7 +65,16 @@ class Context(StageReport):
     last_training_at: Utc | None = Field(default=None, description="as-of time of the newest training of this model")
     newest_promotion_at: Utc | None = Field(default=None, description="as-of time of the newest promotion")
     trainings: tuple[Utc, ...] = Field(default=(), description="as-of times of all trainings, oldest first")
-    signals: tuple[Signal, ...] = Field(default=(), description="what the monitor found of the champion, oldest first")
+    lineage: tuple[int, ...] = Field(
+        default=(), description="the champion and the versions before it that differ from it in their rows only"
+    )
+    signals: tuple[Signal, ...] = Field(
+        default=(),
+        description="what is on record of the champion, oldest first; of realised performance also that of its lineage",
+    )
+    measured: tuple[str, ...] = Field(
+        default=(), description="intervals whose realised performance was on record before this moment"
+    )
     alert: Alert | None = Field(default=None, description="what started this run, where it was one")
 
     @property
@@ -73,3 +82,12 @@ class Context(StageReport):
         """The reference champion, where it is another than the one that serves."""
         reference, champion = self.reference_champion, self.champion
         return reference if reference and champion and reference.version != champion.version else None
+
+    def with_signals(self, reports: Iterable[StageReport]) -> Self:
+        """The context with what these reports say about its champion and the versions of its lineage; all regret."""
+        if self.champion is None:
+            return self
+        counted = {self.champion.version, *self.lineage}
+        more = (signal for report in reports for signal in report.signals_of(self.champion.version))
+        counting = (signal for signal in more if signal.champion in counted or signal.question == "regret")
+        return self.model_copy(update={"signals": (*self.signals, *counting)})

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from retrain.results.base import Decision, Interval, Result, StageReport
+from retrain.results.base import Decision, Interval, Result, Signal, StageReport
 
 
 class SliceFall(Result):
@@ -22,7 +22,7 @@ class SliceFall(Result):
 
 
 class RealisedPerformance(Result):
-    """The champion on one interval, once its labels are there."""
+    """The version that answered an interval, once its labels are there."""
 
     FORMER: ClassVar[Mapping[str, str]] = {"promised": "expected_score"}
 
@@ -40,6 +40,9 @@ class RealisedPerformance(Result):
     excess: float | None = Field(default=None, description="realised above expected loss, as a share of the expected")
     excess_low: float | None = None
     outside: tuple[str, ...] = Field(default=(), description="the limits of the spec's gate that it does not keep")
+    recomputed: bool = Field(
+        default=False, description="whether the answers were computed again, because no scores were on record yet"
+    )
     suspect: str = Field(default="", description="why the labels look wrong")
     slices: tuple[SliceFall, ...] = ()
 
@@ -59,3 +62,11 @@ class MeasureReport(StageReport):
     def answers(self) -> tuple[tuple[str, Interval, str, str], ...]:
         """The verdict on each interval whose labels are there."""
         return tuple(("realised", score.interval, score.verdict, score.reason) for score in self.realised)
+
+    def signals_of(self, champion: int) -> tuple[Signal, ...]:
+        """The verdicts as facts about the version that answered each interval, whichever serves."""
+        signals = super().signals_of(champion)
+        versions = (score.version for score in self.realised)
+        return tuple(
+            signal.model_copy(update={"champion": version}) for signal, version in zip(signals, versions, strict=True)
+        )

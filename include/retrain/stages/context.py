@@ -35,7 +35,9 @@ def context(run: Run) -> Context:
     }
 
     accepted = _accepted(known["snapshot"], known["labels"], run)
-    held = _held(others, known["release"], accepted, run.as_of)
+    # The monitor asks anew what was found at this very moment, perhaps by the retraining, and comes to the same.
+    before = [record for record in others if record.effective_at < run.as_of] if run.loop == "monitor" else others
+    held = _held(before, known["release"], accepted, run.as_of)
     quarantined = {record.body["interval"] for record in known["batch"] if record.body["verdict"] == "quarantine"}
     promotions = [record for record in others if record.kind == "promotion"]
     trainings = sorted(
@@ -48,6 +50,7 @@ def context(run: Run) -> Context:
         served = [record for record in promotions if record.effective_at < run.as_of]
     champion = projections.champion_at(served, datetime.max.replace(tzinfo=run.as_of.tzinfo))
     rollouts = [record for record in others if record.kind == "rollout"]
+    lineage = projections.lineage(served, champion)
     return Context(
         model=run.model,
         interval=run.interval,
@@ -64,7 +67,9 @@ def context(run: Run) -> Context:
         last_training_at=trainings[-1] if trainings else None,
         newest_promotion_at=max((record.effective_at for record in promotions), default=None),
         trainings=tuple(trainings),
-        signals=_signals(others, champion, run.as_of, held),
+        lineage=lineage,
+        signals=_signals(others, champion, lineage, run.as_of, held),
+        measured=_measured(others, run.as_of),
         alert=_alert(run, others) if run.trigger.kind == "alert" else None,
     )
 
@@ -109,9 +114,13 @@ def _held(
 
 
 def _signals(
-    records: Iterable[Record], champion: Champion | None, moment: datetime, held: set[str]
+    records: Iterable[Record],
+    champion: Champion | None,
+    lineage: tuple[int, ...],
+    moment: datetime,
+    held: set[str],
 ) -> tuple[Signal, ...]:
-    """The newest signals about the champion, oldest first.
+    """The newest signals about the champion, oldest first; realised performance is its lineage's too.
 
     Regret also of the champions before it, for the record of the windows, but of no interval that is held.
     """
@@ -122,11 +131,31 @@ def _signals(
         for record in records
         if record.kind == "signal"
         and record.effective_at <= moment
-        and (record.body["champion"] == champion.version or record.body["question"] == "regret")
+        and (
+            record.body["champion"] == champion.version
+            or record.body["question"] == "regret"
+            or (record.body["question"] == "realised" and record.body["champion"] in lineage)
+        )
         and not (record.body["question"] == "regret" and record.body["interval"] in held)
     ]
     signals.sort(key=lambda signal: (signal.effective_at, signal.question, signal.interval.start))
     return tuple(signals[-SIGNALS:])
+
+
+def _measured(records: Iterable[Record], moment: datetime) -> tuple[str, ...]:
+    """The intervals that were measured at an earlier moment; what could not be told is asked again."""
+    return tuple(
+        sorted(
+            {
+                record.body["interval"]
+                for record in records
+                if record.kind == "signal"
+                and record.body["question"] == "realised"
+                and record.body["verdict"] != "undetermined"
+                and record.effective_at < moment
+            }
+        )
+    )
 
 
 def _alert(run: Run, records: Iterable[Record]) -> Alert:

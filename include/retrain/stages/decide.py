@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from retrain.policy.rules import PolicyDecision, decide_retraining, with_signals
+from retrain.monitoring.signals import with_own_signals
+from retrain.policy.rules import PolicyDecision, decide_retraining
 from retrain.results import (
     Context,
     DecideReport,
     Decision,
-    DiagnoseReport,
     DriftReport,
-    EstimateReport,
-    MeasureReport,
-    RegretReport,
     RolloutReport,
-    StageReport,
 )
 from retrain.state.run import Run
 
@@ -27,7 +21,7 @@ def decide(run: Run) -> DecideReport:
         MissingInput: context or drift have not been written.
     """
     context, drift = run.read(Context, "context"), run.read(DriftReport, "drift")
-    rule, decision, evidence = decide_retraining(run.spec, with_signals(context, _own_reports(run)), drift)
+    rule, decision, evidence = decide_retraining(run.spec, with_own_signals(run, context), drift)
     if reason := _rolled_back(run):
         rule, decision, evidence = PolicyDecision(
             "put back", Decision(verdict="skip", reasons=(reason,)), {"put back": reason}
@@ -62,11 +56,3 @@ def _rolled_back(run: Run) -> str:
     if rollout.decision.verdict != "rolled back":
         return ""
     return f"version {rollout.version} was put back: the next run of the monitor judges it"
-
-
-def _own_reports(run: Run) -> Iterator[StageReport]:
-    """What this very run has measured; the context holds what earlier runs found."""
-    kinds = (EstimateReport, "estimate"), (MeasureReport, "measure"), (DiagnoseReport, "diagnose")
-    for kind, stage in (*kinds, (RegretReport, "regret")):
-        if run.store.exists(f"{run.folder}/{stage}.json"):
-            yield run.read(kind, stage)

@@ -26,15 +26,16 @@ from retrain.state.run import Run
 
 def diagnose(run: Run) -> DiagnoseReport:
     """Put the signs together: the diagnosis is a pure function of the run's reports."""
-    drift, estimate = run.read(DriftReport, "drift"), run.read(EstimateReport, "estimate")
-    measured = run.read(MeasureReport, "measure")
+    drift, measured = run.read(DriftReport, "drift"), run.read(MeasureReport, "measure")
+    estimate = run.read(EstimateReport, "estimate") if run.loop == "monitor" else None
     decision, of = diagnosis(run.interval, drift, estimate, measured)
     report = DiagnoseReport(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision, of=of)
     if not run.pages:
         return report
     key = run.path("diagnose", "diagnose.html")
     serving = run.read(Context, "context").champion
-    decisions = {"drift": drift.decision, "estimate": estimate.decision, "measure": measured.decision}
+    decisions = {"drift": drift.decision, "measure": measured.decision}
+    decisions |= {"estimate": estimate.decision} if estimate else {}
     questions = pd.DataFrame(
         [(stage, answer.verdict, "; ".join(answer.reasons)) for stage, answer in decisions.items()],
         columns=["question", "verdict", "why"],
@@ -45,7 +46,7 @@ def diagnose(run: Run) -> DiagnoseReport:
 
 
 def diagnosis(
-    interval: Interval, drift: DriftReport, estimate: EstimateReport, measured: MeasureReport
+    interval: Interval, drift: DriftReport, estimate: EstimateReport | None, measured: MeasureReport
 ) -> tuple[Decision, tuple[tuple[Interval, str], ...]]:
     """The kind with its reasons, and the kind of each interval that it is about."""
     if drift.broken:
@@ -60,7 +61,7 @@ def diagnosis(
     return Decision(verdict="sound", reasons=("nothing speaks of a change",)), ((interval, "sound"),)
 
 
-def _signs(drift: DriftReport, estimate: EstimateReport, measured: MeasureReport) -> Iterator[str]:
+def _signs(drift: DriftReport, estimate: EstimateReport | None, measured: MeasureReport) -> Iterator[str]:
     fell = measured.decision.verdict == "alarm"
     moved = _drifted(drift.columns, "feature")
     if fell:
@@ -72,7 +73,7 @@ def _signs(drift: DriftReport, estimate: EstimateReport, measured: MeasureReport
         yield f"outcomes come in other shares (label shift): {target[0].reason}"
     if answers := _drifted(drift.columns, "prediction"):
         yield f"the champion's answers moved: {answers[0].reason}"
-    if estimate.decision.verdict == "alarm":
+    if estimate and estimate.decision.verdict == "alarm":
         yield f"without labels it looks worse: {estimate.decision.reasons[0]}"
 
 

@@ -1,18 +1,39 @@
 """Measure how good the champion was, now that labels are there.
 
-Each interval whose labels have matured since the last monitoring run is measured (`monitoring.realised`): the primary
-metric with an interval from resampled blocks, and the excess of the realised loss over what such rows should cost.
+Each interval whose labels have matured since the last measurement is measured (`monitoring.realised`) for the version
+that answered it, whoever serves by now: the primary metric with an interval from resampled blocks, and the excess of
+the realised loss over what such rows should cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from retrain.data import dataset
-from retrain.monitoring.realised import measure_interval
+from retrain.errors import (
+    AmbiguousKeys,
+    ArtifactMissing,
+    DigestMismatch,
+    EstimatorRefused,
+    ModelFormatRefused,
+    NonFiniteMetric,
+    RowsRejected,
+    ScoringFailed,
+)
+from retrain.monitoring.prediction_log import JoinedPredictions
+from retrain.monitoring.realised import measure_interval, undetermined
+from retrain.registry.answers import AnswersOfTheTime
 from retrain.rendering import html, monitoring_plots
-from retrain.results import Champion, Context, Decision, MeasureReport
+from retrain.results import AcceptedBatch, Champion, Context, Decision, MeasureReport, RealisedPerformance
 from retrain.state.run import Run
+
+UNANSWERED = (
+    *(AmbiguousKeys, RowsRejected, ScoringFailed, NonFiniteMetric),
+    *(ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused),
+)
+"""Why an interval's rows have no answers that could be measured."""
 
 MAX_INTERVALS = 12
 """Intervals that one run measures; older ones have been measured before, or are of no use any more."""
@@ -21,22 +42,22 @@ TOGETHER = 3
 
 
 def measure(run: Run) -> MeasureReport:
-    """Measure the champion on the intervals that it scored and whose labels have matured, the newest last."""
+    """Measure each interval whose labels have matured for the version of its time, the newest last."""
     context = run.read(Context, "context")
     champion = context.champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
-    mature = dataset.intervals(dataset.mature(context, run.spec))
-    measured = {signal.interval.start for signal in context.signals if signal.question == "realised"}
-    newest = [interval for interval in mature if interval.start >= champion.trained_until][-MAX_INTERVALS:]
+    mature = dataset.mature(context, run.spec)
+    answers = AnswersOfTheTime(run, keep=TOGETHER)
     realised = [
         score
-        for interval in newest
-        if interval.start not in measured or interval == newest[-1]
-        if (score := measure_interval(run, champion, newest[: newest.index(interval) + 1][-TOGETHER:]))
+        for place, accepted in enumerate(mature)
+        if place >= len(mature) - MAX_INTERVALS
+        if accepted.batch.interval.name not in context.measured or accepted is mature[-1]
+        if (score := _measure(run, answers, mature[max(place - TOGETHER + 1, 0) : place + 1]))
     ]
     if not realised:
-        reason = f"no interval that version {champion.version} scored has mature labels yet"
+        reason = f"no interval since version {champion.version} has mature labels yet"
         return _report(run, Decision(verdict="undetermined", reasons=(reason,)))
     last = realised[-1]
     fallen = [
@@ -51,6 +72,37 @@ def measure(run: Run) -> MeasureReport:
         realised=tuple(realised),
     )
     return _with_page(run, report, champion) if run.pages else report
+
+
+def _measure(run: Run, answers: AnswersOfTheTime, batches: Sequence[AcceptedBatch]) -> RealisedPerformance | None:
+    """Measure the last of these intervals; None where nothing served yet."""
+    *before, newest = batches
+    champion, interval = answers.version_of(newest), newest.batch.interval
+    if champion is None or interval.start < champion.trained_until:
+        return None
+    try:
+        earlier = [
+            known
+            for accepted in before
+            if answers.version_of(accepted) == champion and accepted.batch.interval.start >= champion.trained_until
+            if (known := _labelled(answers, accepted)) is not None
+        ]
+        own = answers.of(newest)
+    except UNANSWERED as error:
+        return undetermined(champion, interval, f"{interval.name}: {error.found}")
+    assert own is not None
+    score = measure_interval(run, champion, interval, own.joined, earlier)
+    return score.model_copy(update={"recomputed": own.recomputed})
+
+
+def _labelled(answers: AnswersOfTheTime, accepted: AcceptedBatch) -> JoinedPredictions | None:
+    """The labelled answers of an earlier interval; None where there are none."""
+    try:
+        own = answers.of(accepted)
+    except UNANSWERED:
+        return None
+    known = own.joined.labelled() if own else None
+    return known if known and len(known.frame) else None
 
 
 def _with_page(run: Run, report: MeasureReport, champion: Champion) -> MeasureReport:

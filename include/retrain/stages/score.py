@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sklearn.pipeline import Pipeline
 
 from retrain.data.scoring_rows import ScoringRows, name_breaches, read_scoring_rows, write_rejected
 from retrain.errors import (
@@ -33,11 +32,11 @@ from retrain.errors import (
     RetrainError,
     ScoringFailed,
 )
-from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
 from retrain.monitoring import prediction_log
 from retrain.monitoring.prediction_log import Scores, scalar_scores
 from retrain.monitoring.stored_reference import load_column_facts, share_outside, unknown_categories
+from retrain.registry.answers import predict_rows
 from retrain.registry.champion import load_champion
 from retrain.registry.mlflow import Registry
 from retrain.rendering.score_page import score_page
@@ -103,7 +102,7 @@ def _report(run: Run, decision: Decision, **more: Any) -> ScoreReport:
 def _champion_scores(run: Run, batch: Batch, champion: Champion) -> tuple[ScoringRows, Scores]:
     model = load_champion(run, champion)
     rows = read_scoring_rows(run, batch, model[0].columns)
-    return rows, Scores(_predict(run, model, champion.version, rows), champion.version)
+    return rows, Scores(predict_rows(run, model, champion.version, rows), champion.version)
 
 
 def _shadow_scores(run: Run, rollout: Rollout, rows: ScoringRows) -> tuple[Scores | None, dict[str, Any]]:
@@ -114,30 +113,12 @@ def _shadow_scores(run: Run, rollout: Rollout, rows: ScoringRows) -> tuple[Score
     version = rollout.shadow.version
     facts = {"version": version, "purpose": rollout.purpose, "share": rollout.share, "failed": None, "breach": False}
     try:
-        return Scores(_predict(run, load_champion(run, rollout.shadow), version, rows), version), facts
+        return Scores(predict_rows(run, load_champion(run, rollout.shadow), version, rows), version), facts
     except Exception as error:
         log.warning("version %s failed beside the champion", version, exc_info=True)
         what = error.found if isinstance(error, RetrainError) else str(error)[:300]
         breach = isinstance(error, BREACHES) or not isinstance(error, (RetrainError, OSError))
         return None, {**facts, "failed": f"{type(error).__name__}: {what}", "breach": breach}
-
-
-def _predict(run: Run, model: Pipeline, version: int, rows: ScoringRows) -> Array:
-    do = "see what changed since that version was trained; roll back, or train anew"
-    classes = tuple(str(name) for name in run.spec.classes)
-    if tuple(model[0].outcomes) != classes:
-        raise ScoringFailed(
-            f"version {version} knows the classes {tuple(model[0].outcomes)}, the spec now has {classes}", do=do
-        )
-    try:
-        return pipelines.predict(model, run.spec.task, rows.frame)
-    except NonFiniteMetric as error:
-        raise NonFiniteMetric(f"version {version}: {error.found}", do=error.do) from error
-    except Exception as error:
-        what = error.found if isinstance(error, RetrainError) else str(error)[:300]
-        raise ScoringFailed(
-            f"version {version} failed on the rows of {run.interval}: {type(error).__name__}: {what}", do=do
-        ) from error
 
 
 def _alias(run: Run, champion: Champion, head: Record) -> tuple[tuple[str, ...], str | None]:

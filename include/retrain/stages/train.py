@@ -17,6 +17,7 @@ import numpy as np
 from retrain.data import dataset
 from retrain.modeling import early_stopping, estimators, pipelines, resampling, trainer
 from retrain.modeling.search import search
+from retrain.monitoring.signals import with_own_signals
 from retrain.registry.candidates import fit_candidate
 from retrain.results import AcceptedBatch, Configuration, Context, FittedModel, Interval, TrainReport
 from retrain.spec import Spec
@@ -38,7 +39,7 @@ def train(run: Run) -> TrainReport:
         FeatureCodeRefused: the model's feature function breaks its contract.
     """
     spec = run.spec
-    context = run.read(Context, "context")
+    context = with_own_signals(run, run.read(Context, "context"))
     accepted, holdout = dataset.split(context, spec)
     labelled, unlabelled = trainer.labelled_rows(run, accepted)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []

@@ -23,6 +23,15 @@ def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | No
     return Champion.model_validate(by_then[-1].body["champion"]) if by_then else None
 
 
+def lineage(promotions: Iterable[Record], champion: Champion | None) -> tuple[int, ...]:
+    """The champion's version and those of the champions before it that differ from it in their training rows only."""
+    if champion is None:
+        return ()
+    served = (Champion.model_validate(record.body["champion"]) for record in promotions)
+    same = {known.version for known in served if known.configuration.is_refit_of(champion.configuration)}
+    return tuple(sorted({champion.version, *same}))
+
+
 def reference_champion(promotions: Sequence[Record]) -> Champion | None:
     """The newest champion that was shown to be better than the reference before it; None before the first."""
     if not promotions:

@@ -12,7 +12,7 @@ spec that is called like one of these gets a `_` appended.
 """
 
 from retrain.monitoring.prediction_log.disagreement import disagreement, scalar_scores
-from retrain.monitoring.prediction_log.join import JoinedPredictions, join_champion, join_labels
+from retrain.monitoring.prediction_log.join import JoinedPredictions, join_answers, join_champion, join_labels
 from retrain.monitoring.prediction_log.records import KIND, append, find, read, records
 from retrain.monitoring.prediction_log.table import Scores, canary_rows, scores_in, scores_of_version, to_parquet
 
@@ -24,6 +24,7 @@ __all__ = [
     "canary_rows",
     "disagreement",
     "find",
+    "join_answers",
     "join_champion",
     "join_labels",
     "read",

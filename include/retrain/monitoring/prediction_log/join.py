@@ -80,6 +80,37 @@ def join_labels(run: Run, record: Record, accepted: AcceptedBatch) -> JoinedPred
         AmbiguousKeys: a key stands for several rows of the batch, so a score belongs to none of them.
         SnapshotCorrupt, MissingInput: a file is another one, or gone.
     """
+    table, names = read_table(run, record), column_names(run.spec)
+    log = table.to_pandas()
+    prediction, other = scores_of_version(run.spec, log, record.body["version"]), record.body.get("shadow")
+    shadow = scores_of_version(run.spec, log, other["version"]) if other and other["failed"] is None else None
+    keys = pa.table({name: table[names[name]] for name in run.spec.source.key})
+    return _join(run, accepted, keys, prediction, shadow)
+
+
+def join_answers(run: Run, accepted: AcceptedBatch, sound: Array, answered: Array) -> JoinedPredictions:
+    """Join answers that were computed again with the rows and labels of the batch, as `join_labels` joins scores.
+
+    Args:
+        run: the spec, and the store that holds the files.
+        accepted: the batch.
+        sound: (n,) which of its rows were answered.
+        answered: (m,) or (m, k) the answers to those m rows, in the batch's order.
+
+    Raises:
+        AmbiguousKeys, SnapshotCorrupt, MissingInput: as of `join_labels`.
+    """
+    prediction = np.full((len(sound), *answered.shape[1:]), np.nan)
+    prediction[sound] = answered
+    with run.store.verified(accepted.batch.key, accepted.batch.sha256) as path:
+        keys = pq.read_table(path, columns=list(run.spec.source.key))
+    return _join(run, accepted, keys, prediction, None)
+
+
+def _join(
+    run: Run, accepted: AcceptedBatch, answered: pa.Table, prediction: Array, shadow: Array | None
+) -> JoinedPredictions:
+    """Join (n) scores whose keys are `answered` with the batch; NaN where a row has no score."""
     spec, key = run.spec, list(run.spec.source.key)
     group = [spec.training.group] if spec.training.group else []
     own = [*spec.inputs, *spec.evaluation.slices, *group, spec.source.time, spec.target.column]
@@ -91,12 +122,8 @@ def join_labels(run: Run, record: Record, accepted: AcceptedBatch) -> JoinedPred
         # As delivered: as a float, a large whole number is another one.
         frame[name] = batch[name].to_pandas()
 
-    table, names = read_table(run, record), column_names(spec)
-    log = table.to_pandas()
-    prediction, other = scores_of_version(spec, log, record.body["version"]), record.body.get("shadow")
-    shadow = scores_of_version(spec, log, other["version"]) if other and other["failed"] is None else None
     scored = np.flatnonzero(~np.isnan(prediction if prediction.ndim == 1 else prediction[:, 0]))
-    keys = pa.table({name: table[names[name]] for name in key}).take(pa.array(scored))
+    keys = answered.take(pa.array(scored))
     for what, side in ((f"the batch of {accepted.batch.interval}", batch), ("its scores", keys)):
         if count := int(row_contract.repeated(side, key).sum()):
             raise AmbiguousKeys(
