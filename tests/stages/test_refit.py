@@ -78,7 +78,7 @@ def test_all_mature_rows_are_fitted_with_the_gated_configuration(gated: Callable
     before = candidate(run)
     assert report.decision.verdict == "refit"
     assert [interval.name for interval in report.fitted.intervals] == list(MONTHS)
-    assert (before.rows, report.fitted.rows) == (400, 600)
+    assert (before.rows, report.fitted.rows) == (533, 600)
     assert report.fitted.configuration == before.configuration
     assert report.fitted.digest != before.digest
     count = before.configuration.parameters["n_estimators"]
@@ -132,11 +132,20 @@ def test_the_reference_has_predictions_for_holdout_rows_only(gated: Callable[...
     assert list(reference.columns) == [*run.spec.inputs, "target", "prediction", "__time", "__interval"]
     assert reference["__interval"].value_counts().to_dict() == dict.fromkeys(pd.to_datetime(MONTHS, utc=True), 200)
     assert (reference["__time"].dt.strftime("%Y-%m-01") == reference["__interval"].dt.strftime("%Y-%m-%d")).all()
-    assert (len(reference), int(reference["prediction"].notna().sum())) == (600, 200)
-    with run.store.local(candidate(run).key) as folder:
-        old = load_model(folder, candidate(run).digest)
+    judged = reference["__time"] >= run.read(TrainReport, "train").judged_from
+    assert (len(reference), int(judged.sum())) == (600, 123)
+    assert (reference["prediction"].notna() == judged).all()
+    gated_model = candidate(run)
     holdout = dataset.read(run, run.read(Context, "context").accepted[-1:])
-    assert np.allclose(reference["prediction"].dropna(), pipelines.predict(old, "binary", holdout))
+    for key, digest, part in (
+        (gated_model.chain[0].key, gated_model.chain[0].digest, holdout["signup"] < gated_model.intervals[-1].end),
+        (gated_model.key, gated_model.digest, holdout["signup"] >= gated_model.intervals[-1].end),
+    ):
+        with run.store.local(key) as folder:
+            model = load_model(folder, digest)
+        rows = holdout[part & (holdout["signup"] >= gated_model.answers_from)]
+        own = reference.loc[reference["__time"].isin(rows["signup"]), "prediction"]
+        assert np.allclose(sorted(own), sorted(pipelines.predict(model, "binary", rows)))
 
     facts = json.loads(run.store.read(run.path("refit", "reference.json")))
     assert facts["rows"] == 600
@@ -148,6 +157,13 @@ def test_the_reference_has_predictions_for_holdout_rows_only(gated: Callable[...
     )
     assert facts["columns"]["visits"]["min"] >= 0
     assert facts["columns"]["visits"]["missing"] == 0
+
+
+def test_a_baseline_is_refitted_like_any_other(gated: Callable[..., Run]) -> None:
+    run = gated(chosen="naive")
+    report = refit(run)
+    assert (report.decision.verdict, report.fitted.kind, report.fitted.rows) == ("refit", "baseline", 600)
+    assert len(set(json.loads(run.store.read(report.golden))["predictions"])) == 1
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])

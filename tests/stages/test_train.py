@@ -65,15 +65,22 @@ def scored(run: Run, fitted: Any) -> np.ndarray[Any, Any]:
     return pipelines.predict(loaded(run, fitted), run.spec.task, context_rows)
 
 
-def test_candidates_and_baselines_are_fitted_before_the_holdout_month(begin: Callable[..., Run]) -> None:
+def test_candidates_and_baselines_are_fitted_at_each_cut_of_the_holdout_month(begin: Callable[..., Run]) -> None:
     run = begin(candidates=[{"estimator": "linear"}, XGBOOST])
     report = train(run)
     assert [fitted.name for fitted in report.fitted] == ["new", "naive", "simple"]
     assert [interval.name for interval in report.holdout] == ["2024-04-01"]
+    rows = dataset.read(run, run.read(Context, "context").accepted)["signup"]
     for fitted in report.fitted:
-        assert [interval.name for interval in fitted.intervals] == list(MONTHS[:3])
-        assert fitted.rows == 600
+        assert [interval.name for interval in fitted.intervals] == list(MONTHS)
+        (link,) = fitted.chain
+        cut = fitted.intervals[-1].end
+        assert (report.judged_from, link.until) == (link.until, pd.Timestamp("2024-04-11", tz="UTC"))
+        assert cut == pd.Timestamp("2024-04-21", tz="UTC"), "thirds of 30 days"
+        assert (link.rows, fitted.rows) == ((rows < link.until).sum(), (rows < cut).sum())
+        assert link.digest != fitted.digest
         assert np.isfinite(scored(run, fitted)).all()
+        assert np.isfinite(scored(run, link)).all()
     assert len(report.search) == 2
     assert sum(trial["chosen"] for trial in report.search) == 1
     assert by_name(report)["new"].inner_score == pytest.approx(
@@ -83,15 +90,61 @@ def test_candidates_and_baselines_are_fitted_before_the_holdout_month(begin: Cal
     assert (record.key, record.effective_at) == (run.key, run.as_of)
 
 
-def test_holdout_rows_change_nothing(begin: Callable[..., Run]) -> None:
-    def plant(month: str, frame: pd.DataFrame) -> pd.DataFrame:
-        if month != MONTHS[-1]:
-            return frame
-        return frame.assign(plan="gold", spend=1e9, churned=~frame["churned"])
+def test_rows_that_judge_change_nothing(begin: Callable[..., Run]) -> None:
+    def plant(since: str) -> Callable[[str, pd.DataFrame], pd.DataFrame]:
+        def change(_: str, frame: pd.DataFrame) -> pd.DataFrame:
+            late = frame["signup"] >= since
+            plan = frame["plan"].where(~late, "gold")
+            return frame.assign(plan=plan, spend=frame["spend"].where(~late, 1e9), churned=frame["churned"] ^ late)
 
-    plain = train(begin(candidates=[{"estimator": "linear"}, XGBOOST]))
-    planted = train(begin(plant, candidates=[{"estimator": "linear"}, XGBOOST]))
-    assert plain == planted
+        return change
+
+    def digests(report: TrainReport) -> list[tuple[str, str]]:
+        return [(fitted.chain[0].digest, fitted.digest) for fitted in report.fitted]
+
+    candidates = [{"estimator": "linear"}, XGBOOST]
+    plain = train(begin(candidates=candidates))
+    late = train(begin(plant("2024-04-21"), candidates=candidates))
+    assert (digests(late), late.search, late.notes) == (digests(plain), plain.search, plain.notes)
+    planted = train(begin(plant("2024-04-18"), candidates=candidates))
+    for (first, last), (earlier, later) in zip(digests(plain), digests(planted), strict=True):
+        assert first == earlier
+        assert last != later, "what the first cut judges, the second learns from"
+
+
+def test_a_holdout_that_would_be_too_small_is_cut_earlier_or_not_at_all(
+    begin: Callable[..., Run], spec_of: Callable[[], Data]
+) -> None:
+    def cut(**gate: int) -> Any:
+        data = spec_of()
+        data["gate"] = gate
+        return train(begin(data=data)).judged_from
+
+    assert cut(min_rows=500) == pd.Timestamp("2024-04-11", tz="UTC"), "200 rows are too few whatever is done"
+    assert cut(min_rows=20, min_blocks=25) == pd.Timestamp("2024-04-06", tz="UTC")
+    early = cut(min_rows=180)
+    assert pd.Timestamp("2024-04-02", tz="UTC") <= early < pd.Timestamp("2024-04-07", tz="UTC")
+    assert cut(min_rows=200) is None
+
+
+def test_rows_of_one_day_are_not_cut(begin: Callable[..., Run]) -> None:
+    def one_day(month: str, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(signup=f"{month}T12:00:00Z")
+
+    report = train(begin(one_day))
+    assert (report.judged_from, {fitted.chain for fitted in report.fitted}) == (None, {()})
+    assert [interval.name for interval in report.fitted[0].intervals] == list(MONTHS[:3])
+    assert any("too few to be cut" in note for note in report.notes)
+
+
+def test_only_rows_that_no_champion_has_seen_are_cut(begin: Callable[..., Run], spec_of: Callable[[], Data]) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    serving = champion_of(first).model_copy(update={"trained_until": pd.Timestamp("2024-04-01", tz="UTC")})
+    data = spec_of()
+    data["evaluation"] = {"holdout": 2}
+    report = train(begin(champion=serving, data=data))
+    assert report.judged_from == pd.Timestamp("2024-04-11", tz="UTC")
+    assert [interval.name for interval in report.holdout] == list(MONTHS[2:])
 
 
 def test_two_runs_give_the_same_report_and_the_same_files(begin: Callable[..., Run]) -> None:
@@ -106,7 +159,7 @@ def test_rows_without_a_label_are_left_out_and_counted(begin: Callable[..., Run]
         begin(lambda _, frame: frame.assign(churned=frame["churned"].astype("boolean").mask(frame.index < 9)))
     )
     assert report.unlabelled == 27
-    assert {fitted.rows for fitted in report.fitted} == {573}
+    assert {fitted.chain[0].rows for fitted in report.fitted} == {639}
     assert any("27" in note for note in report.notes)
 
 
@@ -129,8 +182,9 @@ def test_a_window_trains_on_the_newest_months_only(begin: Callable[..., Run]) ->
     run = begin(turn, windows=["all", 1], months=(*MONTHS, "2024-05-01"))
     new = by_name(train(run))["new"]
     assert new.configuration.window == 1
-    assert [interval.name for interval in new.intervals] == ["2024-04-01"]
-    assert new.rows == 200
+    assert [interval.name for interval in new.intervals] == ["2024-04-01", "2024-05-01"]
+    assert 160 < new.rows < 240, "from the cut a window reaches back a whole month"
+    assert 160 < new.chain[0].rows < 240
 
 
 def test_windows_that_reach_the_beginning_are_tried_once(begin: Callable[..., Run]) -> None:
@@ -144,9 +198,17 @@ def test_a_champions_configuration_is_refreshed_where_nothing_is_better(begin: C
     report = train(begin(champion=champion_of(first), candidates=[{"estimator": "linear", "parameters": {"C": 1e-9}}]))
     refresh = by_name(report)["refresh"]
     assert refresh.configuration == first.configuration
-    assert [interval.name for interval in refresh.intervals] == list(MONTHS[:3])
+    assert [interval.name for interval in refresh.intervals] == list(MONTHS)
     assert "new" not in by_name(report), "a worse configuration does not displace the champion's"
     assert any("only the refresh remains" in note for note in report.notes)
+
+
+def test_a_baseline_that_serves_is_refreshed_and_wins_no_search(begin: Callable[..., Run]) -> None:
+    naive = by_name(train(begin(months=MONTHS[:3])))["naive"]
+    report = by_name(train(begin(champion=champion_of(naive))))
+    assert report["refresh"].configuration == naive.configuration
+    assert report["refresh"].digest == report["naive"].digest
+    assert report["new"].configuration.estimator == "linear"
 
 
 def test_no_refresh_across_pipelines(begin: Callable[..., Run]) -> None:

@@ -72,7 +72,12 @@ def begin_interim_analysis(
         [[accepted.batch.sha256, accepted.labels and accepted.labels.sha256] for accepted in holdout],
         train.judged_from,
         [
-            [candidate.name, candidate.digest, candidate.configuration.model_dump(mode="json")]
+            [
+                candidate.name,
+                candidate.digest,
+                candidate.configuration.model_dump(mode="json"),
+                *(link.digest for link in candidate.chain),
+            ]
             for candidate in candidates
         ],
         [champion and champion.digest for champion in champions],

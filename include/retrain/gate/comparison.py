@@ -1,12 +1,18 @@
 """The checks of a candidate against baselines, champion and reference champion, by their measured scores.
 
-A check is passed, failed or undetermined, and only an explicit comparison of finite numbers passes. Where the
-bound is on a paired interval, `low > bound` shows that the check holds, `high <= bound` shows that it does not,
-and anything between cannot be told from these rows (superiority and non-inferiority as in ICH E9). Every bound has the
-level that evaluate paid for.
+A check is passed, failed or undetermined, and only an explicit comparison of finite numbers passes. What is *new* has
+to be shown better: where the bound is on a paired interval, `low > bound` shows that the check holds, `high <= bound`
+shows that it does not, and anything between cannot be told from these rows (superiority and non-inferiority as in ICH
+E9). Every bound has the level that evaluate paid for.
 
-Small losses, each within the margin, must not add up: a candidate is also held within the margin of the reference
-champion, the newest champion that was shown to be better than the reference champion before it.
+What serves already, *with newer rows* (a refresh, a recalibrated champion), is refused only where it is shown worse or
+is worse by the margin at face value: a doubt about the configuration is no reason to keep it older.
+
+Small losses, each within the margin, must not add up: a candidate is also held near the reference champion, the newest
+champion that was shown to be better than the reference champion before it.
+
+A champion that loses to a baseline at face value has lost its privilege (`retrain.gate.face_value`): then the best
+score serves, of candidates and baselines, and nothing has to be shown.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from retrain.data import dataset
-from retrain.gate import checks
+from retrain.gate import checks, face_value
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION, finite
 from retrain.results import Champion, Context, EvaluateReport, FittedModel, GateCheck, PairedGain, Slice, TrainReport
 from retrain.spec import Spec
@@ -46,37 +52,61 @@ class Comparison:
         measured = self.evaluate.metrics.get(model, {}).get(self.spec.gate.metric)
         return None if measured is None else finite(measured.value)
 
+    @property
+    def lost_to(self) -> str:
+        """The baseline that the champion loses to at face value; empty where it does not."""
+        names = [CHAMPION, *(fitted.name for fitted in self.train.fitted if fitted.kind == "baseline")]
+        return face_value.lost_to(self.spec, {name: self.score(name) for name in names})
+
     def checks(self, candidate: FittedModel) -> Iterator[GateCheck]:
         """Every check of a candidate, in the order of the gate's table."""
-        gate, champion = self.spec.gate, self.context.champion
-        refresh = candidate.kind == "refresh"
+        gate, champion, renews = self.spec.gate, self.context.champion, candidate.renews
+        at_face_value = bool(self.lost_to)
         yield _enough("rows", candidate, self.evaluate.rows, gate.min_rows, "labelled holdout rows")
-        yield _enough("blocks", candidate, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
+        if not renews and not at_face_value:
+            yield _enough("blocks", candidate, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
         yield self._all_finite(candidate)
-        if refresh:
-            yield self._does_not_lose("naive", candidate)
-            yield self._does_not_lose("simple", candidate)
+        if renews or at_face_value:
+            yield self._not_below("naive", candidate, "the naive baseline")
         else:
             yield self._by_interval("naive", candidate, "the naive baseline")
+        if renews and not at_face_value:
+            yield self._not_shown_below("simple", candidate, "the simple baseline")
+        elif not at_face_value:
             yield self._simple_baseline(candidate)
         yield from checks.checks(self.spec, self.evaluate, candidate)
         if champion is None:
             return
         yield self._another_model(candidate, champion)
         yield self._not_on_blocklist(candidate)
-        yield self._by_interval(CHAMPION, candidate, f"champion v{champion.version}", within_margin=refresh)
+        label = f"champion v{champion.version}"
+        if at_face_value:
+            yield self._not_below(CHAMPION, candidate, label)
+            return
+        if renews:
+            yield self._no_worse(CHAMPION, candidate, label)
+        else:
+            yield self._by_interval(CHAMPION, candidate, label)
+        yield from self._by_companion(candidate, label)
         if reference_champion := self.context.other_reference_champion:
             yield self._no_creep(candidate, reference_champion)
-        if not refresh:
+        if not renews:
             yield from self._other_candidates(candidate)
         for part in self.evaluate.slices:
             yield self._slice(candidate, part)
 
     def becomes_reference(self, candidate: FittedModel) -> bool:
-        """Whether later models are held against this one: the first, one shown better, or the reference is lost."""
+        """Whether later models are held against this one.
+
+        The first is, one shown better than the reference champion, and one after which no other is left: the reference
+        champion is lost, or the champion lost its privilege and this one scores no worse than the reference champion.
+        """
         if self.context.champion is None or self.evaluate.lost:
             return True
-        pair = self._paired(candidate, REFERENCE_CHAMPION if self.context.other_reference_champion else CHAMPION)
+        against = REFERENCE_CHAMPION if self.context.other_reference_champion else CHAMPION
+        if self.lost_to:
+            return (self._gain(candidate, against) or 0.0) >= 0
+        pair = self._paired(candidate, against)
         return pair is not None and pair.low > 0
 
     def _all_finite(self, candidate: FittedModel) -> GateCheck:
@@ -86,14 +116,65 @@ class Comparison:
         reason = f"has no finite {self.spec.gate.metric} to compare: {', '.join(missing)}" if missing else "is finite"
         return GateCheck(name="finite", model=candidate.name, passed=None if missing else True, reason=reason)
 
-    def _paired(self, candidate: FittedModel, against: str) -> PairedGain | None:
-        """The paired gain in the primary metric, where all of its numbers are finite."""
+    def _paired(self, candidate: FittedModel, against: str, metric: str = "") -> PairedGain | None:
+        """The paired gain in the primary metric, or this one, where all of its numbers are finite."""
         for pair in self.evaluate.paired:
             numbers = (pair.gain, pair.low, pair.high, pair.within_low, pair.within_high)
-            wanted = (pair.model, pair.against, pair.metric) == (candidate.name, against, self.spec.gate.metric)
+            wanted = (pair.model, pair.against, pair.metric) == (
+                candidate.name,
+                against,
+                metric or self.spec.gate.metric,
+            )
             if wanted and all(map(math.isfinite, numbers)):
                 return pair
         return None
+
+    def _gain(self, candidate: FittedModel, against: str) -> float | None:
+        """How much better a candidate scores at face value; None where there is nothing to compare."""
+        score, other = self.score(candidate.name), self.score(against)
+        return None if score is None or other is None else face_value.gain(self.spec, score, other)
+
+    def _not_below(self, against: str, candidate: FittedModel, label: str) -> GateCheck:
+        """Must not lose to `against` at face value."""
+        gain = self._gain(candidate, against)
+        if gain is None:
+            reason = f"was not compared with {label}"
+            return GateCheck(name=against, model=candidate.name, passed=None, reason=reason)
+        answer = "does not lose to" if gain >= 0 else "loses to"
+        reason = f"{answer} {label} at face value: {self._scores(candidate, against)}"
+        return GateCheck(name=against, model=candidate.name, passed=gain >= 0, value=gain, bound=0.0, reason=reason)
+
+    def _scores(self, candidate: FittedModel, against: str) -> str:
+        """Both scores, for people."""
+        return f"{self.spec.gate.metric} {self.score(candidate.name):.4g} against {self.score(against):.4g}"
+
+    def _no_worse(self, against: str, candidate: FittedModel, label: str, *, shown: bool = True) -> GateCheck:
+        """Must not be worse than `against` by more than the margin at face value, nor, if asked, be shown worse at all.
+
+        Halfway between as good and worse by two margins is where a judge of one noisy gain errs least on either side.
+        """
+        pair, gain, score = self._paired(candidate, against), self._gain(candidate, against), self.score(against)
+        if gain is None or score is None:
+            reason = f"was not compared with {label}"
+            return GateCheck(name=against, model=candidate.name, passed=None, reason=reason)
+        bound = -self.spec.gate.margin * abs(score)
+        worse = shown and pair is not None and pair.high < 0
+        passed = gain >= bound and not worse
+        answer = "is shown worse than" if worse else "is not worse than" if passed else "is worse by the margin than"
+        reason = f"{answer} {label}: {_gain(pair) if pair else self._scores(candidate, against)}"
+        return GateCheck(name=against, model=candidate.name, passed=passed, value=gain, bound=bound, reason=reason)
+
+    def _by_companion(self, candidate: FittedModel, label: str) -> Iterator[GateCheck]:
+        """Must not be shown worse by the margin in the metric that a few enormous losses cannot decide."""
+        metric = self.spec.companion
+        pair = self._paired(candidate, CHAMPION, metric) if metric else None
+        if pair is None:
+            return
+        worse = pair.within_high <= 0
+        reason = f"is {'' if worse else 'not '}shown worse by the margin than {label} by {metric}: {_gain(pair)}"
+        yield GateCheck(
+            name="companion", model=candidate.name, passed=not worse, value=pair.within_high, bound=0.0, reason=reason
+        )
 
     def _by_interval(
         self, against: str, candidate: FittedModel, label: str, *, within_margin: bool = False
@@ -121,9 +202,10 @@ class Comparison:
     def _no_creep(self, candidate: FittedModel, reference_champion: Champion) -> GateCheck:
         """Not creeping away from the reference champion: within the margin of it, or no step below the champion.
 
-        Who is shown not to be worse than the champion has used no margin, so it adds nothing to a creep that these rows
-        are too few to see, and keeping the champion would not undo one. Being shown worse than the reference champion
-        stops everybody; a reference champion that is lost stops nobody.
+        What is new must be shown to be within the margin, of what renews the face value decides. Who is shown not to be
+        worse than the champion has used no margin, so it adds nothing to a creep that these rows are too few to see,
+        and keeping the champion would not undo one. Being shown worse than the reference champion stops everybody; a
+        reference champion that is lost stops nobody.
         """
         label = f"the reference champion v{reference_champion.version}"
         if self.evaluate.lost:
@@ -133,8 +215,10 @@ class Comparison:
             )
             return GateCheck(name=REFERENCE_CHAMPION, model=candidate.name, passed=True, reason=reason)
         check = self._by_interval(REFERENCE_CHAMPION, candidate, label, within_margin=True)
+        if candidate.renews and check.passed is None:
+            check = self._no_worse(REFERENCE_CHAMPION, candidate, label, shown=False)
         pair, step = self._paired(candidate, REFERENCE_CHAMPION), self._paired(candidate, CHAMPION)
-        if check.passed is None and pair and step and step.low >= 0:
+        if not check.passed and pair and pair.within_high > 0 and step and step.low >= 0:
             reason = f"{check.reason.partition(';')[0]}; it is no step below the champion"
             return check.model_copy(update={"passed": True, "reason": reason})
         return check
@@ -149,26 +233,25 @@ class Comparison:
             )
         return self._by_interval("simple", candidate, "the simple baseline", within_margin=True)
 
-    def _does_not_lose(self, baseline: str, refresh: FittedModel) -> GateCheck:
-        """A refresh is stopped by a baseline only when it is shown to lose to it.
-
-        What would go on serving is the same configuration on older rows, not the baseline: a doubt about the
-        configuration is no reason to keep it older. Being shown worse is, since then a person should look.
-        """
-        pair = self._paired(refresh, baseline)
+    def _not_shown_below(self, against: str, candidate: FittedModel, label: str) -> GateCheck:
+        """Must not be shown to lose to `against` by the margin."""
+        pair, score = self._paired(candidate, against), self.score(against)
+        if score is None:
+            reason = f"was not compared with {label}"
+            return GateCheck(name=against, model=candidate.name, passed=None, reason=reason)
         if pair is None:
-            reason = f"was not compared with the {baseline} baseline"
-            return GateCheck(name=baseline, model=refresh.name, passed=None, reason=reason)
-        bound = -self.spec.gate.margin * abs(self.score(baseline) or 0.0)
+            reason = f"has no interval against {label}"
+            return GateCheck(name=against, model=candidate.name, passed=None, binding=False, reason=reason)
+        bound = -self.spec.gate.margin * abs(score)
         worse = pair.within_high <= 0
         answer = "loses to" if worse else "is not shown to lose to"
         return GateCheck(
-            name=baseline,
-            model=refresh.name,
+            name=against,
+            model=candidate.name,
             passed=not worse,
             value=pair.within_high + bound,
             bound=bound,
-            reason=f"{answer} the {baseline} baseline: {_gain(pair)}",
+            reason=f"{answer} {label}: {_gain(pair)}",
         )
 
     def _refit_rows(self, candidate: FittedModel) -> str:
@@ -200,15 +283,17 @@ class Comparison:
 
         One on the rows since a change must also be as good as the new one on all rows.
         """
-        sign = 1.0 if self.spec.greater_is_better else -1.0
         score = self.score(candidate.name)
-        labels = {"refresh": "the refreshed champion", "new": "the same on all rows"}
+        labels = {
+            "refresh": "the refreshed champion",
+            "recalibrated": "the recalibrated",
+            "new": "the same on all rows",
+        }
         for other in self.train.fitted:
-            other_score = self.score(other.name)
-            compared = other.kind == "refresh" or (other.name, candidate.name) == ("new", "changed")
-            if not compared or score is None or other_score is None:
+            gain, other_score = self._gain(candidate, other.name), self.score(other.name)
+            compared = other.renews or (other.name, candidate.name) == ("new", "changed")
+            if not compared or gain is None:
                 continue
-            gain = sign * (score - other_score)
             yield GateCheck(
                 name=other.name,
                 model=candidate.name,
@@ -226,7 +311,7 @@ class Comparison:
         if part.rows < fewest or score is None or champion is None:
             reason = f"has {place}, {fewest} with a defined score are needed to tell"
             return GateCheck(name=name, model=candidate.name, passed=None, reason=reason)
-        gain = score - champion if self.spec.greater_is_better else champion - score
+        gain = face_value.gain(self.spec, score, champion)
         bound = -self.spec.gate.slice_margin * abs(champion)
         reason = f"scores {score:.4g} on {place}, the champion {champion:.4g}"
         return GateCheck(name=name, model=candidate.name, passed=gain >= bound, value=gain, bound=bound, reason=reason)

@@ -1,13 +1,13 @@
 """What the gate judges by: which holdout rows are fresh, and the scores, gains and slices of all models on them.
 
-Holdout rows are fresh when they are newer than anything that a compared model was fitted on, the champion included: of
-the holdout intervals only those count that begin after its newest training row.
+Holdout rows are fresh when they are newer than anything that the model that answers them was fitted on: of the holdout
+intervals only those count that begin after a champion's newest training row, and of their rows those from the first cut
+on, since a candidate was fitted on those before (`retrain.modeling.cuts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -24,18 +24,28 @@ from retrain.spec import METRICS, Spec
 SECONDARY_RESAMPLES = 200
 """Metrics that the gate does not read need no sharper intervals."""
 
-PrimaryDraws = dict[str, resampling.Draws]
-"""Model → the primary metric on resampled blocks, where it is defined."""
+DrawsOf = dict[str, resampling.Draws]
+"""Model → a metric on resampled blocks, where it is defined."""
 
 
 # --- which rows, which candidates
 
 
+def unseen_by_champions(context: Context, holdout: Sequence[AcceptedBatch]) -> tuple[AcceptedBatch, ...]:
+    """The holdout batches that begin after every training row of the champions."""
+    until = [champion.trained_until for champion in _champions(context)]
+    return tuple(accepted for accepted in holdout if all(accepted.batch.interval.start >= end for end in until))
+
+
 def fresh_holdout(context: Context, train: TrainReport, holdout: Sequence[AcceptedBatch]) -> tuple[AcceptedBatch, ...]:
-    """The holdout batches that begin after every training row of every model."""
-    until = [interval.end for fitted in train.fitted for interval in fitted.intervals]
-    until += [champion.trained_until for champion in _champions(context)]
-    return tuple(accepted for accepted in holdout if all(_begin(train, accepted) >= end for end in until))
+    """The holdout batches with rows that judge and that no model was fitted on before it answers them."""
+    until, cut = [fitted.answers_from for fitted in train.fitted], train.judged_from
+    return tuple(
+        accepted
+        for accepted in unseen_by_champions(context, holdout)
+        if (cut is None or accepted.batch.interval.end > cut)
+        and all(max(accepted.batch.interval.start, cut or accepted.batch.interval.start) >= end for end in until)
+    )
 
 
 def why_not_fresh(context: Context, holdout: Sequence[AcceptedBatch]) -> str:
@@ -55,20 +65,16 @@ def span(accepted: Sequence[AcceptedBatch]) -> str:
 
 
 def count_judged(context: Context, train: TrainReport) -> int:
-    """How many candidates share the level; without a champion the gate judges only one."""
-    candidates = sum(fitted.kind != "baseline" for fitted in train.fitted)
-    return candidates if context.champion else min(candidates, 1)
+    """How many candidates share the level: those that are to be shown better than the champion, or the first model.
+
+    What serves already, with newer rows, is promoted unless it is shown worse: it spends none.
+    """
+    new = sum(fitted.kind == "new" for fitted in train.fitted)
+    return max(new, 1) if context.champion else 1
 
 
 def _champions(context: Context) -> list[Champion]:
     return [champion for champion in (context.champion, context.reference_champion) if champion]
-
-
-def _begin(train: TrainReport, accepted: AcceptedBatch) -> datetime:
-    """Where the rows of a holdout batch that judge begin."""
-    interval = accepted.batch.interval
-    cut = train.judged_from if interval in train.holdout[-1:] else None
-    return max(interval.start, cut) if cut else interval.start
 
 
 # --- what is measured
@@ -76,7 +82,7 @@ def _begin(train: TrainReport, accepted: AcceptedBatch) -> datetime:
 
 def measure_models(
     spec: Spec, y: Array, predictions: Mapping[str, Array], block: Array
-) -> tuple[dict[str, dict[str, MetricEstimate]], PrimaryDraws]:
+) -> tuple[dict[str, dict[str, MetricEstimate]], dict[str, DrawsOf]]:
     """Measure every metric of every model, with intervals from resampled blocks.
 
     Args:
@@ -86,10 +92,10 @@ def measure_models(
         block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
 
     Returns:
-        model → metric → value with interval; and the draws of the primary metric for `paired_gains`.
+        model → metric → value with interval; and the draws of the primary metric and of its companion.
     """
     measured: dict[str, dict[str, MetricEstimate]] = {}
-    primary: PrimaryDraws = {}
+    compared: dict[str, DrawsOf] = {metric: {} for metric in (spec.gate.metric, spec.companion) if metric}
     for name, prediction in predictions.items():
         measured[name] = {}
         for metric, value in metrics.metric_values(spec.task, y, prediction).items():
@@ -105,47 +111,53 @@ def measure_models(
                 block,
                 resamples=count if metric == spec.gate.metric else min(count, SECONDARY_RESAMPLES),
                 seed=spec.training.seed,
-                leave_out=metric == spec.gate.metric,
+                leave_out=metric in compared,
             )
             measured[name][metric] = resampling.confidence_interval(draws, spec.gate.level)
-            if metric == spec.gate.metric:
-                primary[name] = draws
-    return measured, primary
+            if metric in compared:
+                compared[metric][name] = draws
+    return measured, compared
 
 
-def paired_gains(spec: Spec, train: TrainReport, draws: PrimaryDraws, level: float) -> tuple[PairedGain, ...]:
+def paired_gains(
+    spec: Spec, train: TrainReport, compared: Mapping[str, DrawsOf], level: float
+) -> tuple[PairedGain, ...]:
     """Compare each candidate with champions, refresh and baselines on the same draws of the primary metric.
 
+    With the champion also by the companion metric, where there is one.
+
     Args:
-        spec: the primary metric and the margin.
+        spec: the metrics and the margin.
         train: the candidates and baselines.
-        draws: of `measure_models`.
+        compared: metric → draws, of `measure_models`.
         level: chance of a wrong promotion that each comparison may have.
 
     Raises:
         NonFiniteMetric: there is nothing to compare: the metric is undefined on these rows, or on too many draws.
     """
-    if not draws:
+    if not compared[spec.gate.metric]:
         raise NonFiniteMetric(
             f"{spec.gate.metric} is undefined on the holdout rows: their outcomes do not differ",
             do="judge on more intervals (evaluation.holdout), or by a metric that is always defined",
         )
     pairs = []
-    for candidate in train.fitted:
-        if candidate.kind == "baseline" or candidate.name not in draws:
-            continue
-        fitted = [other.name for other in train.fitted if other.name != candidate.name and other.kind != "new"]
-        for other in (CHAMPION, REFERENCE_CHAMPION, *fitted):
-            if other in draws:
-                pair = gains.paired_gain(
-                    spec.task,
-                    (candidate.name, draws[candidate.name]),
-                    (other, draws[other]),
-                    level,
-                    margin=spec.gate.margin,
-                    seed=spec.training.seed,
-                )
-                pairs.append(pair)
+    for metric, draws in compared.items():
+        for candidate in train.fitted:
+            if candidate.kind == "baseline" or candidate.name not in draws:
+                continue
+            fitted = [other.name for other in train.fitted if other.name != candidate.name and other.kind != "new"]
+            others = (CHAMPION, REFERENCE_CHAMPION, *fitted) if metric == spec.gate.metric else (CHAMPION,)
+            for other in others:
+                if other in draws:
+                    pair = gains.paired_gain(
+                        spec.task,
+                        (candidate.name, draws[candidate.name]),
+                        (other, draws[other]),
+                        level,
+                        margin=spec.gate.margin,
+                        seed=spec.training.seed,
+                    )
+                    pairs.append(pair)
     return tuple(pairs)
 
 

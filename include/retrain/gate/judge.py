@@ -1,8 +1,10 @@
 """The verdict on a run's candidates: promote, keep or inconclusive, from recorded facts and never from data.
 
 A candidate has to pass all of its checks, which costs no level (intersection-union test, Berger 1982). A candidate with
-every check passed is promoted, a new configuration before a refresh. If none is, but one has nothing against it except
-what cannot be told, the verdict is inconclusive; else the champion is kept.
+every check passed is promoted: a new configuration first, then what renews the champion, of a refresh and a
+recalibrated one the better at face value. Where the champion has lost its privilege, the best at face value of all,
+baselines included. If none passes, but one has nothing against it except what cannot be told, the verdict is
+inconclusive; else the champion is kept.
 
 The checks of a candidate against baselines and champions are in `retrain.gate.comparison`, those of its behaviour in
 `retrain.gate.checks`. To add a check to the gate, see there.
@@ -15,7 +17,16 @@ from typing import Literal
 
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
 from retrain.gate.comparison import Comparison
-from retrain.results import Context, Decision, EvaluateReport, FittedModel, GateCheck, GateReport, TrainReport
+from retrain.results import (
+    CandidateKind,
+    Context,
+    Decision,
+    EvaluateReport,
+    FittedModel,
+    GateCheck,
+    GateReport,
+    TrainReport,
+)
 from retrain.spec import Spec
 
 MOST_REASONS = 12
@@ -35,7 +46,7 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
         verdict is about, whatever it says.
     """
     comparison = Comparison(spec, context, train, evaluate)
-    candidates = _candidates(spec, context, train)
+    candidates = _candidates(comparison)
     checks: dict[str, list[GateCheck]] = {}
     chosen: FittedModel | None = None
     if not candidates:
@@ -45,9 +56,9 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
     else:
         checks = {candidate.name: list(comparison.checks(candidate)) for candidate in candidates}
         chosen, decision = _decide(candidates, checks)
-    kind: Literal["first", "refresh", "new"] | None = None
+    kind: Literal["first"] | CandidateKind | None = None
     if chosen is not None:
-        kind = "first" if context.champion is None else "refresh" if chosen.kind == "refresh" else "new"
+        kind = "first" if context.champion is None else chosen.kind
     promoted = chosen is not None and decision.verdict == "promote"
     return GateReport(
         model=spec.model,
@@ -59,16 +70,18 @@ def judge(spec: Spec, context: Context, train: TrainReport, evaluate: EvaluateRe
         metric=spec.gate.metric,
         challenger_score=chosen and comparison.score(chosen.name),
         champion_score=comparison.score(CHAMPION),
+        lost_to=comparison.lost_to,
         becomes_reference=chosen is not None and promoted and comparison.becomes_reference(chosen),
         checks=tuple(check for of_candidate in checks.values() for check in of_candidate),
     )
 
 
-def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[FittedModel]:
+def _candidates(comparison: Comparison) -> list[FittedModel]:
     """The candidates in the order in which they are judged, the one on the rows since a change first.
 
     Without a champion only the best by its inner score.
     """
+    spec, train = comparison.spec, comparison.train
     sign = -1.0 if spec.greater_is_better else 1.0
 
     def rank(candidate: FittedModel) -> float:
@@ -76,10 +89,22 @@ def _candidates(spec: Spec, context: Context, train: TrainReport) -> list[Fitted
             return -math.inf
         return math.inf if candidate.inner_score is None else sign * candidate.inner_score
 
+    def face_value(candidate: FittedModel) -> float:
+        score = comparison.score(candidate.name)
+        return math.inf if score is None else sign * score
+
     new = sorted((fitted for fitted in train.fitted if fitted.kind == "new"), key=rank)
-    if context.champion is None:
+    if comparison.context.champion is None:
         return new[:1]
-    return [*new, *(fitted for fitted in train.fitted if fitted.kind == "refresh")]
+    # Of equals the recalibrated one, which changes least.
+    renewed = sorted(
+        (fitted for fitted in train.fitted if fitted.renews),
+        key=lambda fitted: (face_value(fitted), fitted.kind == "refresh"),
+    )
+    if not comparison.lost_to:
+        return [*new, *renewed]
+    baselines = [fitted for fitted in train.fitted if fitted.kind == "baseline"]
+    return sorted([*new, *renewed, *baselines], key=face_value)
 
 
 def _decide(candidates: list[FittedModel], checks: dict[str, list[GateCheck]]) -> tuple[FittedModel, Decision]:

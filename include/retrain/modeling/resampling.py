@@ -48,11 +48,19 @@ def blocks(spec: Spec, frame: pd.DataFrame) -> Array:
     elif spec.evaluation.block == "row":
         code = np.arange(len(frame))
     else:
-        monday = pd.Timestamp("1970-01-05", tz="UTC")
-        width = {"hour": pd.Timedelta(hours=1), "day": pd.Timedelta(days=1), "week": pd.Timedelta(weeks=1)}
-        code = pd.factorize((frame[spec.source.time] - monday) // width[spec.evaluation.block])[0]
+        code = pd.factorize(block_starts(spec, frame))[0]
     count = int(code.max(initial=0)) + 1
     return np.asarray(code * MAX_BLOCKS // count if count > MAX_BLOCKS else code)
+
+
+def block_starts(spec: Spec, frame: pd.DataFrame) -> pd.Series[pd.Timestamp]:
+    """The start of the span of time that each row is in, (n,); where each row is a block, the row's own time."""
+    if spec.evaluation.block == "row":
+        return frame[spec.source.time]
+    monday = pd.Timestamp("1970-01-05", tz="UTC")
+    width = {"hour": pd.Timedelta(hours=1), "day": pd.Timedelta(days=1), "week": pd.Timedelta(weeks=1)}
+    span = width[spec.evaluation.block]
+    return monday + (frame[spec.source.time] - monday) // span * span
 
 
 Statistic = Callable[[Array], Array]

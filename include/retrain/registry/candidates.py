@@ -1,33 +1,43 @@
-"""A candidate: fitted, and laid in the store as a model folder."""
+"""A candidate: fitted, and laid in the store as a model folder; and read back with the earlier cuts of its chain."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
-from retrain.modeling import packaging, trainer
+from retrain.modeling import packaging, pipelines, trainer
 from retrain.modeling.folds import Rows
-from retrain.registry.mlflow import save_model
-from retrain.results import AcceptedBatch, Configuration, FittedModel
+from retrain.modeling.metrics import Array
+from retrain.registry.mlflow import load_model, save_model
+from retrain.results import AcceptedBatch, CandidateKind, Configuration, FittedModel, Interval
+from retrain.spec import Spec
 from retrain.state.run import Run
+from retrain.state.store import json_digest
 
 
 def fit_candidate(
     run: Run,
     key: str,
     name: str,
-    kind: Literal["recalibrated", "refresh", "new", "baseline"],
+    kind: CandidateKind,
     configuration: Configuration,
     accepted: tuple[AcceptedBatch, ...],
     known: Rows,
     inner_score: float | None = None,
+    *,
+    until: datetime | None = None,
 ) -> tuple[Pipeline, FittedModel]:
     """Fit a configuration on its training window, and lay the model in the store.
+
+    Up to a cut inside an interval, a window of k intervals reaches back from the cut as far as k intervals do: so the
+    model that is judged has learnt from as many rows as the refit that serves.
 
     Args:
         run: whose spec and store are used.
@@ -38,6 +48,7 @@ def fit_candidate(
         accepted: the batches that the labelled rows are from, oldest first.
         known: labelled rows, oldest first.
         inner_score: mean of the primary metric over the folds of the search, where it was searched for.
+        until: a cut: only the rows before it are learnt from; None learns from all.
 
     Returns:
         The fitted pipeline, and what is on record of it.
@@ -47,15 +58,22 @@ def fit_candidate(
         EstimatorRefused: the estimator is not on the list, or cannot be stored without pickle.
         FeatureCodeRefused: the model's feature function breaks its promise.
     """
-    model, rows = trainer.fit_on_window(run.spec, configuration, known)
+    reach = configuration
+    if until is not None:
+        accepted, known, reach = _before(run.spec, until, configuration, accepted, known)
+    model, rows = trainer.fit_on_window(run.spec, reach, known)
     digest = lay_model(run, key, model, rows.frame)
-    batches = trainer.batches_in_window(accepted, configuration)
+    batches = trainer.batches_in_window(accepted, reach)
+    training, intervals = dataset.training_digest(batches), dataset.intervals(batches)
+    if until is not None and until < intervals[-1].end:
+        training = json_digest([training, until.isoformat()])
+        intervals = (*intervals[:-1], Interval(start=intervals[-1].start, end=until))
     return model, FittedModel(
         name=name,
         kind=kind,
         configuration=configuration,
-        training=dataset.training_digest(batches),
-        intervals=dataset.intervals(batches),
+        training=training,
+        intervals=intervals,
         rows=len(rows.y),
         key=key,
         digest=digest,
@@ -87,3 +105,64 @@ def lay_model(run: Run, key: str, model: Pipeline, frame: pd.DataFrame, *code: s
         )
         run.store.put_folder(key, folder / "model")
     return digest
+
+
+def _before(
+    spec: Spec, until: datetime, configuration: Configuration, accepted: tuple[AcceptedBatch, ...], known: Rows
+) -> tuple[tuple[AcceptedBatch, ...], Rows, Configuration]:
+    """The batches and rows before a cut, and the configuration with the window that they span."""
+    when = known.frame[spec.source.time]
+    accepted = tuple(batch for batch in accepted if batch.batch.interval.start < until)
+    begin, window, newest = when.min(), configuration.window, accepted[-1].batch.interval
+    if window and until < newest.end and len(accepted) > window:
+        begin = accepted[-window - 1].batch.interval.start + (until - newest.start)
+        configuration = configuration.model_copy(update={"window": window + 1})
+    return accepted, known.take(np.flatnonzero((when >= begin) & (when < until))), configuration
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model as it was fitted at each cut of the holdout.
+
+    Attributes:
+        links: the cut from which on each answers, and its pipeline, oldest first.
+    """
+
+    links: tuple[tuple[datetime, Pipeline], ...]
+
+    @property
+    def last(self) -> Pipeline:
+        """The one of the last cut, which was fitted on the most rows."""
+        return self.links[-1][1]
+
+    def unseen(self, spec: Spec, frame: pd.DataFrame) -> Array:
+        """Which of these rows, (n,), the last one was not fitted on."""
+        return (frame[spec.source.time] >= self.links[-1][0]).to_numpy()
+
+    def predict(self, spec: Spec, frame: pd.DataFrame) -> Array:
+        """Predict each row by the newest model that was fitted on earlier rows only, as `pipelines.predict` does."""
+        cuts = pd.DatetimeIndex([cut for cut, _ in self.links[1:]], dtype="datetime64[ns, UTC]")
+        place = cuts.searchsorted(pd.DatetimeIndex(frame[spec.source.time]).as_unit("ns"), side="right")
+        answers: Array | None = None
+        for link in np.unique(place):
+            own = place == link
+            part = pipelines.predict(self.links[link][1], spec.task, frame.loc[own])
+            answers = np.empty((len(frame), *part.shape[1:])) if answers is None else answers
+            answers[own] = part
+        return pipelines.predict(self.last, spec.task, frame) if answers is None else answers
+
+
+def load_chain(run: Run, fitted: FittedModel) -> Chain:
+    """A candidate of this run with all links of its chain.
+
+    Raises:
+        MissingInput, DigestMismatch: files of a model are gone, or are others.
+    """
+    links = []
+    for cut, key, digest in (
+        *((link.until, link.key, link.digest) for link in fitted.chain),
+        (fitted.intervals[-1].end, fitted.key, fitted.digest),
+    ):
+        with run.store.local(key) as folder:
+            links.append((cut, load_model(folder, digest)))
+    return Chain(tuple(links))

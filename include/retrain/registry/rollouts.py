@@ -37,7 +37,7 @@ def new_rollout(
         purpose=purpose,
         shadow=shadow,
         champion=champion,
-        kind="refresh" if kind == "refresh" else "new",
+        kind="refresh" if kind in ("refresh", "recalibrated") else "new",
         becomes_reference=becomes_reference,
         share=share,
         since=since,

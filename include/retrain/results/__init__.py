@@ -39,7 +39,7 @@ from retrain.results.rollout import RolloutReport
 from retrain.results.score import Coverage, Disagreement, Disparity, ScoreReport
 from retrain.results.smoke_test import SmokeTestReport
 from retrain.results.snapshot import SnapshotReport
-from retrain.results.train import FittedModel, TrainReport
+from retrain.results.train import CandidateKind, ChainLink, FittedModel, TrainReport
 from retrain.results.validate import Check, ValidateReport
 
 __all__ = [
@@ -48,6 +48,8 @@ __all__ = [
     "Alert",
     "Batch",
     "BlockedModel",
+    "CandidateKind",
+    "ChainLink",
     "Champion",
     "Check",
     "ColumnDrift",

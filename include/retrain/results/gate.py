@@ -31,7 +31,10 @@ class GateReport(StageReport):
 
     decision: Decision = Field(description="promote, keep or inconclusive")
     chosen: str | None = Field(default=None, description="which fitted model")
-    kind: Literal["first", "refresh", "new"] | None = None
+    kind: Literal["first", "refresh", "recalibrated", "new", "baseline"] | None = None
+    lost_to: str = Field(
+        default="", description="the baseline that the champion loses to at face value, which ends its privilege"
+    )
     metric: str = ""
     challenger_score: float | None = None
     champion_score: float | None = None

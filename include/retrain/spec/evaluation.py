@@ -15,6 +15,9 @@ METRICS: dict[str, dict[str, bool]] = {
 }
 """Primary metrics per task, and whether greater is better. Accuracy is not one: it hides the rare class."""
 
+COMPANIONS = {"log_loss": "brier", "rmse": "mae"}
+"""A loss without a bound → one that a few enormous errors cannot decide, where the task has it."""
+
 OF_A_CLASS = ("precision", "recall", "specificity", "f1")
 """Metrics that can be asked of one class against the rest."""
 _CLASSIFIED: dict[str, bool | None] = {"balanced_accuracy": True, "accuracy": True, **dict.fromkeys(OF_A_CLASS, True)}

@@ -15,7 +15,7 @@ from retrain.spec.base import CRON, ColumnName, Name, Part
 from retrain.spec.columns import Column, Target
 from retrain.spec.drift import Drift
 from retrain.spec.edge_cases import Case, parse_cases
-from retrain.spec.evaluation import BY_INTERVAL, LIMITED, METRICS, OF_A_CLASS, Evaluation
+from retrain.spec.evaluation import BY_INTERVAL, COMPANIONS, LIMITED, METRICS, OF_A_CLASS, Evaluation
 from retrain.spec.gate import Gate, Limit, LimitedMetric
 from retrain.spec.intervals import Intervals
 from retrain.spec.labels import Labels
@@ -249,6 +249,12 @@ class Spec(Part):
     def greater_is_better(self) -> bool:
         """Whether a greater value of the gate's metric is a better one."""
         return METRICS[self.task][self.gate.metric]
+
+    @property
+    def companion(self) -> str | None:
+        """The metric that the comparison is also made by, where the gate's is a loss without a bound."""
+        companion = COMPANIONS.get(self.gate.metric)
+        return companion if companion in METRICS[self.task] else None
 
     # --- intervals
 

@@ -17,15 +17,15 @@ from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
 from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
-from retrain.gate import alpha_spending, checks, evidence
+from retrain.gate import alpha_spending, checks, evidence, face_value
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
-from retrain.modeling import pipelines, resampling
+from retrain.modeling import resampling
 from retrain.modeling.importance import permutation_importance
 from retrain.modeling.metrics import Array
+from retrain.registry.candidates import Chain, load_chain
 from retrain.registry.champion import load_champion
-from retrain.registry.mlflow import load_model
 from retrain.rendering import plots
-from retrain.results import AcceptedBatch, Context, Decision, EvaluateReport, PairedGain, TrainReport
+from retrain.results import AcceptedBatch, Champion, Context, Decision, EvaluateReport, PairedGain, TrainReport
 from retrain.spec import Spec
 from retrain.state.run import Run
 
@@ -50,7 +50,7 @@ def evaluate(run: Run) -> EvaluateReport:
         return _inconclusive(run, f"no fresh labels: {evidence.why_not_fresh(context, holdout)}")
     models = _models(run, context, train)
     reference_champion, lost = _reference_champion(run, context)
-    champions = [model for model in (models.get(CHAMPION), reference_champion) if model is not None]
+    champions = [chain.last for chain in (models.get(CHAMPION), reference_champion) if chain is not None]
     frame, y, unlabelled = _labelled(run, fresh, champions, train.judged_from)
     span = evidence.span(fresh)
     if frame.empty:
@@ -70,24 +70,29 @@ def evaluate(run: Run) -> EvaluateReport:
         except RetrainError as error:
             lost = error.found
     block = resampling.blocks(spec, frame)
-    measured, draws = evidence.measure_models(spec, y, predictions, block)
+    measured, compared = evidence.measure_models(spec, y, predictions, block)
+    scores = {name: of_model[spec.gate.metric].value for name, of_model in measured.items()}
     candidates = evidence.count_judged(context, train)
     level = analysis.level / max(candidates, 1)
     pairs: tuple[PairedGain, ...] = ()
-    undefined = ""
+    no_interval = ""
     try:
-        pairs = evidence.paired_gains(spec, train, draws, level)
+        pairs = evidence.paired_gains(spec, train, compared, level)
     except NonFiniteMetric as error:
-        undefined = error.found
-    importance = {
-        candidate.name: permutation_importance(spec, models[candidate.name], frame, y)
-        for candidate in train.fitted
-        if candidate.kind != "baseline"
-    }
+        no_interval = error.found
+    importance = {}
+    for candidate in train.fitted:
+        if candidate.kind != "baseline":
+            chain = models[candidate.name]
+            unseen = chain.unseen(spec, frame)
+            rows = frame.loc[unseen].reset_index(drop=True)
+            importance[candidate.name] = permutation_importance(spec, chain.last, rows, y[unseen])
+    last = {name: chain.last for name, chain in models.items()}
     without_label = f", {unlabelled:,} without a label left out" if unlabelled else ""
+    taught = f", from {train.judged_from:%Y-%m-%d %H:%M} on" if train.judged_from else ""
     reasons = (
-        undefined,
-        f"{len(frame):,} labelled rows of {span} in {block.max() + 1} blocks{without_label}",
+        no_interval,
+        f"{len(frame):,} labelled rows of {span}{taught} in {block.max() + 1} blocks{without_label}",
         analysis.describe(candidates),
         f"the reference champion is lost: {lost}" if lost else "",
     )
@@ -96,7 +101,8 @@ def evaluate(run: Run) -> EvaluateReport:
         interval=run.interval,
         effective_at=run.as_of,
         decision=Decision(
-            verdict="inconclusive" if undefined else "measured", reasons=tuple(reason for reason in reasons if reason)
+            verdict="measured" if compared[spec.gate.metric] else "inconclusive",
+            reasons=tuple(reason for reason in reasons if reason),
         ),
         level=level,
         earlier_analyses=analysis.earlier,
@@ -108,8 +114,10 @@ def evaluate(run: Run) -> EvaluateReport:
         paired=pairs,
         slices=tuple(evidence.measure_slices(spec, frame, y, predictions)),
         importance={name: losses for name, losses in importance.items() if losses},
-        unknown_categories=evidence.unknown_categories(frame, models),
-        findings=checks.examine(run, train, models, frame, y, fitted, block),
+        unknown_categories=evidence.unknown_categories(frame, last),
+        findings=checks.examine(
+            run, train, last, frame, y, fitted, block, with_baselines=bool(face_value.lost_to(spec, scores))
+        ),
     )
     return _publish(run, frame, y, predictions, report)
 
@@ -127,24 +135,25 @@ def _inconclusive(run: Run, reason: str, earlier_analyses: int = 0) -> EvaluateR
 # --- what is read
 
 
-def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Pipeline]:
+def _models(run: Run, context: Context, train: TrainReport) -> dict[str, Chain]:
     """The candidates, the baselines and the champion by name."""
-    models = {}
-    for fitted in train.fitted:
-        with run.store.local(fitted.key) as folder:
-            models[fitted.name] = load_model(folder, fitted.digest)
+    models = {fitted.name: load_chain(run, fitted) for fitted in train.fitted}
     if champion := context.champion:
-        models[CHAMPION] = load_champion(run, champion)
+        models[CHAMPION] = _served(run, champion)
     return models
 
 
-def _reference_champion(run: Run, context: Context) -> tuple[Pipeline | None, str]:
+def _served(run: Run, champion: Champion) -> Chain:
+    return Chain(((champion.trained_until, load_champion(run, champion)),))
+
+
+def _reference_champion(run: Run, context: Context) -> tuple[Chain | None, str]:
     """The reference champion, where it is another than the one that serves, or why it is lost."""
     reference_champion = context.other_reference_champion
     if reference_champion is None:
         return None, ""
     try:
-        return load_champion(run, reference_champion), ""
+        return _served(run, reference_champion), ""
     except RegistryDown:
         raise  # it may be back for the next try
     except RetrainError as error:
@@ -171,14 +180,14 @@ def _labelled(
     return frame[labelled].reset_index(drop=True), y[labelled], int((~labelled).sum())
 
 
-def _predict(name: str, model: Pipeline, spec: Spec, frame: pd.DataFrame) -> Array:
+def _predict(name: str, chain: Chain, spec: Spec, frame: pd.DataFrame) -> Array:
     """A model's predictions for the holdout rows; a refusal names the model."""
     name, classes = name.replace("_", " "), tuple(str(label) for label in spec.classes)
     do = "see what changed since that model was trained; until it can be measured nothing replaces the champion"
-    if tuple(model[0].outcomes) != classes:
-        raise ScoringFailed(f"{name} knows the classes {model[0].outcomes}, the spec now has {classes}", do=do)
+    if (known := tuple(chain.last[0].outcomes)) != classes:
+        raise ScoringFailed(f"{name} knows the classes {known}, the spec now has {classes}", do=do)
     try:
-        return pipelines.predict(model, spec.task, frame)
+        return chain.predict(spec, frame)
     except RetrainError as error:
         raise type(error)(f"{name}: {error.found}", do=error.do) from error
     except Exception as error:

@@ -19,7 +19,7 @@ from retrain.gate.refit_checks import Golden, mean_prediction, predict_golden, r
 from retrain.modeling import pipelines, trainer
 from retrain.modeling.folds import Rows
 from retrain.monitoring import reference
-from retrain.registry.candidates import fit_candidate
+from retrain.registry.candidates import fit_candidate, load_chain
 from retrain.registry.mlflow import load_model
 from retrain.results import (
     Context,
@@ -47,18 +47,17 @@ def refit(run: Run) -> RefitReport:
     training, holdout = dataset.split(context, spec)
     batches = trainer.batches_in_window((*training, *holdout), gated.configuration)
     known, _ = trainer.labelled_rows(run, batches)
-    with run.store.local(gated.key) as folder:
-        gated_model = load_model(folder, gated.digest)
-    # A candidate on the rows since a change has seen the older half of the holdout rows.
+    chain = load_chain(run, gated)
+    # The rows before the first cut of the holdout have taught the candidate.
     begin = run.read(TrainReport, "train").judged_from or holdout[0].batch.interval.start
     in_holdout = (known.frame[spec.source.time] >= begin).to_numpy()
     judged = known.frame.loc[in_holdout]
-    gated_prediction = pipelines.predict(gated_model, spec.task, judged)
+    gated_prediction = chain.predict(spec, judged)
 
     key, golden_key = run.path("refit", "model"), run.path("refit", "golden.json")
     golden = _golden(run, known)
     fitted: FittedModel | None = None
-    model = gated_model
+    model = chain.last
     checks: tuple[GateCheck, ...]
     try:
         model, fitted = fit_candidate(run, key, gated.name, gated.kind, gated.configuration, batches, known)
@@ -71,7 +70,7 @@ def refit(run: Run) -> RefitReport:
     if failed or fitted is None:
         with run.store.local(gated.key) as folder:
             run.store.put_folder(key, folder)
-        model, fitted = gated_model, gated.model_copy(update={"key": key})
+        model, fitted = chain.last, gated.model_copy(update={"key": key})
         decision = Decision(verdict="gated", reasons=("the gated candidate itself goes on", *failed))
     else:
         decision = Decision(verdict="refit", reasons=tuple(check.reason for check in checks))

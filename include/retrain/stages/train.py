@@ -1,36 +1,58 @@
-"""Search, fit the candidates and the baselines; the holdout rows are not read here.
+"""Search, fit the candidates and the baselines; the holdout rows that judge a model are not read for it.
 
 What leaves this stage: `refresh`, the champion's configuration (its number of trees and window included) on the rows
 of today; `new`, the winner of the search, which may be the champion's configuration with another number of trees, since
 that grows with the rows; `changed`, once labels have shown that the champion fell, the winner on the rows since then;
 and the baselines `naive` and `simple`.
+
+All of them are forward chained (`retrain.modeling.cuts`): fitted at each cut of the holdout on the rows before it, to
+answer the rows up to the next. The search reads the rows before the holdout.
 """
 
 from __future__ import annotations
 
 import sys
 from datetime import datetime
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 
 from retrain.data import dataset
-from retrain.modeling import early_stopping, estimators, pipelines, resampling, trainer
+from retrain.gate import evidence
+from retrain.modeling import early_stopping, estimators, pipelines, trainer
+from retrain.modeling.cuts import cuts
+from retrain.modeling.folds import Rows
 from retrain.modeling.search import search
 from retrain.monitoring.signals import with_own_signals
 from retrain.registry.candidates import fit_candidate
-from retrain.results import AcceptedBatch, Configuration, Context, FittedModel, Interval, TrainReport
+from retrain.results import (
+    AcceptedBatch,
+    CandidateKind,
+    ChainLink,
+    Configuration,
+    Context,
+    FittedModel,
+    TrainReport,
+)
 from retrain.spec import Spec
 from retrain.state.run import Run
-from retrain.state.store import json_digest
 
 FEW_TREES = 0.2
 FEWEST = 100
 """Rows since a change from which something can be learnt."""
 
 
+class Planned(NamedTuple):
+    """A model that is to be fitted: a candidate or a baseline."""
+
+    name: str
+    kind: CandidateKind
+    configuration: Configuration
+    inner_score: float | None = None
+
+
 def train(run: Run) -> TrainReport:
-    """Fit this run's candidates on the mature rows before the holdout rows.
+    """Fit this run's candidates and baselines, each at every cut of the fresh holdout rows.
 
     Raises:
         MissingInput: the context has not been written.
@@ -50,14 +72,22 @@ def train(run: Run) -> TrainReport:
             incumbent = context.champion.configuration
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
-    # Whether the rows since a change do better, the holdout rows show and not the search.
-    everywhere = incumbent and incumbent.model_copy(update={"since": None})
-    result = search(spec, labelled, everywhere, _progress)
+    # Whether the rows since a change do better, the holdout rows show and not the search. A baseline wins no search.
+    searched = incumbent if incumbent and incumbent.estimator not in estimators.BASELINES else None
+    result = search(spec, labelled, searched and searched.model_copy(update={"since": None}), _progress)
     notes += result.notes
 
-    plan: list[tuple[str, Literal["refresh", "new", "baseline"], Configuration, float | None]] = []
+    known, taught, moments = labelled, accepted, _cuts(run, context, holdout)
+    if moments:
+        taught = (*accepted, *holdout)
+        known, _ = trainer.labelled_rows(run, taught)
+        notes.append(f"holdout cut at {' and '.join(f'{cut:%Y-%m-%d %H:%M}' for cut in moments)}: earlier rows teach")
+    else:
+        notes.append("the holdout rows are too few to be cut: they judge what was fitted before them")
+
+    plan: list[Planned] = []
     if incumbent is not None:
-        plan.append(("refresh", "refresh", incumbent, result.incumbent))
+        plan.append(Planned("refresh", "refresh", incumbent, result.incumbent))
     winner = result.configuration
     if early_stopping.stops_early(spec, winner):
         winner = early_stopping.count_trees(spec, winner, labelled.window(winner.window))
@@ -65,27 +95,24 @@ def train(run: Run) -> TrainReport:
     if incumbent is not None and _alike(run, winner, incumbent):
         notes.append("the search kept the champion's configuration: only the refresh remains")
     else:
-        plan.append(("new", "new", winner, result.score))
-    plan += [(name, "baseline", pipelines.baseline(spec, name), None) for name in estimators.BASELINES]
+        plan.append(Planned("new", "new", winner, result.score))
+    plan += [Planned(name, "baseline", pipelines.baseline(spec, name)) for name in estimators.BASELINES]
+    since = _change_start(spec, context, holdout)
+    if since and moments and _learnable(spec, known, since, moments[0]):
+        plan.append(Planned("changed", "new", winner.model_copy(update={"window": None, "since": since})))
+        notes.append(f"changed: the rows since {since:%Y-%m-%d}")
 
     fitted = []
-    for name, kind, configuration, inner in plan:
-        _progress(f"fit: {name}, {configuration.label}")
-        key = run.path("train", name)
-        fitted.append(fit_candidate(run, key, name, kind, configuration, accepted, labelled, inner)[1])
-    judged_from = None
-    since = _change_start(spec, context, holdout)
-    if since and (changed := _fit_since_change(run, since, winner, accepted, holdout)):
-        fitted.append(changed)
-        judged_from = changed.intervals[-1].end
-        notes.append(f"changed: the rows since {since:%Y-%m-%d}; rows from {judged_from:%Y-%m-%d %H:%M} on judge")
+    for planned in plan:
+        _progress(f"fit: {planned.name}, {planned.configuration.label}")
+        fitted.append(_fit_chain(run, planned, taught, known, moments))
     report = TrainReport(
         model=run.model,
         interval=run.interval,
         effective_at=run.as_of,
         fitted=tuple(fitted),
         holdout=dataset.intervals(holdout),
-        judged_from=judged_from,
+        judged_from=moments[0] if moments else None,
         search=result.tried,
         unlabelled=unlabelled,
         seed=spec.training.seed,
@@ -103,6 +130,28 @@ def train(run: Run) -> TrainReport:
     return report
 
 
+def _cuts(run: Run, context: Context, holdout: tuple[AcceptedBatch, ...]) -> tuple[datetime, ...]:
+    """Where the holdout rows that no champion was fitted on are cut."""
+    fresh = evidence.unseen_by_champions(context, holdout)
+    return cuts(run.spec, trainer.labelled_rows(run, fresh, least=0)[0].frame) if fresh else ()
+
+
+def _fit_chain(
+    run: Run, planned: Planned, batches: tuple[AcceptedBatch, ...], known: Rows, moments: tuple[datetime, ...]
+) -> FittedModel:
+    """Fit a model at each cut; what is on record is the last one, with the earlier ones as its chain."""
+    name, kind, configuration, inner_score = planned
+    chain: list[ChainLink] = []
+    for place, cut in enumerate(moments[:-1], start=1):
+        key = run.path("train", f"{name}-{place}")
+        _, link = fit_candidate(run, key, name, kind, configuration, batches, known, until=cut)
+        chain.append(ChainLink(until=cut, key=key, digest=link.digest, rows=link.rows))
+    until = moments[-1] if moments else None
+    key = run.path("train", name)
+    _, fitted = fit_candidate(run, key, name, kind, configuration, batches, known, inner_score, until=until)
+    return fitted.model_copy(update={"chain": tuple(chain)})
+
+
 def _change_start(spec: Spec, context: Context, holdout: tuple[AcceptedBatch, ...]) -> datetime | None:
     """Start of the first of the latest intervals, one after the other, whose labels showed that the champion fell."""
     if "change" not in spec.training.windows:
@@ -116,36 +165,14 @@ def _change_start(spec: Spec, context: Context, holdout: tuple[AcceptedBatch, ..
     return first if first and holdout and verdicts.get(holdout[-1].batch.interval.start) == "alarm" else None
 
 
-def _fit_since_change(
-    run: Run,
-    since: datetime,
-    winner: Configuration,
-    accepted: tuple[AcceptedBatch, ...],
-    holdout: tuple[AcceptedBatch, ...],
-) -> FittedModel | None:
-    """The winner on the rows since the change, the older half of the newest holdout interval included.
+def _learnable(spec: Spec, known: Rows, since: datetime, cut: datetime) -> bool:
+    """Whether there is something to learn from the rows since a change up to the first cut.
 
-    A change is in the newest rows; held out as a whole they would show that the champion fell and teach nothing. So the
-    interval is cut between two blocks: the rows before the cut are learnt from, those after it judge all models.
-    None where a side has too few rows or blocks.
+    A change is in the newest rows; held out as a whole they would show that the champion fell and teach nothing.
     """
-    spec = run.spec
-    batches = tuple(batch for batch in (*accepted, *holdout) if batch.batch.interval.start >= since)
-    known, _ = trainer.labelled_rows(run, batches, least=FEWEST)
     when = known.frame[spec.source.time]
-    newest = when >= holdout[-1].batch.interval.start
-    block = resampling.blocks(spec, known.frame.loc[newest])
-    if spec.training.group or block.max() + 1 < 2 * spec.gate.min_blocks:
-        return None
-    cut = when[newest].iloc[int(np.searchsorted(block, (block.max() + 1) // 2))].to_pydatetime()
-    part = known.take(np.flatnonzero(when < cut))
-    if len(part.y) < FEWEST or (spec.classes and len(np.unique(part.y)) < len(spec.classes)):
-        return None
-    configuration = winner.model_copy(update={"window": None, "since": since})
-    _, fitted = fit_candidate(run, run.path("train", "changed"), "changed", "new", configuration, batches, part)
-    spans = [*fitted.intervals[:-1], Interval(start=fitted.intervals[-1].start, end=cut)]
-    digest = json_digest([fitted.training, cut.isoformat()])
-    return fitted.model_copy(update={"intervals": tuple(spans), "training": digest})
+    y = known.y[((when >= since) & (when < cut)).to_numpy()]
+    return len(y) >= FEWEST and (not spec.classes or len(np.unique(y)) == len(spec.classes))
 
 
 def _alike(run: Run, winner: Configuration, champion: Configuration) -> bool:

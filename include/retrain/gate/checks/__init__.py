@@ -34,6 +34,8 @@ def examine(
     y: Array,
     predictions: Mapping[str, Array],
     block: Array,
+    *,
+    with_baselines: bool = False,
 ) -> tuple[Finding, ...]:
     """Measure every candidate and the champion on the n labelled holdout rows.
 
@@ -45,11 +47,12 @@ def examine(
         y: (n,) outcomes.
         predictions: name → (n,) or (n, k) predictions.
         block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
+        with_baselines: whether baselines are examined too, since one of them may be promoted.
 
     Raises:
         SnapshotCorrupt, MissingInput: training rows of a candidate are others, or gone.
     """
-    holdout = Holdout(run, train, models, frame, y, predictions, block)
+    holdout = Holdout(run, train, models, frame, y, predictions, block, with_baselines)
     return tuple(finding for check in CHECKS for finding in check.findings(holdout))
 
 

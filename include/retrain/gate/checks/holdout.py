@@ -30,6 +30,7 @@ class Holdout:
         y: (n,) outcomes.
         predictions: name → (n,) or (n, k) predictions.
         block: (n,) codes 0 … k-1 of the blocks of rows that depend on each other.
+        with_baselines: whether a baseline may be promoted, and is examined like a candidate.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Holdout:
     y: Array
     predictions: Mapping[str, Array]
     block: Array
+    with_baselines: bool = False
 
     @property
     def spec(self) -> Spec:
@@ -48,7 +50,7 @@ class Holdout:
     @property
     def candidates(self) -> tuple[FittedModel, ...]:
         """The fitted models that may be promoted."""
-        return tuple(fitted for fitted in self.train.fitted if fitted.kind != "baseline")
+        return tuple(fitted for fitted in self.train.fitted if self.with_baselines or fitted.kind != "baseline")
 
     @property
     def judged(self) -> tuple[str, ...]:
