@@ -87,8 +87,10 @@ def spec_text(model: str, proposal: Proposal, owner: dict[str, str]) -> str:
         f"quality: {{min_rows: {max(1, intervals.fewest // 2)}}}  # half of the smallest whole {intervals.every} seen",
         *_drift(intervals),
         "policy:  # any rule that says yes is enough",
-        f"  schedule: 1  # every {intervals.every}",
-        "  drift: true  # when a batch differs from what the champion was trained on",
+        "  regret: {price: 0.03}  # when a newer model would have done better: 3 % of one interval's loss is worth it",
+        "  performance: true  # when labels show that the champion fell",
+        "  drift: false  # when a batch differs from what the champion was trained on",
+        f"  schedule: 0  # 1 would be every {intervals.every}, whatever the rest says",
         "",
         *_training(proposal),
         "",
@@ -106,7 +108,7 @@ def _training(proposal: Proposal) -> list[str]:
     intervals = proposal.intervals
     hours = proposal.profile.columns[proposal.time].values.dt.hour
     parts = "weekday, hour" if hours.nunique() > 1 else "month, weekday"
-    windows = "[all, 3]" if len(intervals.rows) >= 8 else "[all]"
+    windows = "[all, 4, 2, 1]" if len(intervals.rows) >= 8 else "[all]"
     return [
         "training:",
         f"  min_rows: {min(1000, max(20, int(intervals.labelled * 0.8)))}  # labelled rows, fewer train no model",
