@@ -249,7 +249,7 @@ class Servers:
             RuntimeError: a task failed.
         """
         name = f"bench__{interval}"
-        body = {"dag_run_id": name, "logical_date": None, "conf": {"interval": interval}}
+        body = {"dag_run_id": name, "logical_date": None, "conf": {"interval": interval, "force": True}}
         self.client.post(f"/dags/{DAG}/dagRuns", json=body).raise_for_status()
         while (state := self.client.get(f"/dags/{DAG}/dagRuns/{name}").raise_for_status().json()["state"]) not in ENDED:
             time.sleep(0.25)

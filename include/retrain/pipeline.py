@@ -35,6 +35,7 @@ class Stage:
 
 
 MEASURE = Stage("measure", "realised performance on matured labels, per slice, against what was expected")
+REGRET = Stage("regret", "what the champion loses above a model that would have been fitted later")
 DIAGNOSE = Stage("diagnose", "broken data, wrong labels, or a changed world")
 STAGES = (
     Stage("ingest", "take the interval's batch as it came, typed, under its content hash"),
@@ -45,7 +46,7 @@ STAGES = (
     Stage("drift", "compare the batch with the champion's reference"),
     MEASURE,
     DIAGNOSE,
-    Stage("regret", "what the champion loses above a model that would have been fitted later"),
+    REGRET,
     Stage("decide", "retrain or not, and why"),
     Stage("train", "search, fit the candidates and the baselines", needs=("decide", "retrain")),
     Stage("evaluate", "score candidates, champion and baselines on the same holdout rows", needs=("decide", "retrain")),
@@ -68,7 +69,7 @@ MONITORING = (
     Stage("estimate", "performance without labels"),
     MEASURE,
     DIAGNOSE,
-    Stage("regret", "what the champion loses above a model that would have been fitted later"),
+    REGRET,
     Stage("rollout", "judge what scores beside the champion: go on, promote, stop, or put the predecessor back"),
     Stage("decide", "start a retraining or not, and why"),
 )

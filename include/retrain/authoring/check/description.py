@@ -88,12 +88,12 @@ def _search(spec: Spec) -> str:
 
 def _policy(spec: Spec) -> str:
     policy = spec.policy
-    one = spec.interval.every
-    every = one if policy.schedule == 1 else f"{policy.schedule} {one}s"
+    interval = spec.interval.every
+    every = interval if policy.schedule == 1 else f"{policy.schedule} {interval}s"
     yes = [f"every {every}"] if policy.schedule else []
     yes += ["on drift"] if policy.drift else []
     if policy.regret:
-        yes += [f"when a newer model would have saved {_share(policy.regret.price)} of the loss of one {one}"]
+        yes += [f"when a newer model would have saved {_share(policy.regret.price)} of the loss of one {interval}"]
     yes += ["when labels show a fall"] if policy.performance else []
     yes += ["when the estimate shows one"] if policy.estimated else []
     yes += [f"when the newest training row is {duration(policy.max_age)} old"] if policy.max_age else []
