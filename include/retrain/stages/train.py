@@ -1,9 +1,9 @@
 """Search, fit the candidates and the baselines; the holdout rows that judge a model are not read for it.
 
-What leaves this stage: `refresh`, the champion's configuration (its number of trees and window included) on the rows
-of today; `new`, the winner of the search, which may be the champion's configuration with another number of trees, since
-that grows with the rows; `changed`, once labels have shown that the champion fell, the winner on the rows since then;
-and the baselines `naive` and `simple`.
+What leaves this stage: `refresh`, the champion's configuration (its number of trees included) on newer rows, those of
+the training window whose regret shadows did best lately; `new`, the winner of the search, which may be the champion's
+configuration with another number of trees, since that grows with the rows; `changed`, once labels have shown that the
+champion fell, the winner on the rows since then; and the baselines `naive` and `simple`.
 
 All of them are forward chained (`retrain.modeling.cuts`): fitted at each cut of the holdout on the rows before it, to
 answer the rows up to the next. The search reads the rows before the holdout.
@@ -23,12 +23,15 @@ from retrain.modeling import early_stopping, estimators, pipelines, trainer
 from retrain.modeling.cuts import cuts
 from retrain.modeling.folds import Rows
 from retrain.modeling.search import search
+from retrain.monitoring import regret
 from retrain.monitoring.signals import with_own_signals
+from retrain.policy.regret import best_window
 from retrain.registry.candidates import fit_candidate
 from retrain.results import (
     AcceptedBatch,
     CandidateKind,
     ChainLink,
+    Champion,
     Configuration,
     Context,
     FittedModel,
@@ -69,7 +72,7 @@ def train(run: Run) -> TrainReport:
     incumbent = None
     if context.champion is not None and spec.training.refresh:
         if context.champion.configuration.pipeline == pipelines.pipeline_digest(spec):
-            incumbent = context.champion.configuration
+            incumbent = _refreshed(spec, context, context.champion, notes)
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
     # Whether the rows since a change do better, the holdout rows show and not the search. A baseline wins no search.
@@ -128,6 +131,16 @@ def train(run: Run) -> TrainReport:
             run=run.key,
         )
     return report
+
+
+def _refreshed(spec: Spec, context: Context, champion: Champion, notes: list[str]) -> Configuration:
+    """The champion's configuration, on the rows whose regret shadows did best lately."""
+    own = champion.configuration
+    rows = best_window(context.signals)
+    configuration = regret.configurations(spec, champion).get(rows or "", own)
+    if configuration.rows_label != own.rows_label:
+        notes.append(f"refresh: on {rows}, whose shadows lost least lately, in place of {own.rows_label}")
+    return configuration
 
 
 def _cuts(run: Run, context: Context, holdout: tuple[AcceptedBatch, ...]) -> tuple[datetime, ...]:
