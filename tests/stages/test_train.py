@@ -16,7 +16,7 @@ from retrain.modeling import early_stopping, folds, pipelines, search
 from retrain.modeling.folds import Rows
 from retrain.modeling.trainer import labelled_rows
 from retrain.registry.mlflow import load_model
-from retrain.results import Champion, Context, TrainReport
+from retrain.results import Champion, Context, Signal, TrainReport, WindowRegret
 from retrain.stages.train import train
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -201,6 +201,30 @@ def test_a_champions_configuration_is_refreshed_where_nothing_is_better(begin: C
     assert [interval.name for interval in refresh.intervals] == list(MONTHS)
     assert "new" not in by_name(report), "a worse configuration does not displace the champion's"
     assert any("only the refresh remains" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("ahead", "window"), [("last 2", 2), ("all", None), ("last 7", None)])
+def test_a_refresh_is_on_the_rows_whose_shadows_did_best_lately(
+    begin: Callable[..., Run], ahead: str, window: int | None
+) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    run = begin(champion=champion_of(first), windows=["all", 2])
+    gains = {"all": 0.01, "last 2": 0.01} | {ahead: 0.02}
+    regret = tuple(WindowRegret(window=name, loss=0.5, gain=gain, rows=9, blocks=3) for name, gain in gains.items())
+    signal = Signal(
+        question="regret",
+        interval=run.interval,
+        champion=1,
+        verdict="measured",
+        reason="it was",
+        effective_at=run.as_of,
+        regret=regret,
+    )
+    run.write(run.read(Context, "context").model_copy(update={"signals": (signal,)}), "context")
+    report = train(run)
+    refresh = by_name(report)["refresh"]
+    assert (refresh.kind, refresh.configuration.window) == ("refresh", window)
+    assert any("whose shadows lost least" in note for note in report.notes) == (window is not None)
 
 
 def test_a_baseline_that_serves_is_refreshed_and_wins_no_search(begin: Callable[..., Run]) -> None:
