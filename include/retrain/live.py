@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from retrain import errors, pipeline
 from retrain.errors import BatchMissing, RetrainError
-from retrain.results import Interval, StageReport, Trigger
+from retrain.results import Decision, Interval, StageReport, Trigger
 from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.readiness import ENDS, loop_run_key
@@ -42,6 +42,12 @@ class Step:
     stage: str = ""
     report: StageReport | None = None
     refusal: RetrainError | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the stage decided; empty where it decides nothing."""
+        decision: Decision | None = getattr(self.report, "decision", None)
+        return decision.verdict if decision else ""
 
 
 Performed = Generator[Step, None, RetrainError | None]
