@@ -270,7 +270,9 @@ def test_a_monitor_with_its_own_schedule_looks_when_airflow_would(churn: Model) 
     assert days["2024-01-01"] == ["02-05", "02-12", "02-19", "02-26"]
     assert days["2024-03-01"] == ["04-01", "04-08", "04-15", "04-22", "04-29"], "the end of March is a Monday's start"
     assert days["2024-05-01"] == ["06-03"], "the schedule ends with the week in which the last interval does"
-    churn.write_spec(spec(interval={"every": "day", "start": "2024-01-04"}, monitor={"every": "week"}))
-    run = churn.run("2024-01-13")
-    assert [at.day for at in monitor_moments(run.spec, run.spec.at("2024-01-14"))] == [15]
-    assert not monitor_moments(run.spec, run.spec.at("2024-01-07")), "a schedule begins with its first whole week"
+    daily = {"every": "day", "start": "2024-01-04", "end": "2024-01-18"}
+    churn.write_spec(spec(interval=daily, monitor={"every": "week"}))
+    daily_spec = churn.home.spec("churn")
+    ended = daily_spec.intervals_until(datetime.now(UTC))
+    days = {span.start.day: [at.day for at in monitor_moments(daily_spec, span)] for span in ended}
+    assert {day: looked for day, looked in days.items() if looked} == {14: [15], 17: [22]}
