@@ -140,7 +140,7 @@ class Walked(NamedTuple):
     scores: dict[int, float]
     trainings: int
     cpu: float
-    told: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 # --- the histories
@@ -459,7 +459,7 @@ def walk(stream: Stream, policy: str) -> Walked:
         began = time.process_time()
         outcome = replay(home, stream.spec, policies_of(stream.spec, [policy]))[0]
         cpu = time.process_time() - began
-    return Walked(_counted(outcome, stream), outcome.trainings, cpu, tuple(_told(outcome)))
+    return Walked(_counted(outcome, stream), outcome.trainings, cpu, tuple(_steps(outcome)))
 
 
 def _counted(outcome: ReplayOutcome, stream: Stream) -> dict[int, float]:
@@ -470,7 +470,7 @@ def _counted(outcome: ReplayOutcome, stream: Stream) -> dict[int, float]:
     }
 
 
-def _told(outcome: ReplayOutcome) -> Iterator[str]:
+def _steps(outcome: ReplayOutcome) -> Iterator[str]:
     for step in outcome.steps:
         yield f"{step.interval} {'trained' if step.trained else step.decision}: {step.reason}"
 
@@ -491,8 +491,8 @@ def job(world: World, policy: str, keep: Path | None = None) -> dict[str, Walked
     if file and file.exists():
         kept = json.loads(file.read_text())
         return {
-            name: Walked({int(place): score for place, score in scores.items()}, trainings, cpu, tuple(told))
-            for name, (scores, trainings, cpu, told) in kept.items()
+            name: Walked({int(place): score for place, score in scores.items()}, trainings, cpu, tuple(steps))
+            for name, (scores, trainings, cpu, steps) in kept.items()
         }
     warnings.simplefilter("ignore")  # a linear model on a column times a hundred has much to say
     stream = stream_of(world)
@@ -650,7 +650,7 @@ def _cell(row: Row, policy: str) -> str:
 
 def worlds(kinds: Sequence[str], seeds: Sequence[int]) -> list[World]:
     """Every history of these kinds; of a real one there is one."""
-    made = [
+    synthetic = [
         World(kind, task, labels, seed)
         for kind in kinds
         if kind not in REAL
@@ -658,7 +658,7 @@ def worlds(kinds: Sequence[str], seeds: Sequence[int]) -> list[World]:
         for labels in LABELS
         for seed in seeds
     ]
-    return made + [World(kind, "binary", "prompt", 0) for kind in kinds if kind in REAL]
+    return synthetic + [World(kind, "binary", "prompt", 0) for kind in kinds if kind in REAL]
 
 
 def figures(
@@ -713,12 +713,12 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=every, default=every)
     arguments.add_argument("--seeds", nargs=2, type=int, metavar=("FIRST", "COUNT"), default=(SEEDS[0], len(SEEDS)))
     arguments.add_argument("--keep", type=Path, help="folder for what was walked, so that a run can be continued")
-    arguments.add_argument("--told", nargs=4, metavar=World._fields, help="print ours on one history, step by step")
+    arguments.add_argument("--steps", nargs=4, metavar=World._fields, help="print ours on one history, step by step")
     given = arguments.parse_args()
     console = Console(highlight=False)
-    if given.told:
-        kind, task, labels, seed = given.told
-        print(*job(World(kind, task, labels, int(seed)), "the spec's", given.keep)["the spec's"].told, sep="\n")
+    if given.steps:
+        kind, task, labels, seed = given.steps
+        print(*job(World(kind, task, labels, int(seed)), "the spec's", given.keep)["the spec's"].steps, sep="\n")
         return
     first, count = (given.seeds[0], 1) if given.quick else given.seeds
     for section in figures(

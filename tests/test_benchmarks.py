@@ -212,7 +212,7 @@ def test_a_broken_history_is_walked_by_schedules_and_by_ours(tmp_path: Path, mon
     ours = timelines.job(world, "the spec's", tmp_path)["the spec's"]
     assert list(ours.scores) == [timelines.FIRST + 1]
     assert ours.cpu > 0
-    assert len(ours.told) == timelines.MONTHS
+    assert len(ours.steps) == timelines.MONTHS
     monkeypatch.setattr(timelines, "stream_of", None)
     assert timelines.job(world, "the spec's", tmp_path)["the spec's"] == ours
 
