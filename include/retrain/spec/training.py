@@ -87,7 +87,11 @@ class Training(Part):
     balance: bool = Field(default=False, description="weigh classes by their rarity")
     date_parts: dict[ColumnName, tuple[DatePart, ...]] = Field(default={}, description="datetime → parts, in UTC")
     features: CustomFeatures | None = Field(default=None, description="a feature function of the model's own")
-    group: ColumnName | None = Field(default=None, description="rows of one group stay on one side of a split")
+    group: ColumnName | None = Field(
+        default=None,
+        description="column of an entity that comes again, like a customer: its rows are on one side of every split, of"
+        " the folds and of the holdout; for a model that is to answer entities that it has never seen",
+    )
     refresh: bool = Field(default=True, description="also refit the champion's configuration on newer rows")
     seed: int = Field(default=42, ge=0, lt=2**31, description="the one seed of everything random")
     threads: int = Field(default=2, ge=1, le=64, description="of a fit")

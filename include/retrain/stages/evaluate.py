@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from sklearn.pipeline import Pipeline
 
 from retrain.data import dataset
 from retrain.errors import MissingInput, NonFiniteMetric, RegistryDown, RetrainError, ScoringFailed
-from retrain.gate import alpha_spending, checks, evidence, face_value
+from retrain.gate import alpha_spending, checks, evidence, face_value, groups
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
 from retrain.modeling import resampling
 from retrain.modeling.importance import permutation_importance
@@ -51,8 +50,10 @@ def evaluate(run: Run) -> EvaluateReport:
     models = _models(run, context, train)
     reference_champion, lost = _reference_champion(run, context)
     champions = [chain.last for chain in (models.get(CHAMPION), reference_champion) if chain is not None]
-    frame, y, unlabelled = _labelled(run, fresh, champions, train.judged_from)
+    frame, y, unlabelled, known = _labelled(run, context, train, fresh, champions)
     span = evidence.span(fresh)
+    if len(frame) < spec.gate.min_rows <= len(frame) + known:
+        return _inconclusive(run, groups.too_few(spec, len(frame), known))
     if frame.empty:
         return _inconclusive(run, f"no fresh labels: none of {unlabelled} rows from {span} has a label")
     analysis = alpha_spending.begin_interim_analysis(run, context, train, fresh)
@@ -93,6 +94,7 @@ def evaluate(run: Run) -> EvaluateReport:
     reasons = (
         no_interval,
         f"{len(frame):,} labelled rows of {span}{taught} in {block.max() + 1} blocks{without_label}",
+        groups.left_out(spec, known),
         analysis.describe(candidates),
         f"the reference champion is lost: {lost}" if lost else "",
     )
@@ -161,9 +163,13 @@ def _reference_champion(run: Run, context: Context) -> tuple[Chain | None, str]:
 
 
 def _labelled(
-    run: Run, fresh: tuple[AcceptedBatch, ...], champions: Sequence[Pipeline], since: datetime | None
-) -> tuple[pd.DataFrame, Array, int]:
-    """The rows that judge and have a label, their outcomes, and how many had none."""
+    run: Run,
+    context: Context,
+    train: TrainReport,
+    fresh: tuple[AcceptedBatch, ...],
+    champions: Sequence[Pipeline],
+) -> tuple[pd.DataFrame, Array, int, int]:
+    """The rows that judge and have a label, their outcomes, how many had none, and how many are of a known group."""
     spec = run.spec
     # A champion from before a change of the spec may read a column that is no feature any more.
     former = [name for model in champions for name in getattr(model[0], "columns", ()) if name in spec.columns]
@@ -173,11 +179,15 @@ def _labelled(
         fresh,
         [*spec.inputs, spec.target.column, *spec.evaluation.slices, *spec.gate.fairness.columns, *group, *former],
     )
-    if since is not None:
-        frame = frame.loc[frame[spec.source.time] >= since].reset_index(drop=True)
+    unseen = groups.unseen(run, context, train, fresh, frame) if group else np.ones(len(frame), dtype=bool)
+    if train.judged_from is not None:
+        later = (frame[spec.source.time] >= train.judged_from).to_numpy()
+        frame, unseen = frame.loc[later].reset_index(drop=True), unseen[later]
     y = dataset.outcome(spec, frame).to_numpy()
     labelled = np.isfinite(y)
-    return frame[labelled].reset_index(drop=True), y[labelled], int((~labelled).sum())
+    judging = labelled & unseen
+    known = int((labelled & ~unseen).sum())
+    return frame[judging].reset_index(drop=True), y[judging], int((~labelled).sum()), known
 
 
 def _predict(name: str, chain: Chain, spec: Spec, frame: pd.DataFrame) -> Array:

@@ -16,10 +16,10 @@ from retrain.spec import Spec
 
 
 def findings(holdout: Holdout) -> Iterator[Finding]:
-    """Each bounded metric of every model."""
-    for name, prediction in holdout.predictions.items():
+    """Each bounded metric of whoever may serve, and of the champion."""
+    for name in holdout.judged:
         for limited in holdout.spec.gate.limited:
-            measured = limits.measure(holdout.spec, limited, holdout.frame, holdout.y, prediction)
+            measured = limits.measure(holdout.spec, limited, holdout.frame, holdout.y, holdout.predictions[name])
             yield Finding(
                 check="limit",
                 model=name,
