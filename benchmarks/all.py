@@ -39,7 +39,7 @@ def benchmarks(quick: bool, say: Callable[[str], None]) -> dict[str, tuple[str, 
         ),
         "timelines": (
             "python benchmarks/timelines.py",
-            lambda: timelines.figures(timelines.KINDS[1:2], [0], flight=()) if quick else timelines.figures(),
+            lambda: timelines.figures(timelines.KINDS[1:2], [0], few=1) if quick else timelines.figures(),
         ),
         "cycle": ("python benchmarks/cycle.py", lambda: cycle.figures(quick, 1 if quick else 3, say)),
         "rows": ("python benchmarks/rows.py", lambda: rows.figures(sizes)),

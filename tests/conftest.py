@@ -170,7 +170,10 @@ def put_back(folder: Path, aside: Path) -> Iterator[None]:
         shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
 
 
-LONGEST = ("test_airflow", "test_dvc", "test_loop", "test_package", "test_cluster", "test_benchmarks", "test_chaos")
+LONGEST = (
+    *("test_airflow", "test_dvc", "test_loop", "test_live", "test_package", "test_cluster", "test_benchmarks"),
+    "test_chaos",
+)
 """Files that take a minute or more, in the order in which they begin; no two whole Airflows at once."""
 
 

@@ -15,8 +15,7 @@ import yaml
 from benchmarks import alarms, cycle, gates, measure, parse, rollback, rows, timelines
 from retrain import pipeline
 from retrain.modeling import metrics
-from retrain.policy.presets import FIXED
-from retrain.results import ReplayOutcome, Trigger
+from retrain.results import Trigger
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -146,43 +145,76 @@ def test_figures_land_between_their_markers(tmp_path: Path) -> None:
         measure.write("cycle", "x", page)
 
 
-def test_policies_are_held_against_the_best_that_asks_nothing() -> None:
-    def outcomes(**ours: Any) -> list[tuple[ReplayOutcome, ...]]:
-        scores = {
-            "never": (0.60, 0),
-            "every interval, all rows": (0.50, 14),
-            "every interval, sliding window": (0.52, 14),
+def test_the_oracle_and_the_schedules_are_read_from_the_staleness_matrix() -> None:
+    """A change at place 3: the oracle trains once, when its first rows are there, and no schedule beats it."""
+    scores: dict[tuple[int | str, int], dict[int, float]] = {
+        (window, moment): {
+            place: 1.0 if (place >= 3) == (moment > 3 and window == 1) or (window == "all" and place < 3) else 2.0
+            for place in range(moment, 6)
         }
-        assert set(scores) == set(FIXED)
-        by_policy = {**scores, "the spec's": (ours["mean"], ours["trainings"])}
-        shared = {"metric": "log_loss", "steps": (), "promotions": 0, "wrong": 0, "seconds": 1.0}
-        return [
-            tuple(
-                ReplayOutcome(policy=name, mean=mean, trainings=trainings, **shared)  # type: ignore[arg-type]
-                for name, (mean, trainings) in by_policy.items()
-            )
-        ]
+        for window in ("all", 1)
+        for moment in range(2, 6)
+    }
+    matrix = timelines.Matrix(scores, dict.fromkeys(scores, 0.5), first=2, intervals=6)
+    walked = timelines.fixed(matrix, ("all", 1))
+    assert walked["never"].scores == {2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0}
+    assert (walked["every 2, last 1"].trainings, walked["every 2, last 1"].cpu) == (1, 1.0)
+    best = timelines.oracle(matrix, ("all", 1))
+    assert (best.trainings, best.scores) == (1, {2: 1.0, 3: 2.0, 4: 1.0, 5: 1.0})
+    assert min(np.mean(list(walk.scores.values())) for walk in walked.values()) >= np.mean(list(best.scores.values()))
+    assert timelines.oracle(matrix, ("all", 1), price=10.0).trainings == 0
 
-    table = timelines._against_best(
-        {
-            ("abrupt", "binary"): outcomes(mean=0.45, trainings=7),
-            ("gradual", "binary"): outcomes(mean=0.504, trainings=8),
-            ("no change", "binary"): outcomes(mean=0.51, trainings=2),
-            ("broken unit", "binary"): outcomes(mean=0.5, trainings=1),
+
+def test_ours_is_held_against_the_best_schedule_and_one_of_as_many_trainings() -> None:
+    def row(kind: str, score: float, trainings: int, cpu: float) -> timelines.Row:
+        def walked(score: float, trainings: int, cpu: float) -> dict[int, timelines.Walked]:
+            return {
+                seed: timelines.Walked({6: score + seed / 1e3, 7: score - seed / 1e3}, trainings, cpu)
+                for seed in range(4)
+            }
+
+        walks = {
+            "never": walked(0.6, 0, 0.0),
+            "every 1, all rows": walked(0.5, 14, 1.0),
+            "every 6, all rows": walked(0.55, 2, 0.2),
+            "ours": walked(score, trainings, cpu),
+            timelines.THROUGH_STAGES: walked(0.51, 14, 20.0),
         }
+        return timelines.Row((kind, "binary", "prompt"), walks)
+
+    table = timelines.bars(
+        [
+            row("abrupt", 0.45, 7, 9.0),
+            row("gradual", 0.504, 8, 11.0),
+            row("no change", 0.58, 2, 9.0),
+            row("broken unit", 0.5, 1, 9.0),
+        ]
     )
-    assert [row[2:4] for row in table.rows[:2]] == [
-        ("every interval, all rows", "-10.0%"),
-        ("every interval, all rows", "+0.8%"),
-    ]
-    assert [row[-1] for row in table.rows] == [
+    assert [line[1] for line in table.rows] == ["every 1, all rows"] * 4
+    assert [line[2] for line in table.rows] == ["-10.0% ± 0.0", "+0.8% ± 0.0", "+16.0% ± 0.0", "+0.0% ± 0.0"]
+    assert [line[4] for line in table.rows] == ["every 6, all rows"] * 3 + ["never"]
+    assert [line[-1] for line in table.rows] == [
         "met",
-        "MISSED: trainings",
-        "MISSED: score and trainings",
+        "MISSED: trainings and CPU",
+        "MISSED: score and trainings and schedule",
         "MISSED: trainings",
     ]
-    assert "Within 1 % on 3 of 4, better on 1, few enough trainings on 1." in table.notes[0]
-    assert table.notes[0].endswith("Better on most: MISSED.")
+    assert "1 of 4 worlds, 0 allowed: MISSED" in table.notes[1]
+
+
+def test_a_broken_history_is_walked_by_schedules_and_by_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals that count in no score are in nobody's; what was walked is kept and read again."""
+    monkeypatch.setattr(timelines, "MONTHS", timelines.FIRST + 2)
+    monkeypatch.setattr(timelines, "CHANGE", timelines.FIRST)
+    world = timelines.World("all labels wrong", "binary", "prompt", 5)
+    walked = timelines.job(world, "fixed", tmp_path)
+    assert all(list(walk.scores) == [timelines.FIRST + 1] for walk in walked.values())
+    ours = timelines.job(world, "the spec's", tmp_path)["the spec's"]
+    assert list(ours.scores) == [timelines.FIRST + 1]
+    assert ours.cpu > 0
+    assert len(ours.steps) == timelines.MONTHS
+    monkeypatch.setattr(timelines, "stream_of", None)
+    assert timelines.job(world, "the spec's", tmp_path)["the spec's"] == ours
 
 
 def test_rollbacks_are_of_models_that_are_as_much_worse_as_they_should_be() -> None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from retrain import errors, pipeline
 from retrain.errors import BatchMissing, RetrainError
-from retrain.results import Interval, StageReport, Trigger
+from retrain.results import Decision, Interval, StageReport, Trigger
 from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.readiness import ENDS, loop_run_key
@@ -42,6 +42,12 @@ class Step:
     stage: str = ""
     report: StageReport | None = None
     refusal: RetrainError | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the stage decided; empty where it decides nothing."""
+        decision: Decision | None = getattr(self.report, "decision", None)
+        return decision.verdict if decision else ""
 
 
 Performed = Generator[Step, None, RetrainError | None]
@@ -74,44 +80,50 @@ def live_through(
         RetrainError: an outage. Called again, the walk goes on from there.
     """
     plain = newest.trigger.model_copy(update={"force": False, "dry_run": False, "revise": False})
+    on_record: dict[str, list[Record]] = {}
+    for record in newest.ledger.records(newest.model):
+        if record.kind in ("score", *pipeline.STAGE_KINDS.values()):
+            on_record.setdefault(record.body["interval"], []).append(record)
     for span in newest.spec.intervals_until(newest.interval.end):
         run = newest
         if span != newest.interval:
             run = replace(newest, interval=span, key=loop_run_key("retrain", f"laptop-{span.name}"), trigger=plain)
-        steps = _steps(run, anew and run is newest, begin)
+        steps = _steps(run, on_record.get(span.name, ()), anew and run is newest, begin)
         yield next(steps, Step(run))
         yield from steps
 
 
-def monitor_moments(spec: Spec, span: Interval) -> list[datetime]:
+def monitor_moments(spec: Spec, span: Interval) -> Iterator[datetime]:
     """When the monitor looks at an interval as the newest that has ended: by its own schedule, up to now."""
-    every = spec.monitor.every or spec.interval.every
-    schedule = spec.interval.model_copy(update={"every": every})
-    first = schedule.floor(spec.interval.start)
-    schedule = schedule.model_copy(update={"start": first if first == spec.interval.start else schedule.end_of(first)})
-    until = min(datetime.now(UTC), spec.interval.end_of(span.end))
-    moments = [each.end for each in schedule.until(until)]
-    return [moment for moment in moments if span.end <= moment < spec.interval.end_of(span.end)]
+    schedule = spec.interval.model_copy(update={"every": spec.monitor.every or spec.interval.every})
+    last = spec.interval.end is not None and span.end >= spec.interval.end
+    start = schedule.floor(span.end - timedelta(microseconds=1))
+    while (moment := schedule.end_of(start)) <= datetime.now(UTC) and (last or moment < spec.interval.end_of(span.end)):
+        if spec.interval.end is not None and start >= spec.interval.end:
+            return
+        if start >= spec.interval.start:
+            yield moment
+        start = moment
 
 
-def _steps(run: Run, anew: bool, begin: Callable[[Run, str], None]) -> Iterator[Step]:
-    """What is left to do for one interval."""
-    if not _is_scored(run):
+def _steps(run: Run, on_record: Sequence[Record], anew: bool, begin: Callable[[Run, str], None]) -> Iterator[Step]:
+    """What is left to do for one interval, by what was on record of it when the walk began."""
+    if not _is_scored(run, on_record):
         scoring = replace(run, loop="score", key=loop_run_key("score", f"laptop-{run.interval.name}"))
         yield from _perform(scoring, [stage.name for stage in pipeline.SCORING], begin)
-    left = pipeline.NAMES if anew else () if _has_ended(run) else _left(run)
+    left = pipeline.NAMES if anew else () if _has_ended(run, on_record) else _left(run)
     refusal = yield from _perform(run, [name for name in left if name in UNTIL_DECIDE], begin)
     if isinstance(refusal, BatchMissing) and datetime.now(UTC) < run.as_of + run.spec.source.wait:
         return  # it may still come, and the monitor waits for it
-    moments = monitor_moments(run.spec, run.interval)
+    moments = list(monitor_moments(run.spec, run.interval))
     for moment in moments:
         if moment == run.as_of:
-            yield from _monitor(run, moment, begin)
+            yield from _monitor(run, on_record, moment, begin)
     if not refusal:
         yield from _perform(run, [name for name in left if name not in UNTIL_DECIDE], begin)
     for moment in moments:
         if moment != run.as_of:
-            yield from _monitor(run, moment, begin)
+            yield from _monitor(run, on_record, moment, begin)
         yield from _start(run, moment, begin)
 
 
@@ -132,11 +144,13 @@ def _perform(run: Run, names: Sequence[str], begin: Callable[[Run, str], None]) 
     return None
 
 
-def _monitor(run: Run, moment: datetime, begin: Callable[[Run, str], None]) -> Iterator[Step]:
+def _monitor(
+    run: Run, on_record: Sequence[Record], moment: datetime, begin: Callable[[Run, str], None]
+) -> Iterator[Step]:
     """The monitor's look at a moment, where it is not on record."""
     if not any(
         record.body["stage"] == "decide" and record.body["verdict"] in ("retrain", "skip")
-        for record in _records(run, "monitor stage", moment)
+        for record in _of(on_record, "monitor stage", moment)
     ):
         yield from _perform(_monitoring(run, moment), [stage.name for stage in pipeline.MONITORING], begin)
 
@@ -164,33 +178,26 @@ def _start(run: Run, moment: datetime, begin: Callable[[Run, str], None]) -> Ite
 # --- what is on record
 
 
-def _records(run: Run, kind: str, moment: datetime) -> list[Record]:
-    """The records of a kind of stage about the run's interval as of a moment, rehearsals left out."""
-    return [
-        record
-        for record in run.ledger.records(run.model, kind)
-        if record.body["interval"] == run.interval.name
-        and record.effective_at == moment
-        and not record.body["trigger"]["dry_run"]
-    ]
+def _of(on_record: Sequence[Record], kind: str, moment: datetime) -> Iterator[Record]:
+    """The records of a kind of stage as of a moment, rehearsals left out."""
+    for record in on_record:
+        if record.kind == kind and record.effective_at == moment and not record.body["trigger"]["dry_run"]:
+            yield record
 
 
-def _is_scored(run: Run) -> bool:
+def _is_scored(run: Run, on_record: Sequence[Record]) -> bool:
     """Whether the interval has its scores, or nothing served that could have scored it."""
-    name = run.interval.name
-    return any(
-        record.key == name or record.key.startswith(f"{name}/") for record in run.ledger.records(run.model, "score")
-    ) or any(
-        (record.body["stage"], record.body["verdict"]) == ("score", "skipped")
-        for record in _records(run, "score stage", run.as_of)
+    skipped = ("score", "skipped")
+    stages = _of(on_record, "score stage", run.as_of)
+    return any(record.kind == "score" for record in on_record) or any(
+        (record.body["stage"], record.body["verdict"]) == skipped for record in stages
     )
 
 
-def _has_ended(run: Run) -> bool:
+def _has_ended(run: Run, on_record: Sequence[Record]) -> bool:
     """Whether a retraining as of the interval's end, by this run or another, has ended well."""
-    return any(
-        _is_end(record) and record.body["trigger"]["kind"] != "alert" for record in _records(run, "stage", run.as_of)
-    )
+    stages = _of(on_record, "stage", run.as_of)
+    return any(_is_end(record) and record.body["trigger"]["kind"] != "alert" for record in stages)
 
 
 def _is_end(record: Record) -> bool:

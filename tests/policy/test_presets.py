@@ -10,7 +10,7 @@ from retrain.policy.presets import FIXED, PRESETS, policies_of, with_policy
 
 
 def test_policies_by_name_or_in_words() -> None:
-    spec = timelines.spec("regression")
+    spec = timelines.stream_of(timelines.World("abrupt", "regression", "prompt", 0)).spec
     assert tuple(policies_of(spec, [])) == tuple(PRESETS)
     change = policies_of(spec, ["{schedule: 2}"])["{schedule: 2}"]
     changed = with_policy(spec, "every second interval", change)
@@ -18,7 +18,7 @@ def test_policies_by_name_or_in_words() -> None:
     assert changed.digest != spec.digest
     windows = {name: with_policy(spec, name, FIXED[name]).training.windows for name in FIXED}
     assert windows == {
-        "never": ("all", 4, "change"),
+        "never": ("all", 4, 2, 1, "change"),
         "every interval, all rows": ("all",),
         "every interval, sliding window": (4,),
     }

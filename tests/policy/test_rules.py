@@ -250,7 +250,7 @@ def test_intervals_without_labels_yet_cost_what_age_has_cost_lately() -> None:
 def test_the_window_whose_shadows_did_best_lately_is_the_one_to_train_on() -> None:
     assert best_window(()) is None
     assert best_window(GREW) == "last 2"
-    assert best_window((regretted("2024-01-01", all=0.03, last_2=0.0), *GREW)) == "last 2", "long ago"
+    assert best_window((regretted("2024-01-01", all=0.01, last_2=0.0), *GREW)) == "last 2", "long ago"
     assert best_window((*GREW[:2], regretted("2024-05-01", all=0.05, last_2=0.0))) == "all", "lately"
     assert best_window((regretted("2024-01-01", 7, all=0.9, last_2=0.0), GREW[0])) == "all", "whoever served"
     assert best_window((regretted("2024-05-01", all=0.0, last_2=0.0),)) == "all", "of equal ones the first"

@@ -85,6 +85,31 @@ def test_health_is_what_the_monitor_said_last_of_the_champion(churn: Model) -> N
     assert only_entry(churn).health == "changed, alarm: realised"
 
 
+def test_health_is_not_sound_where_nothing_was_looked_at(churn: Model) -> None:
+    ledger = Ledger(churn.home.ledger)
+    promoted(ledger)
+    signal(ledger, "drift", "undetermined", APRIL)
+    assert only_entry(churn).health == "not looked at yet, undetermined: drift"
+    signal(ledger, "kind", "sound", APRIL)
+    signal(ledger, "realised", "undetermined", APRIL)
+    assert only_entry(churn).health == "nothing could be told"
+    signal(ledger, "drift", "calm", MAY)
+    assert only_entry(churn).health == "sound, undetermined: realised"
+
+
+def test_what_nobody_learns_from_is_part_of_the_health(churn: Model) -> None:
+    ledger = Ledger(churn.home.ledger)
+    promoted(ledger)
+    body = {"trigger": {"dry_run": False}, "seconds": 1.0, "reasons": ["r"], "facts": {}}
+    for when, stage, verdict in ((APRIL, "ingest", "done"), (MAY, "ingest", "done"), (MAY, "validate", "Quarantined")):
+        facts = {**body, "stage": stage, "verdict": verdict, "interval": f"{when:%Y-%m-%d}"}
+        ledger.append("churn", "stage", f"{when:%m}/{stage}", facts, effective_at=when, run=f"run-{when:%m}")
+    signal(ledger, "kind", "broken", APRIL)
+    assert only_entry(churn).health == "broken; held: 2024-04-01; 2024-05-01 validate: quarantined"
+    ledger.append("churn", "release", "2024-04-01/abc", {}, effective_at=APRIL)
+    assert only_entry(churn).health == "broken; 2024-05-01 validate: quarantined"
+
+
 def test_what_waits_for_a_person(churn: Model) -> None:
     ledger = Ledger(churn.home.ledger)
     promoted(ledger)

@@ -33,7 +33,8 @@ def timeline() -> Iterator[tuple[Spec, list[pd.DataFrame]]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"MONTHS": MONTHS, "ROWS": 400, "FIRST": FIRST, "CHANGE": CHANGE}.items():
             patch.setattr(timelines, name, value)
-        yield timelines.spec("regression"), list(timelines.world("abrupt", "regression", 0))
+        stream = timelines.stream_of(timelines.World("abrupt", "regression", "prompt", 0))
+        yield stream.spec, list(stream.frames())
 
 
 def home_of(root: Path) -> Home:

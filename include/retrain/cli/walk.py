@@ -16,7 +16,8 @@ from retrain.results import PromoteReport
 from retrain.state.run import Run
 
 TELLING = ("score", "diagnose", "rollout", "decide", "gate", "promote")
-"""Stages whose verdict is a line; of the others a refusal alone."""
+CALM = ("sound", "idle")
+"""Stages whose verdict is a line, unless it is a calm one; of the others a refusal alone."""
 
 
 def show(newest: Run, *, anew: bool = False) -> None:
@@ -51,9 +52,9 @@ def show(newest: Run, *, anew: bool = False) -> None:
                 if step.refusal.found not in before and (before or name != newest.interval.name):
                     typer.echo(f"{name} · {step.refusal}", err=True)
                 before.setdefault(step.refusal.found, step.refusal)
-            elif step.report and step.stage in TELLING:
+            elif step.report and step.stage in TELLING and step.verdict not in CALM:
                 typer.echo(pipeline.last_line(step.report, _name(step.run, step.stage)))
-                if isinstance(step.report, PromoteReport) and step.report.decision.verdict == "waiting":
+                if isinstance(step.report, PromoteReport) and step.verdict == "waiting":
                     waiting = step.report.version
     show_table(table(newest.ledger, newest.model))
     if on_record:

@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {**FIXED, **TRIGGERED}
 """Name → what it changes in the spec's `policy`."""
 
 SLIDING_INTERVALS = 3
-"""Length of the sliding window, where the spec names none."""
+"""Length of the sliding window, where the spec names none; else the longest that it names."""
 
 
 def policies_of(spec: Spec, texts: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -96,7 +96,7 @@ def with_policy(spec: Spec, name: str, change: Mapping[str, Any]) -> Spec:
     if name == "every interval, all rows":
         windows = ("all",)
     elif name == "every interval, sliding window":
-        windows = (min((window for window in windows if isinstance(window, int)), default=SLIDING_INTERVALS),)
+        windows = (max((window for window in windows if isinstance(window, int)), default=SLIDING_INTERVALS),)
     training = spec.training.model_copy(update={"windows": windows})
     digest = json_digest([spec.digest, policy.model_dump(mode="json"), training.model_dump(mode="json")["windows"]])
     return spec.model_copy(update={"policy": policy, "training": training, "digest": digest})

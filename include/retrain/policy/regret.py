@@ -18,7 +18,7 @@ from retrain.results import Signal, WindowRegret
 
 SHRINKAGE = 0.5
 """Standard errors by which a sum of regrets is lowered: it is the greatest of several windows, each with noise."""
-DISCOUNT = 0.7
+DISCOUNT = 0.9
 """An interval's weight in the record of the windows, for each newer interval."""
 RECENT = 6
 """Intervals whose mean loss is the loss of one interval."""

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from retrain.errors import RetrainError
 from retrain.rendering.text import NONE, plain, stamp
+from retrain.reporting import status
+from retrain.reporting.status import IntervalStatus
 from retrain.results import Champion
 from retrain.spec import Spec, load
 from retrain.state.ledger import Ledger, Record
@@ -38,7 +40,8 @@ class InventoryEntry:
         trained_until: end of its newest training row's interval.
         age: how much newer the model's newest record is than that, on the data's clock.
         scored: the newest interval with scores.
-        health: what the monitor found last, and the questions that are in alarm.
+        health: what the monitor found last, the questions that are in alarm or could not be told, the intervals that
+            are held, and why the newest one was refused.
         pending: what scores beside the champion, or waits for a person.
         problem: why the model does not run: its spec, or its ledger.
     """
@@ -70,7 +73,8 @@ def entries(home: Home, now: datetime | None = None) -> tuple[InventoryEntry, ..
     for file in home.specs:
         try:
             spec = load(file)
-            by_model[file.stem] = _entry(spec, ledger.records(spec.model), now or datetime.now(UTC))
+            records = ledger.records(spec.model)
+            by_model[file.stem] = _entry(spec, records, status.rows(ledger, spec.model), now or datetime.now(UTC))
         except RetrainError as error:
             by_model[file.stem] = InventoryEntry(model=file.stem, problem=error.found)
     for model in ledger.models():
@@ -80,7 +84,7 @@ def entries(home: Home, now: datetime | None = None) -> tuple[InventoryEntry, ..
     return tuple(by_model[model] for model in sorted(by_model))
 
 
-def _entry(spec: Spec, records: Sequence[Record], now: datetime) -> InventoryEntry:
+def _entry(spec: Spec, records: Sequence[Record], intervals: Sequence[IntervalStatus], now: datetime) -> InventoryEntry:
     promotions = [record for record in records if record.kind == "promotion"]
     entry = InventoryEntry(
         model=spec.model,
@@ -102,7 +106,7 @@ def _entry(spec: Spec, records: Sequence[Record], now: datetime) -> InventoryEnt
         recorded=last.recorded_at,
         trained_until=champion.trained_until,
         age=max(record.effective_at for record in records) - champion.trained_until,
-        health=_health(records, champion.version),
+        health="; ".join([_health(records, champion.version), *_stopped(intervals)]),
     )
 
 
@@ -116,8 +120,20 @@ def _health(records: Iterable[Record], version: int) -> str:
                 newest[record.body["question"]] = record
     kind = newest.pop("kind", None)
     alarms = [question for question, record in sorted(newest.items()) if record.body["verdict"] == "alarm"]
-    state = str(kind.body["verdict"]) if kind else "not looked at yet" if not newest else "sound"
-    return f"{state}, alarm: {', '.join(alarms)}" if alarms else state
+    untold = [question for question, record in sorted(newest.items()) if record.body["verdict"] == "undetermined"]
+    state = str(kind.body["verdict"]) if kind else "not looked at yet"
+    if state == "sound" and len(untold) == len(newest):
+        return "nothing could be told"
+    parts = (("alarm", alarms), ("undetermined", untold))
+    return ", ".join([state, *(f"{what}: {', '.join(questions)}" for what, questions in parts if questions)])
+
+
+def _stopped(intervals: Sequence[IntervalStatus]) -> Iterable[str]:
+    """What nobody learns from: held intervals, and the newest one where it was refused."""
+    if held := [row.interval for row in intervals if row.held]:
+        yield f"held: {', '.join(held)}"
+    if intervals and intervals[-1].refusal:
+        yield f"{intervals[-1].interval} {intervals[-1].refusal}"
 
 
 def _pending(spec: Spec, records: Sequence[Record], promotions: Sequence[Record], now: datetime) -> Iterable[str]:

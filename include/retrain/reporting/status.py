@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from retrain.results import HELD
 from retrain.state.ledger import Ledger
 
 WORDS = {"accept": "ok", "Quarantined": "quarantined", "BatchMissing": "not delivered"}
@@ -22,7 +23,9 @@ class IntervalStatus:
         stages: stage → the body of its record, in the order in which they ran.
         seconds: spent in stages, failed tries included.
         champion: version that served when the run ended.
-        watched: what the monitor found last about the interval: sound, changed, broken or suspect.
+        watched: what the interval's diagnosis said last: sound, changed, broken or suspect.
+        questions: question of the monitor about the interval → its newest answer.
+        released: whether a person has let the interval through.
     """
 
     interval: str
@@ -31,6 +34,8 @@ class IntervalStatus:
     seconds: float = 0.0
     champion: int | None = None
     watched: str = ""
+    questions: dict[str, str] = field(default_factory=dict)
+    released: bool = False
 
     def verdict(self, stage: str) -> str:
         """The verdict of a stage, as the table shows it; empty where it has not run."""
@@ -43,11 +48,34 @@ class IntervalStatus:
         return facts.get(name) if isinstance(facts, dict) else None
 
     @property
-    def outcome(self) -> str:
-        """What came of the run: the gate's verdict, or where it stopped and why."""
+    def monitor(self) -> str:
+        """What was found about the interval, and how far it was looked at."""
+        kind = self.questions.get("kind", self.watched)
+        if self.questions.get("kind") in HELD:
+            return f"{kind}, {'held' if self.held else 'released'}"
+        answered = {question for question, answer in self.questions.items() if answer != "undetermined"} - {"kind"}
+        if kind == "sound" and not answered:
+            return "not looked at"
+        return kind if "realised" in answered or kind != "sound" else f"{kind}, not measured"
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing may learn from the interval until a person has released it."""
+        return self.questions.get("kind") in HELD and not self.released
+
+    @property
+    def refusal(self) -> str:
+        """The stage at which the run stopped, and why; empty where it did not."""
         for stage, body in self.stages.items():
             if str(body["verdict"])[:1].isupper() or body["verdict"] == "crashed":
                 return f"{stage}: {WORDS.get(str(body['verdict']), body['verdict'])}"
+        return ""
+
+    @property
+    def outcome(self) -> str:
+        """What came of the run: the gate's verdict, or where it stopped and why."""
+        if self.refusal:
+            return self.refusal
         if "decide" in self.stages and self.verdict("decide") == "skip":
             return ""
         return self.verdict("gate")
@@ -87,6 +115,14 @@ def rows(ledger: Ledger, model: str) -> list[IntervalStatus]:
             rehearsed = record.body["trigger"]["dry_run"]
             if record.body["stage"] == "diagnose" and not rehearsed and record.body["interval"] in by_interval:
                 by_interval[record.body["interval"]].watched = str(record.body["verdict"])
+    for record in ledger.records(model, "signal"):
+        row, question = by_interval.get(str(record.body["interval"])), str(record.body["question"])
+        # Once held, an interval is held until it is released, whatever is found later.
+        if row and not (question == "kind" and row.questions.get("kind") in HELD):
+            row.questions[question] = str(record.body["verdict"])
+    for record in ledger.records(model, "release"):
+        if row := by_interval.get(record.key.rpartition("/")[0]):
+            row.released = True
     return [by_interval[name] for name in sorted(by_interval)]
 
 
@@ -122,7 +158,7 @@ def table(ledger: Ledger, model: str) -> Table:
             _score(row.fact("gate", "champion")),
             row.outcome,
             f"v{row.champion}" if row.champion else "",
-            row.watched,
+            row.monitor,
             f"{row.seconds:.0f}",
         )
     last = intervals[-1] if intervals else None

@@ -220,7 +220,8 @@ def _publish(
     plotted = {"champion": scalar_scores(scores.values, scores.values)}
     if other:
         plotted["shadow"] = scalar_scores(scores.values, other.values)
-    run.store.write(f"{base}.html", score_page(spec, report, plotted))
+    if run.pages:
+        run.store.write(f"{base}.html", score_page(spec, report, plotted))
     run.store.write(f"{base}.json", report.to_json().encode())
     record = prediction_log.append(run, batch, report, more)
     if record.body["sha256"] != sha256:
@@ -255,7 +256,9 @@ def _again(run: Run, record: Record) -> ScoreReport:
 
 
 def _with_page(run: Run, report: ScoreReport) -> ScoreReport:
-    """The report with its page in this run's folder."""
+    """The report with its page in this run's folder, where pages are drawn."""
+    if not run.pages:
+        return report
     page = run.path("score", PAGE)
     run.store.write(page, run.store.read(f"{(report.key or '').removesuffix('.parquet')}.html"))
     return report.model_copy(update={"html": page})
