@@ -104,10 +104,15 @@ def test_what_the_champion_was_fitted_on_counts_for_all(laid: Laid) -> None:
         assert {name.split("-")[0] for name in frame.loc[~kept, "customer"]} == seen
 
 
-def test_a_champion_whose_rows_are_not_on_record_has_seen_all_until_then(laid: Laid) -> None:
-    champion = champion_of(laid.fitted(slice(3, 4), LAST), training="others by now")
+@pytest.mark.parametrize(("training", "judge"), [("others by now", False), (None, True)])
+def test_a_champion_whose_rows_are_others_by_now_has_seen_all_until_then(
+    training: str | None, judge: bool, home: Home, tmp_path: Path
+) -> None:
+    laid = Laid(home, tmp_path, {5: [f"2-{n}" for n in range(120)]})
+    champion = champion_of(laid.fitted(slice(3, 4), LAST), training=training)
     frame, kept = laid.left(laid.fitted(slice(0, 1)), champion=champion)
-    assert {name.split("-")[0] for name in frame.loc[~kept, "customer"]} == {"every", "4"}
+    known = frame["customer"].isin([f"2-{n}" for n in range(40)]).to_numpy()
+    assert kept[known].all() == judge, "customers of February, whom April's rows do not know"
 
 
 def test_rows_before_a_cut_teach_and_their_customers_do_not_judge_after_it(home: Home, tmp_path: Path) -> None:
