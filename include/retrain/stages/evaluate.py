@@ -21,7 +21,7 @@ from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION
 from retrain.modeling import resampling
 from retrain.modeling.importance import permutation_importance
 from retrain.modeling.metrics import Array
-from retrain.registry.candidates import Chain, load_chain
+from retrain.registry.chain import Chain, load_chain
 from retrain.registry.champion import load_champion
 from retrain.rendering import plots
 from retrain.results import AcceptedBatch, Champion, Context, Decision, EvaluateReport, PairedGain, TrainReport

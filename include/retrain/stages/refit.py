@@ -19,7 +19,8 @@ from retrain.gate.refit_checks import Golden, mean_prediction, predict_golden, r
 from retrain.modeling import pipelines, trainer
 from retrain.modeling.folds import Rows
 from retrain.monitoring import reference
-from retrain.registry.candidates import fit_candidate, load_chain
+from retrain.registry.candidates import fit_candidate
+from retrain.registry.chain import load_chain
 from retrain.registry.mlflow import load_model
 from retrain.results import (
     Context,
