@@ -120,15 +120,17 @@ def test_the_gates_world_is_as_true_as_it_says(monkeypatch: pytest.MonkeyPatch) 
     outcomes = gates.cycles(("log_loss", "days", 30, 0, 6, (0.10, -0.10)))
     assert sum(outcome["gate: new"] for outcome in outcomes) >= 5
     assert sum(outcome["gate: both"] for outcome in outcomes) >= 4
-    assert not any(
-        outcome["gate: refresh"] or outcome["point: refresh"] or outcome["mlflow: refresh"] for outcome in outcomes
-    )
+    monkeypatch.setattr(gates, "STEPS_BELOW", (0, 10))
+    renewed = gates.refreshes(("log_loss", "days", 30, 0.99, 0, 4))
+    for judge in ("gate", "point", "mlflow"):
+        assert [sum(outcome[judge, below] for outcome in renewed) for below in (0, 10)] == [4, 0], judge
     assert all(outcome["mlflow: new"] for outcome in outcomes)
     monkeypatch.setattr(gates, "STEPS", 2)
-    assert gates.creep((0, True))[1] <= 2
-    figures = gates._history([[(0.09, 9), (0.1, 10)], [(0.01, 1), (0.02, 2)]], [(False, True)] * 100)
+    assert gates.creep((0, True, 0.999))[1] <= 2
+    crept = [((0, held, 0.999), (lost, 9)) for held, lost in ((False, 0.09), (False, 0.1), (True, 0.01), (True, 0.03))]
+    figures = gates._history(crept, [(False, True)] * 100)
     assert figures.rows[3][1] == "100.0% wrong"
-    assert figures.notes[0].startswith("With the reference champion 50% of 2 histories end beyond")
+    assert "50% of 2 histories" in figures.notes[0]
     assert "met" in figures.notes[1]
 
 

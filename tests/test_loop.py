@@ -83,7 +83,7 @@ def test_the_same_rows_judge_both(model: Model) -> None:
     report = model.run(MONTHS[2]).read(GateReport, "gate")
     assert report.challenger_score is not None
     assert report.champion_score is not None
-    assert {check.name for check in report.checks} >= {"rows", "blocks", "finite", "naive", "simple", "champion"}
+    assert {check.name for check in report.checks} >= {"rows", "finite", "naive", "simple", "champion", "companion"}
 
 
 def test_mlflow_holds_the_run_and_its_lineage(model: Model) -> None:

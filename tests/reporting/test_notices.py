@@ -155,6 +155,22 @@ def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.S
 
 
 @pytest.mark.parametrize(
+    ("verdict", "did", "kinds"),
+    [
+        ("promote", "naive goes on to serve in its place.", ["lost-to-baseline"]),
+        ("inconclusive", "Nothing may replace it; it serves on.", ["kept", "lost-to-baseline"]),
+    ],
+)
+def test_a_champion_that_loses_to_a_baseline_is_told(spec: Spec, verdict: str, did: str, kinds: list[str]) -> None:
+    about = {"chosen": "naive", "lost_to": "naive", "metric": "log_loss", "champion_score": 8.32}
+    report = results.GateReport(**BEGIN, decision=decided(verdict, "so it is"), **about)
+    notices = list(notices_of_report(spec, report, link=TASK))
+    assert [notice.kind for notice in notices] == kinds
+    assert (notices[-1].severity, notices[-1].did) == ("critical", did)
+    assert "log_loss 8.32 and loses to the baseline naive" in notices[-1].happened
+
+
+@pytest.mark.parametrize(
     ("report", "verdict", "kind"),
     [
         (results.PromoteReport, "promoted", "promoted"),

@@ -36,12 +36,14 @@ from retrain.errors import (
     SchemaChanged,
     ScoringFailed,
 )
+from retrain.gate.judge import judge
 from retrain.modeling import pipelines
 from retrain.modeling.features import Typed
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import (
     AcceptedBatch,
     Batch,
+    ChainLink,
     Champion,
     Configuration,
     Context,
@@ -224,7 +226,7 @@ class Bench:
             effective_at=end,
         )
 
-    def evaluate(self, holdout: tuple[Interval, ...] | None = None) -> EvaluateReport:
+    def evaluate(self, holdout: tuple[Interval, ...] | None = None, judged_from: str | None = None) -> EvaluateReport:
         about = {"model": "trips", "interval": self.run.interval, "effective_at": self.run.as_of}
         self.run.write(
             Context(
@@ -238,7 +240,9 @@ class Bench:
             "context",
         )
         holdout = dataset.intervals(self.accepted[3:]) if holdout is None else holdout
-        self.run.write(TrainReport(**about, fitted=tuple(self.fitted), holdout=holdout, seed=1), "train")
+        cut = judged_from and pd.Timestamp(judged_from, tz="UTC").to_pydatetime()
+        train = TrainReport(**about, fitted=tuple(self.fitted), holdout=holdout, judged_from=cut, seed=1)
+        self.run.write(train, "train")
         report = evaluate(self.run)
         assert EvaluateReport.from_json(report.to_json()) == report
         return report
@@ -420,6 +424,83 @@ def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
     bench.champion = bench.champion.model_copy(update={"version": 999})
     with pytest.raises(ArtifactMissing):
         bench.evaluate()
+
+
+# --- a candidate that is forward chained
+
+
+def chained(bench: Bench, name: str, first: Any, cut: str) -> None:
+    """Let another model answer the holdout rows up to a cut; the one that was fitted answers those from there on."""
+    folder, digest = bench.save(bench.pipeline(first), f"{name}-1")
+    key = bench.run.path("train", f"{name}-1")
+    bench.run.store.put_folder(key, folder)
+    (fitted,) = (fitted for fitted in bench.fitted if fitted.name == name)
+    last = Interval(start=bench.accepted[3].batch.interval.start, end=pd.Timestamp(cut, tz="UTC").to_pydatetime())
+    link = ChainLink(until=pd.Timestamp("2024-04-11", tz="UTC").to_pydatetime(), key=key, digest=digest, rows=1200)
+    change = {"chain": (link,), "intervals": (*fitted.intervals, last)}
+    bench.fitted[bench.fitted.index(fitted)] = fitted.model_copy(update=change)
+
+
+def test_each_row_is_answered_by_the_newest_model_that_has_not_seen_it(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all().serve(Bench(place, "binary").pipeline(DummyClassifier()))
+    alone = bench.evaluate()
+    answers = pd.read_parquet(io.BytesIO(bench.read("predictions.parquet")))
+    for name in MODELS["binary"]:
+        chained(bench, name, DummyClassifier(), "2024-04-21")
+    report = bench.evaluate(judged_from="2024-04-11")
+    assert report.holdout == alone.holdout
+    assert 200 < report.rows < 300
+    assert "from 2024-04-11 00:00 on" in report.decision.reasons[0]
+    rows = pd.read_parquet(io.BytesIO(bench.read("predictions.parquet")))
+    late = rows["at"] >= "2024-04-21"
+    assert (rows["at"] >= "2024-04-11").all()
+    assert rows.loc[~late, "new"].nunique() == 1, "the first link knows the prior"
+    of_last = answers.set_index("id")["new"].loc[rows.loc[late, "id"]]
+    assert np.array_equal(rows.loc[late, "new"], of_last)
+    # What a candidate was fitted on does not judge it, whatever the report says.
+    assert bench.evaluate(judged_from="2024-04-10").decision.verdict == "inconclusive"
+
+
+def test_another_first_link_is_another_question(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    for first in (DummyClassifier(), LogisticRegression()):
+        for name in MODELS["binary"]:
+            chained(bench, name, first, "2024-04-21")
+        bench.evaluate(judged_from="2024-04-11")
+    assert len(interim_analyses(bench)) == 2
+
+
+def test_a_champion_that_answers_far_outside_with_certainty_is_replaced_in_that_very_run(place: Home) -> None:
+    bench = Bench(place, "binary", gate={"min_rows": 100}).fit_all()
+    absurd = bench.pipeline(LogisticRegression())
+    absurd[-1].coef_ *= -40
+    bench.fit("refresh", "refresh", absurd)
+    report = bench.serve(absurd).evaluate()
+    score = {name: of["log_loss"].value or 0.0 for name, of in report.metrics.items()}
+    assert score["champion"] > 5 > 1 > score["naive"] > score["new"]
+    train, context = bench.run.read(TrainReport, "train"), bench.run.read(Context, "context")
+    gate = judge(bench.spec, context, train, report)
+    assert (gate.decision.verdict, gate.lost_to, gate.kind) == (
+        "promote",
+        "naive",
+        "new" if gate.chosen == "new" else "baseline",
+    )
+    assert gate.challenger_score == min(value for name, value in score.items())
+    assert {finding.model for finding in report.findings} == {*score}, "a baseline may serve, so it is examined too"
+
+
+def test_the_loss_without_a_bound_is_compared_by_its_companion_too(place: Home) -> None:
+    bench = Bench(place, "binary").fit_all()
+    report = bench.serve(bench.pipeline(DummyClassifier())).evaluate()
+    pairs = {(pair.against, pair.metric) for pair in report.paired}
+    assert pairs == {("champion", "log_loss"), ("champion", "brier"), ("naive", "log_loss"), ("simple", "log_loss")}
+
+
+def test_one_block_is_measured_without_intervals(home: Home) -> None:
+    holdout = month(4).assign(at=pd.Timestamp("2024-04-01T12:00", tz="UTC"))
+    report = Bench(home, "binary", holdout).fit_all().evaluate()
+    assert (report.decision.verdict, report.blocks, report.paired) == ("measured", 1, ())
+    assert "has no interval: 1 block(s)" in report.decision.reasons[0]
 
 
 # --- the reference champion

@@ -161,9 +161,12 @@ def _about(facts: CardFacts) -> Iterator[tuple[str, str]]:
     yield "answers", answers[spec.task]
     yield (
         "kind",
-        {"first": "the first model", "refresh": "the configuration before, on newer rows"}.get(
-            facts.gate.kind or "", "a new configuration"
-        ),
+        {
+            "first": "the first model",
+            "refresh": "the configuration before, on newer rows",
+            "recalibrated": "the version before, recalibrated on newer rows",
+            "baseline": f"a baseline, since the version before lost to the {facts.gate.lost_to} one",
+        }.get(facts.gate.kind or "", "a new configuration"),
     )
     yield "as of", stamp(facts.context.effective_at)
     yield "serves by", f"promotion: {spec.promotion.mode}"

@@ -91,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "retraining-started": Kind("info"),
     # what becomes of a version
     "promoted": Kind("info", "The champion alias was moved, on record; a rollback puts the predecessor back."),
+    "lost-to-baseline": Kind("critical"),
     "kept": Kind("info", "The champion was kept; the run is recorded in MLflow."),
     "approval-wanted": Kind(
         "warning",
@@ -248,6 +249,12 @@ def notices_of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator
     if isinstance(report, GateReport) and report.decision.verdict != "promote":
         happened = f"{report.decision.verdict}: {'; '.join(report.decision.reasons)}"
         yield _notice(spec, "kept", name, happened, link=link)
+    if isinstance(report, GateReport) and report.lost_to:
+        happened = f"the champion scores {report.metric} {report.champion_score:.4g} and loses to the baseline"
+        happened += f" {report.lost_to} at face value: {'; '.join(report.decision.reasons)}"
+        went = report.decision.verdict == "promote"
+        did = f"{report.chosen} goes on to serve in its place." if went else "Nothing may replace it; it serves on."
+        yield _notice(spec, "lost-to-baseline", name, happened, did, link=link)
     if isinstance(report, PromoteReport) and report.decision.verdict in KIND_OF_PROMOTE:
         kind = KIND_OF_PROMOTE[report.decision.verdict]
         if kind == "not-approved" and report.version is None:

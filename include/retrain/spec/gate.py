@@ -88,14 +88,15 @@ class Gate(Part):
         " average_precision; multiclass: log_loss, balanced_accuracy, f1_macro; regression: rmse, mae, r2"
     )
     margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        default=0.01, description="how much worse a refresh may be, as a share of the champion's score"
+        default=0.01,
+        description="how much worse newer rows may make the champion at face value, as a share of its score",
     )
     level: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.05,
         description="chance of a wrong promotion that a holdout interval may cost, over all its interim analyses",
     )
-    min_rows: int = Field(default=500, ge=20, description="labelled holdout rows; fewer are inconclusive")
-    min_blocks: int = Field(default=10, ge=2, description="blocks of holdout rows; fewer are inconclusive")
+    min_rows: int = Field(default=500, ge=20, description="labelled rows that judge; fewer are inconclusive")
+    min_blocks: int = Field(default=10, ge=2, description="blocks of rows that judge a new configuration")
     slice_margin: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="how much worse a slice may be, as a share of the champion's score there"
     )
