@@ -157,6 +157,15 @@ def test_it_is_undetermined_without_a_champion_and_where_the_policy_does_not_ask
     assert not signals(run)
 
 
+def test_older_intervals_than_a_run_measures_are_counted(
+    world: Stale, champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain.stages.regret.MAX_INTERVALS", 1)
+    report = look(world, champion, 6)
+    assert [signal.interval.name for signal in report.measured] == ["2024-06-01"]
+    assert report.decision.reasons[-1] == "2 older interval(s) are not measured"
+
+
 def test_a_rehearsal_leaves_no_record(world: Stale, champion: Champion) -> None:
     from dataclasses import replace
 

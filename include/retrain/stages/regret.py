@@ -45,7 +45,8 @@ def regret(run: Run) -> RegretReport:
     of_regret = [signal for signal in context.signals if signal.question == "regret"]
     measured = [signal for signal in of_regret if signal.champion == champion.version]
     earlier = {signal.interval.start for signal in measured}
-    new = [batch for batch in since[-MAX_INTERVALS:] if batch.batch.interval.start not in earlier]
+    unmeasured = [batch for batch in since if batch.batch.interval.start not in earlier]
+    new = [batch for batch in unmeasured if batch in since[-MAX_INTERVALS:]]
     if new:
         model = load_champion(run, champion)
         measured += [measure_regret(run, champion, model, mature, batch) for batch in new]
@@ -56,7 +57,7 @@ def regret(run: Run) -> RegretReport:
     names = sorted({*context.held, *doubted})
     report = _report(
         run,
-        _decision(champion, measured, run),
+        _decision(champion, measured, run, len(unmeasured) - len(new)),
         version=champion.version,
         measured=tuple(measured),
         left_out=tuple(name for name in names if run.spec.at(name).start >= champion.trained_until),
@@ -73,14 +74,16 @@ def _doubted(run: Run) -> set[str]:
     return {interval.name for interval, kind in run.read(DiagnoseReport, "diagnose").of if kind in HELD}
 
 
-def _decision(champion: Champion, measured: Sequence[Signal], run: Run) -> Decision:
+def _decision(champion: Champion, measured: Sequence[Signal], run: Run, older: int) -> Decision:
     if not measured:
         reason = f"no interval since the newest training row of version {champion.version} has mature labels yet"
         return Decision(verdict="undetermined", reasons=(reason,))
     if not any(signal.regret for signal in measured):
         return Decision(verdict="blind", reasons=(measured[-1].reason,))
-    newest = [signal.reason for signal in measured if signal.effective_at == run.as_of]
-    return Decision(verdict="measured", reasons=tuple(newest) or (f"nothing new; {measured[-1].reason}",))
+    reasons = [signal.reason for signal in measured if signal.effective_at == run.as_of]
+    reasons = reasons or [f"nothing new; {measured[-1].reason}"]
+    reasons += [f"{older} older interval(s) are not measured"] if older else []
+    return Decision(verdict="measured", reasons=tuple(reasons))
 
 
 def _with_page(run: Run, report: RegretReport, trainings: Sequence[datetime], loss: float) -> RegretReport:
