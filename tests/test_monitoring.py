@@ -265,6 +265,8 @@ def test_a_champion_outside_a_limit_is_an_alarm_though_it_is_as_good_as_expected
     assert abs(measured.excess) < 0.1, "as good as expected"
     assert len(measured.outside) == 1, "the other limit holds"
     assert measured.outside[0].startswith("recall 0.")
+    assert not measured.fell
+    assert verdicts(monitored)[3] == "sound", "the world did not change"
     assert f"outside gate.limits: {measured.outside[0]}" in monitored.read(MeasureReport, "measure").decision.reasons[0]
     decided = loop(model, MONTH, "retrain").read(DecideReport, "decide")
     assert decided.policy == "performance", "the policy sees it as any other alarm"

@@ -75,6 +75,7 @@ def measure_interval(
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
         pass  # judged by the expected score alone
     verdict, reason = _judge(run, champion, interval, measured, excess, slow, expected)
+    fell = verdict == "alarm"
     if outside := limits.broken(spec, known.frame, known.outcome, known.prediction):
         verdict, reason = "alarm", f"{reason}; outside gate.limits: {'; '.join(outside)}"
     return RealisedPerformance(
@@ -90,6 +91,7 @@ def measure_interval(
         excess=excess and excess.relative,
         excess_low=excess and excess.low and excess.low / max(abs(excess.expected), 1e-12),
         outside=outside,
+        fell=fell,
         suspect=_suspect_labels(run, known, block),
         slices=tuple(_slices(run, known, estimator)),
         **counted,

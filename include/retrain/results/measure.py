@@ -40,6 +40,10 @@ class RealisedPerformance(Result):
     excess: float | None = Field(default=None, description="realised above expected loss, as a share of the expected")
     excess_low: float | None = None
     outside: tuple[str, ...] = Field(default=(), description="the limits of the spec's gate that it does not keep")
+    fell: bool = Field(
+        default=True,
+        description="of an alarm: whether it fell below what was expected, not only below a limit",
+    )
     recomputed: bool = Field(
         default=False, description="whether the answers were computed again, because no scores were on record yet"
     )

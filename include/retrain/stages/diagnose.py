@@ -62,7 +62,8 @@ def diagnosis(
 
 
 def _signs(drift: DriftReport, estimate: EstimateReport | None, measured: MeasureReport) -> Iterator[str]:
-    fell = measured.decision.verdict == "alarm"
+    # A champion outside a limit may be as good as ever: that is no change.
+    fell = measured.decision.verdict == "alarm" and (not measured.realised or measured.realised[-1].fell)
     moved = _drifted(drift.columns, "feature")
     if fell:
         kind = "outcomes follow the features otherwise than before (concept drift)"
