@@ -36,8 +36,9 @@ from retrain.modeling.early_stopping import (
 from retrain.modeling.estimators import DEFAULTS, unfitted
 from retrain.modeling.folds import Fold, Rows, folds, in_window, usable
 from retrain.modeling.metrics import Array, metric_value
+from retrain.modeling.ranges import Outside, outside_range
 from retrain.results import Configuration
-from retrain.spec import Recency, Spec, Window
+from retrain.spec import COMPANIONS, Recency, Spec, Window
 
 Cache = dict[tuple[Any, ...], tuple[Any, ...]]
 
@@ -55,7 +56,7 @@ class SearchResult:
         score: its mean of the primary metric over the folds; None where nothing was compared.
         incumbent: the incumbent's.
         tried: a table for people, a row per configuration with its scores per fold.
-        notes: why nothing was compared.
+        notes: why nothing was compared, or what the winner does outside the range of its training rows.
     """
 
     configuration: Configuration
@@ -124,7 +125,8 @@ def search(
     The incumbent (the champion's configuration) and the spec's first candidate as it stands are scored to the
     end, and one of them is kept, in this order, unless the best one's gain over it is larger than one standard
     error of that gain over the folds (Breiman et al., "Classification and Regression Trees", 1984): luck in the
-    search does not change a model.
+    search does not change a model. Under a loss without a bound, one that answers rows outside the range of its
+    training rows worse than the mean outcome does is passed over, where another does not (`retrain.modeling.ranges`).
 
     Args:
         spec: the model's.
@@ -167,18 +169,23 @@ def search(
         table = race.run(alive, share)
         for number in alive:
             tried[number] = _record(trials[number], sign, table.get(number), share, race.counts.get(number))
+            tried[number] |= {"outside": race.outside[number].share, "extrapolates": race.outside[number].extrapolates}
         alive = sorted(table, key=lambda number: (-_mean(table[number]), number))
         if rung < len(shares) - 1:
             alive = sorted({*kept, *alive[: math.ceil(len(alive) / ETA)]})
     if not table:
         raise NonFiniteMetric(f"no configuration reached a finite {spec.gate.metric}", do="look at the candidates")
+    steady = alive
+    if spec.gate.metric in COMPANIONS:
+        steady = [number for number in alive if not race.outside[number].extrapolates] or alive
     as_good = (
-        number for number in kept if number in table and _within_one_standard_error(table[number], table[alive[0]])
+        number for number in kept if number in steady and _within_one_standard_error(table[number], table[steady[0]])
     )
-    best = next(as_good, alive[0])
+    best = next(as_good, steady[0])
     tried[best]["chosen"] = True
     means = {number: sign * _mean(values) for number, values in table.items()}
-    return SearchResult(trials[best], means[best], means.get(0) if incumbent else None, tuple(tried.values()))
+    incumbents = means.get(0) if incumbent else None
+    return SearchResult(trials[best], means[best], incumbents, tuple(tried.values()), _notes(tried, best, alive[0]))
 
 
 class _Race:
@@ -187,11 +194,13 @@ class _Race:
     def __init__(self, spec: Spec, rows: Rows, folds: list[Fold], trials: list[Configuration]):
         self.spec, self.rows, self.folds, self.trials = spec, rows, folds, trials
         self.counts: dict[int, list[int]] = {}
+        self.numeric = [name for name in pipelines.columns(spec)[0] if name in rows.frame]
+        self.outside: dict[int, Outside] = {}
 
     def run(self, alive: list[int], share: float) -> dict[int, list[float]]:
         """Scores per fold, greater is better; a trial that is not finite somewhere is left out."""
         table: dict[int, list[float]] = {number: [] for number in alive}
-        self.counts = {}
+        self.counts, self.outside = {}, {number: Outside() for number in alive}
         sign = 1 if self.spec.greater_is_better else -1
         for place, (train, valid) in enumerate(self.folds):
             order = np.random.default_rng([self.spec.training.seed, place]).permutation(len(train))
@@ -202,9 +211,19 @@ class _Race:
                     answer = self._answer(number, train[part], valid, cache)
                     value = metric_value(self.spec.task, self.spec.gate.metric, self.rows.y[valid], answer)
                     table[number].append(sign * value)
+                    self._look_outside(number, train[part], valid, answer, cache)
                 except NonFiniteMetric:
                     del table[number]
         return table
+
+    def _look_outside(self, number: int, train: Array, valid: Array, answer: Array, cache: Cache) -> None:
+        """Count the validation rows outside the range of what a trial was fitted on, and what it answers there."""
+        window = self.trials[number].window
+        train, key = in_window(self.rows.interval, train, window), ("outside", window)
+        if key not in cache:
+            cache[key] = (outside_range(self.rows.frame, self.numeric, train, valid),)
+        y = self.rows.y
+        self.outside[number].add(self.spec.task, y[train], y[valid], answer, cache[key][0])
 
     def _answer(self, number: int, train: Array, valid: Array, cache: Cache) -> Array:
         """The predictions of a trial for the validation rows of a fold."""
@@ -264,6 +283,19 @@ def _within_one_standard_error(scores: list[float], best: list[float]) -> bool:
     gain = np.asarray(best) - np.asarray(scores)
     error = float(np.std(gain, ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
     return float(gain.mean()) <= error
+
+
+def _notes(tried: dict[int, dict[str, Any]], best: int, first: int) -> tuple[str, ...]:
+    """What a person should know of the rows outside the range of the training rows."""
+    notes = []
+    if tried[best]["outside"]:
+        notes.append(f"{tried[best]['outside']:.1%} of the validation rows have a number outside the training range")
+    if best != first and tried[first]["extrapolates"]:
+        name = tried[first]["configuration"]
+        notes.append(f"{name} scored best, but answers those worse than the mean outcome does: passed over")
+    elif tried[best]["extrapolates"]:
+        notes.append(f"{tried[best]['configuration']} answers those worse than the mean outcome does, like all others")
+    return tuple(notes)
 
 
 def _record(

@@ -16,7 +16,7 @@ Imports pydantic and yaml only: every Airflow component parses specs, none may p
 from __future__ import annotations
 
 from retrain.spec.columns import Column
-from retrain.spec.evaluation import BY_INTERVAL, METRICS
+from retrain.spec.evaluation import BY_INTERVAL, COMPANIONS, METRICS
 from retrain.spec.gate import LimitedMetric
 from retrain.spec.labels import LabelSource
 from retrain.spec.parsing import CASES, EXAMPLE, FORMER, MAX_BYTES, load, parse
@@ -30,6 +30,7 @@ from retrain.spec.training import Recency, Window
 __all__ = [
     "BY_INTERVAL",
     "CASES",
+    "COMPANIONS",
     "COMPUTED",
     "EXAMPLE",
     "FORMER",
