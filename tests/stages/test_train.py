@@ -147,6 +147,20 @@ def test_only_rows_that_no_champion_has_seen_are_cut(begin: Callable[..., Run], 
     assert [interval.name for interval in report.holdout] == list(MONTHS[2:])
 
 
+def test_what_the_champion_has_seen_of_the_holdout_teaches_where_the_rest_is_too_little_to_be_cut(
+    begin: Callable[..., Run], spec_of: Callable[[], Data]
+) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))["new"]
+    serving = champion_of(first).model_copy(update={"trained_until": pd.Timestamp("2024-04-01", tz="UTC")})
+    data = spec_of()
+    data["evaluation"] = {"holdout": 2}
+    data["gate"] = {"min_rows": 200}  # April has so many
+    report = train(begin(champion=serving, data=data))
+    assert report.judged_from == pd.Timestamp("2024-04-01", tz="UTC")
+    assert {fitted.chain for fitted in report.fitted} == {()}
+    assert [interval.name for interval in report.fitted[0].intervals] == list(MONTHS[:3])
+
+
 def test_two_runs_give_the_same_report_and_the_same_files(begin: Callable[..., Run]) -> None:
     candidates = [{**XGBOOST, "search": {"max_depth": [1, 2, 3], "learning_rate": [0.1, 0.3]}}]
     first, second = (train(begin(key=key, candidates=candidates, windows=["all", 2])) for key in ("one", "two"))

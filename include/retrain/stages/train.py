@@ -144,9 +144,13 @@ def _refreshed(spec: Spec, context: Context, champion: Champion, notes: list[str
 
 
 def _cuts(run: Run, context: Context, holdout: tuple[AcceptedBatch, ...]) -> tuple[datetime, ...]:
-    """Where the holdout rows that no champion was fitted on are cut."""
+    """Where the holdout rows that no champion was fitted on are cut.
+
+    Where they are too few, at their beginning: what the champion was fitted on teaches the candidates too.
+    """
     fresh = evidence.unseen_by_champions(context, holdout)
-    return cuts(run.spec, trainer.labelled_rows(run, fresh, least=0)[0].frame) if fresh else ()
+    moments = cuts(run.spec, trainer.labelled_rows(run, fresh, least=0)[0].frame) if fresh else ()
+    return moments or tuple(accepted.batch.interval.start for accepted in fresh[:1] if fresh != holdout)
 
 
 def _fit_chain(
