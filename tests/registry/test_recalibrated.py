@@ -129,7 +129,8 @@ def test_within_chance_nothing_is_asked(world: Callable[..., Any]) -> None:
 def test_rows_that_the_estimator_has_seen_teach_nothing(world: Callable[..., Any]) -> None:
     run, champion, accepted = world()
     known, _ = trainer.labelled_rows(run, accepted[:3])
-    assert method_needed(run, champion, known)[0] is None
+    with pytest.raises(DegenerateTraining, match="no labelled row is newer than 2024-04-01"):
+        method_needed(run, champion, known)
     with pytest.raises(DegenerateTraining, match="no labelled row is newer than 2024-04-01"):
         fit_recalibrated(run, run.path("x", "none"), champion, "intercept", accepted[:3], known)
 

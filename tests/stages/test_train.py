@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from retrain.data import dataset
 from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
@@ -20,6 +23,7 @@ from retrain.results import Champion, Context, Signal, TrainReport, WindowRegret
 from retrain.stages.train import train
 from retrain.state.run import Run
 from retrain.state.settings import Home
+from tests.conftest import churn_rows
 from tests.trained import begun, champion_of, publish, spec_from
 
 MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01")
@@ -425,3 +429,76 @@ def test_a_better_trial_survives_the_rungs(begin: Callable[..., Run]) -> None:
     ]
     report = train(begin(candidates=candidates, search={"trials": 10}))
     assert by_name(report)["new"].configuration.parameters["C"] == 1.0
+
+
+def more_of_them(month: str, _: pd.DataFrame, since: str = "2024-04") -> pd.DataFrame:
+    """From April on most rows without the outcome stay away: a label shift."""
+    frame = churn_rows(month, 600)
+    rare = np.random.default_rng(int(month[5:7])).random(len(frame)) < 0.3
+    return frame if month < since else frame[frame["churned"].astype(bool) | rare]
+
+
+def served(run: Run, fitted: Any) -> Champion:
+    """A fitted model as the champion, its files where this machine keeps its copies."""
+    with run.store.local(fitted.key) as folder:
+        shutil.copytree(folder, run.home.state / "models" / fitted.digest, dirs_exist_ok=True)
+    return champion_of(fitted)
+
+
+@pytest.fixture
+def shifted(begin: Callable[..., Run], spec_of: Callable[[], Data]) -> Callable[..., tuple[Run, TrainReport]]:
+    """A run of April whose champion was trained in March, and what it has trained."""
+
+    def make(
+        change: Callable[[str, pd.DataFrame], pd.DataFrame] = more_of_them, of: str = "new", **training: Any
+    ) -> tuple[Run, TrainReport]:
+        data = spec_of() | {"gate": {"min_rows": 50}}
+        data["training"] |= {"candidates": [{"estimator": "linear"}]} | training
+        first = begin(change, months=MONTHS[:3], key="first", data=data)
+        run = begin(change, champion=served(first, by_name(train(first))[of]), data=data, key="second")
+        return run, train(run)
+
+    return make
+
+
+def test_a_label_shift_asks_for_a_recalibration_first(shifted: Callable[..., Any]) -> None:
+    run, report = shifted()
+    recalibrated = report.fitted[0]
+    assert (recalibrated.name, recalibrated.kind) == ("recalibrated", "recalibrated")
+    assert any(note.startswith("recalibrated: intercept") for note in report.notes)
+    assert len(recalibrated.chain) == len(by_name(report)["refresh"].chain) == 1
+    assert recalibrated.chain[0].digest != recalibrated.digest, "later cuts know more"
+    assert recalibrated.answers_from == by_name(report)["refresh"].answers_from
+    assert recalibrated.configuration.recalibrated.trained_until < recalibrated.answers_from
+    again = train(run)
+    assert [fitted.digest for fitted in again.fitted] == [fitted.digest for fitted in report.fitted]
+
+
+def test_nothing_is_recalibrated_within_chance(shifted: Callable[..., Any]) -> None:
+    _, report = shifted(partial(more_of_them, since="never"))
+    assert "recalibrated" not in by_name(report)
+    assert any("not recalibrated: its calibration on" in note for note in report.notes)
+
+
+def test_the_rows_that_judge_do_not_recalibrate(shifted: Callable[..., Any]) -> None:
+    _, report = shifted()
+    cut = report.fitted[0].intervals[-1].end
+
+    def planted(month: str, frame: pd.DataFrame) -> pd.DataFrame:
+        frame = more_of_them(month, frame)
+        late = pd.to_datetime(frame["signup"], utc=True) >= cut
+        return frame.assign(churned=frame["churned"].astype(bool) ^ late)
+
+    _, other = shifted(planted)
+    assert other.fitted[0].digest == report.fitted[0].digest
+
+
+def test_the_refresh_of_a_recalibrated_champion_is_its_whole_configuration(
+    shifted: Callable[..., Any], begin: Callable[..., Run]
+) -> None:
+    run, report = shifted()
+    data = yaml.safe_load(run.spec.text)
+    later = begin(more_of_them, months=(*MONTHS, "2024-05-01"), champion=served(run, report.fitted[0]), data=data)
+    refresh = by_name(train(later))["refresh"]
+    assert refresh.configuration == by_name(report)["refresh"].configuration
+    assert refresh.configuration.recalibrated is None

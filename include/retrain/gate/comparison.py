@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from retrain.data import dataset
 from retrain.gate import checks, face_value
 from retrain.gate.checks.holdout import CHAMPION, REFERENCE_CHAMPION, finite
+from retrain.modeling import trainer
 from retrain.results import Champion, Context, EvaluateReport, FittedModel, GateCheck, PairedGain, Slice, TrainReport
 from retrain.spec import Spec
 
@@ -257,10 +258,7 @@ class Comparison:
     def _refit_rows(self, candidate: FittedModel) -> str:
         """Digest of the rows that the refit would read; they have the holdout rows too."""
         training, holdout = dataset.split(self.context, self.spec)
-        mature = (*training, *holdout)
-        window, since = candidate.configuration.window, candidate.configuration.since
-        batches = [accepted for accepted in mature if since is None or accepted.batch.interval.start >= since]
-        return dataset.training_digest(batches if window is None else batches[-window:])
+        return trainer.training_digest((*training, *holdout), candidate.configuration)
 
     def _not_on_blocklist(self, candidate: FittedModel) -> GateCheck:
         """A model that was taken back must not come back by another run."""

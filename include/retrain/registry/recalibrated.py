@@ -42,16 +42,14 @@ def method_needed(
         until: only rows before are read; None reads all.
 
     Raises:
+        DegenerateTraining: too few recent rows, or the champion's answers do not rank them any more.
         ArtifactMissing, DigestMismatch: the champion's files are gone, or are others.
         RegistryDown: the registry does not answer and there is no copy.
     """
+    rows = _recent(run.spec, _origin(champion, "intercept"), known, until)
     model = load_champion(run, champion)
-    try:
-        rows = _recent(run.spec, _origin(champion, "intercept"), known, until)
-        encoded = model[:-1].transform(rows.frame)
-        return recalibration.needed(model[-1], encoded, rows.y, resampling.blocks(run.spec, rows.frame))
-    except DegenerateTraining as error:
-        return None, error.found
+    encoded = model[:-1].transform(rows.frame)
+    return recalibration.needed(model[-1], encoded, rows.y, resampling.blocks(run.spec, rows.frame))
 
 
 def fit_recalibrated(
@@ -85,8 +83,8 @@ def fit_recalibrated(
         ArtifactMissing, DigestMismatch: the champion's files are gone, or are others.
         RegistryDown: the registry does not answer and there is no copy.
     """
-    origin, model = _origin(champion, method), load_champion(run, champion)
-    rows = _recent(run.spec, origin, known, until)
+    origin = _origin(champion, method)
+    rows, model = _recent(run.spec, origin, known, until), load_champion(run, champion)
     last = recalibration.recalibrate(model[-1], model[:-1].transform(rows.frame), rows.y, method)
     pipeline = Pipeline([*model.steps[:-1], (model.steps[-1][0], last)])
     digest = lay_model(run, key, pipeline, rows.frame, CODE)

@@ -25,7 +25,14 @@ from retrain.spec import Spec
 POINTS = 200
 """Points of a curve, and rows of a table per model."""
 
-COLOURS = {"new": "#1f6f8b", "refresh": "#e07a1f", "champion": "#3a3a3a", "simple": "#8fae5d", "naive": "#b9b9b9"}
+COLOURS = {
+    "new": "#1f6f8b",
+    "recalibrated": "#8a5a9e",
+    "refresh": "#e07a1f",
+    "champion": "#3a3a3a",
+    "simple": "#8fae5d",
+    "naive": "#b9b9b9",
+}
 """A colour for each kind of model."""
 
 STYLE: Any = {

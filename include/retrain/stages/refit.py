@@ -22,6 +22,7 @@ from retrain.monitoring import reference
 from retrain.registry.candidates import fit_candidate
 from retrain.registry.chain import load_chain
 from retrain.registry.mlflow import load_model
+from retrain.registry.recalibrated import fit_recalibrated
 from retrain.results import (
     Context,
     Decision,
@@ -38,6 +39,8 @@ from retrain.state.run import Run
 def refit(run: Run) -> RefitReport:
     """Fit the gated configuration, its number of trees included, on every mature row of its window.
 
+    Of a recalibrated champion it is the calibration that is fitted, on the newest rows.
+
     Raises:
         MissingInput: the gate has chosen no candidate.
         SameModel: what would go on is the champion itself.
@@ -46,7 +49,8 @@ def refit(run: Run) -> RefitReport:
     context = run.read(Context, "context")
     gated = _gated(run)
     training, holdout = dataset.split(context, spec)
-    batches = trainer.batches_in_window((*training, *holdout), gated.configuration)
+    mature = (*training, *holdout)
+    batches = trainer.batches_in_window(mature, gated.configuration)
     known, _ = trainer.labelled_rows(run, batches)
     chain = load_chain(run, gated)
     # The rows before the first cut of the holdout have taught the candidate.
@@ -61,7 +65,10 @@ def refit(run: Run) -> RefitReport:
     model = chain.last
     checks: tuple[GateCheck, ...]
     try:
-        model, fitted = fit_candidate(run, key, gated.name, gated.kind, gated.configuration, batches, known)
+        if context.champion and (recalibrated := gated.configuration.recalibrated):
+            model, fitted = fit_recalibrated(run, key, context.champion, recalibrated.method, mature, known)
+        else:
+            model, fitted = fit_candidate(run, key, gated.name, gated.kind, gated.configuration, batches, known)
         with run.store.local(fitted.key) as folder:
             reloaded = load_model(folder, fitted.digest)
         checks = refit_checks(spec, model, reloaded, golden, known, judged, gated_prediction)

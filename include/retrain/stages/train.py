@@ -1,7 +1,8 @@
 """Search, fit the candidates and the baselines; the holdout rows that judge a model are not read for it.
 
-What leaves this stage: `refresh`, the champion's configuration (its number of trees included) on newer rows, those of
-the training window whose regret shadows did best lately; `new`, the winner of the search, which may be the champion's
+What leaves this stage: `recalibrated`, the champion with its answers moved as recent labels ask, where they ask for
+more than chance; `refresh`, the champion's configuration (its number of trees included) on newer rows, those of the
+training window whose regret shadows did best lately; `new`, the winner of the search, which may be the champion's
 configuration with another number of trees, since that grows with the rows; `changed`, once labels have shown that the
 champion fell, the winner on the rows since then; and the baselines `naive` and `simple`.
 
@@ -12,21 +13,26 @@ answer the rows up to the next. The search reads the rows before the holdout.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from retrain.data import dataset
+from retrain.errors import RetrainError
 from retrain.gate import evidence
 from retrain.modeling import early_stopping, estimators, pipelines, trainer
 from retrain.modeling.cuts import cuts
 from retrain.modeling.folds import Rows
+from retrain.modeling.recalibration import Method
 from retrain.modeling.search import search
 from retrain.monitoring import regret
 from retrain.monitoring.signals import with_own_signals
 from retrain.policy.regret import best_window
 from retrain.registry.candidates import fit_candidate
+from retrain.registry.recalibrated import RECALIBRATED, fit_recalibrated, method_needed
 from retrain.results import (
     AcceptedBatch,
     CandidateKind,
@@ -62,6 +68,7 @@ def train(run: Run) -> TrainReport:
         DegenerateTraining: too few labelled rows, or nothing to learn from them.
         EstimatorRefused: a candidate that is not on the list.
         FeatureCodeRefused: the model's feature function breaks its contract.
+        RegistryDown: the registry does not answer for the champion and there is no copy.
     """
     spec = run.spec
     context = with_own_signals(run, run.read(Context, "context"))
@@ -88,6 +95,12 @@ def train(run: Run) -> TrainReport:
     else:
         notes.append("the holdout rows are too few to be cut: they judge what was fitted before them")
 
+    fitted: list[FittedModel] = []
+    if context.champion is not None and context.champion.configuration.pipeline == pipelines.pipeline_digest(spec):
+        recalibrated, why = _fit_recalibrated(run, context.champion, taught, known, moments)
+        fitted += [recalibrated] if recalibrated else []
+        notes.append(f"{'recalibrated' if recalibrated else 'not recalibrated'}: {why}")
+
     plan: list[Planned] = []
     if incumbent is not None:
         plan.append(Planned("refresh", "refresh", incumbent, result.incumbent))
@@ -105,10 +118,14 @@ def train(run: Run) -> TrainReport:
         plan.append(Planned("changed", "new", winner.model_copy(update={"window": None, "since": since})))
         notes.append(f"changed: the rows since {since:%Y-%m-%d}")
 
-    fitted = []
     for planned in plan:
         _progress(f"fit: {planned.name}, {planned.configuration.label}")
-        fitted.append(_fit_chain(run, planned, taught, known, moments))
+
+        def fit(key: str, until: datetime | None, planned: Planned = planned) -> FittedModel:
+            name, kind, configuration, inner_score = planned
+            return fit_candidate(run, key, name, kind, configuration, taught, known, inner_score, until=until)[1]
+
+        fitted.append(_fit_chain(run, planned.name, fit, moments))
     report = TrainReport(
         model=run.model,
         interval=run.interval,
@@ -135,7 +152,7 @@ def train(run: Run) -> TrainReport:
 
 def _refreshed(spec: Spec, context: Context, champion: Champion, notes: list[str]) -> Configuration:
     """The champion's configuration, on the rows whose regret shadows did best lately."""
-    own = champion.configuration
+    own = champion.configuration.fitted_as
     rows = best_window(context.signals)
     configuration = regret.configurations(spec, champion).get(rows or "", own)
     if configuration.rows_label != own.rows_label:
@@ -154,19 +171,46 @@ def _cuts(run: Run, context: Context, holdout: tuple[AcceptedBatch, ...]) -> tup
 
 
 def _fit_chain(
-    run: Run, planned: Planned, batches: tuple[AcceptedBatch, ...], known: Rows, moments: tuple[datetime, ...]
+    run: Run, name: str, fit: Callable[[str, datetime | None], FittedModel], moments: tuple[datetime, ...]
 ) -> FittedModel:
-    """Fit a model at each cut; what is on record is the last one, with the earlier ones as its chain."""
-    name, kind, configuration, inner_score = planned
+    """Fit a model at each cut; what is on record is the last one, with the earlier ones as its chain.
+
+    Args:
+        run: whose store the models are laid in.
+        name: of the model in this run.
+        fit: from a key in the store and a cut to the model that earlier rows have taught.
+        moments: the cuts.
+    """
     chain: list[ChainLink] = []
     for place, cut in enumerate(moments[:-1], start=1):
         key = run.path("train", f"{name}-{place}")
-        _, link = fit_candidate(run, key, name, kind, configuration, batches, known, until=cut)
+        link = fit(key, cut)
         chain.append(ChainLink(until=cut, key=key, digest=link.digest, rows=link.rows))
-    until = moments[-1] if moments else None
-    key = run.path("train", name)
-    _, fitted = fit_candidate(run, key, name, kind, configuration, batches, known, inner_score, until=until)
+    fitted = fit(run.path("train", name), moments[-1] if moments else None)
     return fitted.model_copy(update={"chain": tuple(chain)})
+
+
+def _fit_recalibrated(
+    run: Run, champion: Champion, batches: tuple[AcceptedBatch, ...], known: Rows, moments: tuple[datetime, ...]
+) -> tuple[FittedModel | None, str]:
+    """The champion recalibrated at each cut, where the rows before the last one ask for it; and why, or why not.
+
+    A champion whose files are gone is not missed here: evaluate refuses the run.
+    """
+
+    def fit(method: Method, key: str, until: datetime | None) -> FittedModel:
+        return fit_recalibrated(run, key, champion, method, batches, known, until=until)[1]
+
+    try:
+        method, why = method_needed(run, champion, known, until=moments[-1] if moments else None)
+        if method is None:
+            return None, why
+        _progress(f"fit: {RECALIBRATED}, {why}")
+        return _fit_chain(run, RECALIBRATED, partial(fit, method), moments), why
+    except RetrainError as error:
+        if error.retryable:
+            raise
+        return None, error.found
 
 
 def _change_start(spec: Spec, context: Context, holdout: tuple[AcceptedBatch, ...]) -> datetime | None:
