@@ -6,7 +6,8 @@ learnt from the champion's holdout rows: a hard month is no fall, and a changed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ import pandas as pd
 from retrain.errors import DegenerateTraining, NonFiniteMetric, SchemaChanged
 from retrain.modeling import limits, metrics, resampling
 from retrain.modeling.metrics import Array
-from retrain.monitoring import estimation
+from retrain.monitoring import estimation, fall_cause
 from retrain.monitoring.estimation import ExcessLoss, PerformanceEstimator
 from retrain.monitoring.estimation.holdout import holdout_estimator
+from retrain.monitoring.fall_cause import FallenRows
 from retrain.monitoring.prediction_log import JoinedPredictions
 from retrain.results import Champion, Interval, MetricEstimate, RealisedPerformance, SliceFall
 from retrain.spec import Spec
@@ -37,7 +39,12 @@ def undetermined(champion: Champion, interval: Interval, reason: str, **more: ob
 
 
 def measure_interval(
-    run: Run, champion: Champion, interval: Interval, joined: JoinedPredictions, earlier: Sequence[JoinedPredictions]
+    run: Run,
+    champion: Champion,
+    interval: Interval,
+    joined: JoinedPredictions,
+    earlier: Sequence[JoinedPredictions],
+    doubtful: Mapping[Interval, tuple[Champion, JoinedPredictions]] | None = None,
 ) -> RealisedPerformance:
     """Measure the version that answered an interval on the labels that are there; undetermined where they are too few.
 
@@ -47,6 +54,7 @@ def measure_interval(
         interval: that it answered.
         joined: the interval's rows with answers and labels.
         earlier: the labelled rows of the intervals before it that the same version answered: they show a slow fall.
+        doubtful: earlier interval whose labels are in doubt → the version that answered it, and its labelled rows.
     """
     spec = run.spec
     known = joined.labelled()
@@ -74,6 +82,7 @@ def measure_interval(
             expected = estimator.estimate(known.prediction, features, block, level=spec.gate.level, resamples=200).value
     except (DegenerateTraining, NonFiniteMetric, SchemaChanged):
         pass  # judged by the expected score alone
+    fall = _cause(run, estimator, known, doubtful or {}) if estimator else {}
     verdict, reason = _judge(run, champion, interval, measured, excess, slow, expected)
     fell = verdict == "alarm"
     if outside := limits.broken(spec, known.frame, known.outcome, known.prediction):
@@ -94,19 +103,50 @@ def measure_interval(
         fell=fell,
         suspect=_suspect_labels(run, known, block),
         slices=tuple(_slices(run, known, estimator)),
+        **fall,
         **counted,
     )
 
 
-def _excess_loss(run: Run, estimator: PerformanceEstimator, *parts: JoinedPredictions) -> ExcessLoss | None:
-    """The excess loss of one interval or several as one; half the level for each of the two tests."""
+def _cause(
+    run: Run,
+    estimator: PerformanceEstimator,
+    known: JoinedPredictions,
+    doubtful: Mapping[Interval, tuple[Champion, JoinedPredictions]],
+) -> dict[str, Any]:
+    """What explains a great fall, and the doubtful intervals before it that the same explains; empty without a fall."""
+    excess = _excess_loss(run, estimator, known, level=fall_cause.ASKED)
+    if not fall_cause.is_far(excess):
+        return {}
+    fallen = _fallen_rows(run, estimator, known)
+    fall, answers = fall_cause.cause_of_fall(run.spec, fallen), []
+    for before, (version, rows) in doubtful.items():
+        together = fall_cause.cause_of_fall(run.spec, _fallen_rows(run, holdout_estimator(run, version), rows), fallen)
+        if together.changed:
+            answers.append(before)
+            fall = fall if fall.changed else together
+    if fall.cause == "unknown" and not fall_cause.is_very_far(excess):
+        return {}
+    return {"cause": fall.cause, "cause_reason": fall.reason, "answers": tuple(answers)}
+
+
+def _fallen_rows(run: Run, estimator: PerformanceEstimator, known: JoinedPredictions) -> FallenRows:
+    loss = estimation.loss_of(run.spec.task, run.spec.gate.metric)(known.outcome, known.prediction)
+    excess = loss - estimator.expected(known.prediction, known.frame[list(run.spec.features)])
+    return FallenRows(known.frame, known.outcome, known.prediction, excess)
+
+
+def _excess_loss(
+    run: Run, estimator: PerformanceEstimator, *parts: JoinedPredictions, level: float | None = None
+) -> ExcessLoss | None:
+    """The excess loss of one interval or several as one; by default half the level for each of the two tests."""
     frame = pd.concat([part.frame for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
     return estimator.excess_loss(
         np.concatenate([part.outcome for part in parts]),
         np.concatenate([part.prediction for part in parts]),
         frame[list(run.spec.features)],
         resampling.blocks(run.spec, frame),
-        level=run.spec.monitor.level / 2,
+        level=level or run.spec.monitor.level / 2,
     )
 
 

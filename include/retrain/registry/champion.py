@@ -9,7 +9,7 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 
 from retrain.registry.mlflow import Registry, load_model
-from retrain.results import Champion, Context, GateReport, RefitReport
+from retrain.results import Champion, Context, GateReport, MeasureReport, RefitReport, TrainReport
 from retrain.state.run import Run
 
 
@@ -34,9 +34,26 @@ def refit_as_champion(run: Run, version: int, run_id: str) -> Champion:
         reference=run.path("refit"),
         trained_until=refit.fitted.intervals[-1].end,
         rows=refit.fitted.rows,
-        expected_score=run.read(GateReport, "gate").challenger_score,
+        expected_score=_expected_score(run, context),
         effective_at=context.effective_at,
     )
+
+
+def _expected_score(run: Run, context: Context) -> float | None:
+    """What the gate measured on the holdout rows; never from rows on which the champion fell, and nobody knows why.
+
+    Then what was expected of the champion is expected on. Where the cause of the fall is known to be a change, the
+    rows are those of the world to come.
+    """
+    score, champion = run.read(GateReport, "gate").challenger_score, context.champion
+    if champion is None or not run.store.exists(f"{run.folder}/measure.json"):
+        return score
+    fallen = {
+        performance.interval
+        for performance in run.read(MeasureReport, "measure").realised
+        if performance.verdict == "alarm" and performance.cause not in ("world", "rate")
+    }
+    return champion.expected_score if fallen & set(run.read(TrainReport, "train").holdout) else score
 
 
 def load_champion(run: Run, champion: Champion) -> Pipeline:

@@ -24,6 +24,7 @@ from typing import Literal
 from retrain import errors
 from retrain.errors import RetrainError
 from retrain.results import (
+    HELD,
     DecideReport,
     DiagnoseReport,
     DriftReport,
@@ -34,6 +35,7 @@ from retrain.results import (
     RolloutReport,
     ScoreReport,
     StageReport,
+    ValidateReport,
 )
 from retrain.spec import Spec
 
@@ -76,6 +78,7 @@ KINDS: dict[str, Kind] = {
         "The batch is set aside, nothing learns from it; later intervals go on without it.",
         (errors.Quarantined,),
     ),
+    "unusual-row-count": Kind("warning", "The batch was judged by its contract all the same."),
     "rows-rejected": Kind("warning", "Nothing of the interval was scored.", (errors.RowsRejected,)),
     # what the monitor finds
     "broken-data": Kind("critical"),
@@ -241,10 +244,13 @@ def notice_of_error(spec: Spec, interval: str, stage: str, error: BaseException 
 def notices_of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator[Notice]:
     """The notices of a stage that went well; most stages have none. `link` is the address of the task."""
     name = report.interval.name
+    if isinstance(report, ValidateReport) and report.unusual_row_count:
+        yield _notice(spec, "unusual-row-count", name, report.unusual_row_count, link=link)
     if isinstance(report, DiagnoseReport) and report.decision.verdict in ("broken", "suspect"):
         kind = {"broken": "broken-data", "suspect": "suspect-labels"}[report.decision.verdict]
-        held = ", ".join(interval.name for interval, _ in report.of)
-        did = f"Nothing trains on {held} until a person has released it."
+        held = ", ".join(interval.name for interval, of in report.of if of in HELD)
+        did = f"The champion stays, and nothing trains on {held} until a person has released it"
+        did += ", or later intervals show that the world changed." if report.open else "."
         yield _notice(spec, kind, name, "; ".join(report.decision.reasons), did, link=link)
     if isinstance(report, GateReport) and report.decision.verdict != "promote":
         happened = f"{report.decision.verdict}: {'; '.join(report.decision.reasons)}"

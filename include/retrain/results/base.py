@@ -120,11 +120,16 @@ class Signal(Result):
     interval: Interval
     champion: int = Field(description="the version that it is about")
     verdict: str = Field(
-        description="alarm, calm or undetermined; of kind: broken, suspect, changed or sound; of regret: measured"
+        description="alarm, calm or undetermined; of kind: broken, suspect, changed, sound or undetermined; of regret: measured"
     )
     reason: str
     effective_at: Utc
     regret: tuple[WindowRegret, ...] = Field(default=(), description="of regret: the figures, one a training window")
+    doubt: Literal["", "open", "answered"] = Field(
+        default="",
+        description="of kind: open is suspect until later intervals show that the world changed, answered is changed,"
+        " as they have shown",
+    )
 
 
 class StageReport(Result):

@@ -55,6 +55,9 @@ class Context(StageReport):
     accepted: tuple[AcceptedBatch, ...] = Field(description="every accepted batch up to this interval, oldest first")
     quarantined: tuple[str, ...] = ()
     held: tuple[str, ...] = Field(default=(), description="accepted, then found broken or suspect; until released")
+    doubtful: tuple[AcceptedBatch, ...] = Field(
+        default=(), description="the held batches of which later intervals may show that the world had changed"
+    )
     champion: Champion | None = None
     reference_champion: Champion | None = Field(
         default=None,

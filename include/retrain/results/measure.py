@@ -48,6 +48,13 @@ class RealisedPerformance(Result):
         default=False, description="whether the answers were computed again, because no scores were on record yet"
     )
     suspect: str = Field(default="", description="why the labels look wrong")
+    cause: Literal["", "world", "rate", "noise", "unknown"] = Field(
+        default="", description="of a great fall: a changed world, a changed rate of the outcome, or labels in doubt"
+    )
+    cause_reason: str = ""
+    answers: tuple[Interval, ...] = Field(
+        default=(), description="intervals with labels in doubt of which it shows that the world had changed there too"
+    )
     slices: tuple[SliceFall, ...] = ()
 
 

@@ -29,5 +29,6 @@ class ValidateReport(StageReport):
     sha256: str
     checks: tuple[Check, ...]
     released: bool = Field(default=False, description="a person let a quarantined batch through")
+    unusual_row_count: str = Field(default="", description="that it has far fewer or more rows than those before it")
     html: str | None = None
     failing_rows: str | None = None

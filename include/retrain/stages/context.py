@@ -7,7 +7,7 @@ the past as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime
 
 from retrain.errors import MissingInput
@@ -60,6 +60,7 @@ def context(run: Run) -> Context:
         accepted=tuple(batch for name, batch in sorted(accepted.items()) if name not in held),
         quarantined=tuple(sorted(quarantined - set(accepted))),
         held=tuple(sorted(held)),
+        doubtful=tuple(batch for name, batch in sorted(accepted.items()) if held.get(name)),
         champion=champion,
         reference_champion=projections.reference_champion(served),
         blocklist=projections.blocklist(record for record in others if record.kind in ("promotion", "rollout")),
@@ -99,18 +100,27 @@ def _accepted(snapshots: Iterable[Record], labels: Iterable[Record], run: Run) -
 
 def _held(
     records: Iterable[Record], releases: Iterable[Record], accepted: dict[str, AcceptedBatch], moment: datetime
-) -> set[str]:
-    """Intervals whose data look broken, or whose labels look wrong, and that no person has released."""
+) -> dict[str, bool]:
+    """Interval that is held → whether later intervals may answer it.
+
+    Its data look broken, or its labels look wrong, no person has released it, and no later interval has shown that the
+    world had changed there.
+    """
     released = {record.key for record in releases}
-    suspicious = {
-        record.body["interval"]
-        for record in records
-        if record.kind == "signal"
-        and record.body["question"] == "kind"
-        and record.body["verdict"] in HELD
-        and record.effective_at <= moment
+    held: dict[str, bool] = {}
+    for record in sorted(records, key=lambda record: (record.effective_at, record.id)):
+        if record.kind != "signal" or record.body["question"] != "kind" or record.effective_at > moment:
+            continue
+        name, doubt = record.body["interval"], record.body["signal"].get("doubt", "")
+        if record.body["verdict"] in HELD:
+            held[name] = held.get(name, True) and doubt == "open"
+        elif doubt == "answered" and held.get(name):
+            del held[name]
+    return {
+        name: open_
+        for name, open_ in held.items()
+        if name in accepted and f"{name}/{accepted[name].batch.sha256}" not in released
     }
-    return {name for name in suspicious & set(accepted) if f"{name}/{accepted[name].batch.sha256}" not in released}
 
 
 def _signals(
@@ -118,7 +128,7 @@ def _signals(
     champion: Champion | None,
     lineage: tuple[int, ...],
     moment: datetime,
-    held: set[str],
+    held: Container[str],
 ) -> tuple[Signal, ...]:
     """The newest signals about the champion, oldest first; realised performance is its lineage's too.
 

@@ -23,7 +23,8 @@ from retrain.state.run import Run
 
 def estimate(run: Run) -> EstimateReport:
     """Estimate the primary metric on the run's interval, with an interval, against what was expected at the gate."""
-    champion = run.read(Context, "context").champion
+    context = run.read(Context, "context")
+    champion = context.champion
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
     joined = join_champion(run, champion, run.interval)
@@ -44,7 +45,7 @@ def estimate(run: Run) -> EstimateReport:
         return _report(run, Decision(verdict="undetermined", reasons=(error.found,)))
     if estimated.value is None or estimated.low is None or estimated.high is None:
         return _report(run, Decision(verdict="undetermined", reasons=(estimated.reason or "no interval",)))
-    past = past_estimates(run, champion)
+    past = past_estimates(run, {champion.version, *context.lineage})
     held = backtest([old for _, old in past], level=run.spec.gate.level)
     report = _report(
         run,

@@ -7,7 +7,7 @@ the realised loss over what such rows should cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -26,7 +26,7 @@ from retrain.monitoring.prediction_log import JoinedPredictions
 from retrain.monitoring.realised import measure_interval, undetermined
 from retrain.registry.answers import AnswersOfTheTime
 from retrain.rendering import html, monitoring_plots
-from retrain.results import AcceptedBatch, Champion, Context, Decision, MeasureReport, RealisedPerformance
+from retrain.results import AcceptedBatch, Champion, Context, Decision, Interval, MeasureReport, RealisedPerformance
 from retrain.state.run import Run
 
 UNANSWERED = (
@@ -49,12 +49,13 @@ def measure(run: Run) -> MeasureReport:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
     mature = dataset.mature(context, run.spec)
     answers = AnswersOfTheTime(run, keep=TOGETHER)
+    doubtful = _doubtful(run, context, answers)
     realised = [
         score
         for place, accepted in enumerate(mature)
         if place >= len(mature) - MAX_INTERVALS
         if accepted.batch.interval.name not in context.measured or accepted is mature[-1]
-        if (score := _measure(run, answers, mature[max(place - TOGETHER + 1, 0) : place + 1]))
+        if (score := _measure(run, answers, mature[max(place - TOGETHER + 1, 0) : place + 1], doubtful))
     ]
     if not realised:
         reason = f"no interval since version {champion.version} has mature labels yet"
@@ -65,7 +66,12 @@ def measure(run: Run) -> MeasureReport:
         for part in last.slices
         if part.realised is not None and part.expected is not None and part.fell
     ]
-    reasons = [last.reason, *([f"fallen slices: {'; '.join(fallen[:5])}"] if fallen else []), last.suspect]
+    reasons = [
+        last.reason,
+        *([f"fallen slices: {'; '.join(fallen[:5])}"] if fallen else []),
+        last.suspect,
+        last.cause_reason,
+    ]
     report = _report(
         run,
         Decision(verdict=last.verdict, reasons=tuple(filter(None, reasons))),
@@ -74,7 +80,25 @@ def measure(run: Run) -> MeasureReport:
     return _with_page(run, report, champion) if run.pages else report
 
 
-def _measure(run: Run, answers: AnswersOfTheTime, batches: Sequence[AcceptedBatch]) -> RealisedPerformance | None:
+def _doubtful(
+    run: Run, context: Context, answers: AnswersOfTheTime
+) -> dict[Interval, tuple[Champion, JoinedPredictions]]:
+    """The newest intervals whose labels are in doubt: the version that answered each, and its labelled rows."""
+    mature = dataset.mature(context.model_copy(update={"accepted": context.doubtful}), run.spec)
+    rows = {}
+    for accepted in mature[-TOGETHER:]:
+        champion, known = answers.version_of(accepted), _labelled(answers, accepted)
+        if champion and known:
+            rows[accepted.batch.interval] = (champion, known)
+    return rows
+
+
+def _measure(
+    run: Run,
+    answers: AnswersOfTheTime,
+    batches: Sequence[AcceptedBatch],
+    doubtful: Mapping[Interval, tuple[Champion, JoinedPredictions]],
+) -> RealisedPerformance | None:
     """Measure the last of these intervals; None where nothing served yet."""
     *before, newest = batches
     champion, interval = answers.version_of(newest), newest.batch.interval
@@ -91,7 +115,8 @@ def _measure(run: Run, answers: AnswersOfTheTime, batches: Sequence[AcceptedBatc
     except UNANSWERED as error:
         return undetermined(champion, interval, f"{interval.name}: {error.found}")
     assert own is not None
-    score = measure_interval(run, champion, interval, own.joined, earlier)
+    before_it = {span: rows for span, rows in doubtful.items() if span.start < interval.start}
+    score = measure_interval(run, champion, interval, own.joined, earlier, before_it)
     return score.model_copy(update={"recomputed": own.recomputed})
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from statistics import median
 from typing import Any, Literal
 
 from retrain.data import expectations
 from retrain.data.expectations import Expectation
 from retrain.errors import InvalidSpec, Quarantined
-from retrain.results import Batch, Check, Decision, IngestReport, ValidateReport
+from retrain.results import AcceptedBatch, Batch, Check, Decision, IngestReport, ValidateReport
 from retrain.spec import Column, Spec
 from retrain.state.run import Run
 from retrain.state.store import json_digest
@@ -23,6 +25,10 @@ log = logging.getLogger(__name__)
 
 SHOWN = 8
 """How many failures a message names."""
+HISTORY, LEAST_HISTORY = 6, 3
+"""Batches that a row count is held against, and how many there have to be."""
+FEWER, MORE = 0.6, 2.0
+"""Shares of the usual rows a day outside which it is told."""
 PAGE, ROWS = "quality.html", "failing_rows.csv"
 
 # Where the library has a name for the column's own type; ingest has refused the rest already.
@@ -48,6 +54,9 @@ def validate(run: Run) -> ValidateReport:
     else:
         _judge(run, batch, suite, kept)
     report = _bring(run, kept, released=_released(run, batch))
+    if unusual := unusual_row_count(batch, _earlier_batches(run)):
+        warned = Decision(verdict=report.decision.verdict, reasons=(*report.decision.reasons, f"warning: {unusual}"))
+        report = report.model_copy(update={"decision": warned, "unusual_row_count": unusual})
     run.ledger.append(
         run.model,
         "batch",
@@ -113,6 +122,42 @@ def _bring(run: Run, kept: str, *, released: dict[str, Any] | None) -> ValidateR
         reasons = (f"released by {released['user']}: {released['reason']}", *report.decision.reasons)
         changes |= {"released": True, "decision": Decision(verdict="accept", reasons=reasons)}
     return report.model_copy(update=changes)
+
+
+def _earlier_batches(run: Run) -> list[Batch]:
+    """The accepted batches of the intervals before, oldest first; of a revised one the newest revision."""
+    batches = {}
+    for record in run.ledger.records(run.model, "snapshot"):
+        batch = AcceptedBatch.model_validate(record.body["accepted"]).batch
+        if batch.interval.end <= run.interval.start:
+            batches[batch.interval.start] = batch
+    return [batches[start] for start in sorted(batches)]
+
+
+def unusual_row_count(batch: Batch, earlier: Sequence[Batch]) -> str:
+    """Say that a batch has far fewer or more rows a day than the batches before it; empty where it has not.
+
+    A part of a delivery keeps every rule for its rows. Held against the median of the newest few batches, half a month
+    is seen, and a season or growth is not.
+
+    Args:
+        batch: that was delivered.
+        earlier: the accepted batches before it, oldest first.
+    """
+    if len(earlier) < LEAST_HISTORY:
+        return ""
+    usual = median(_rows_per_day(before) for before in earlier[-HISTORY:])
+    now = _rows_per_day(batch)
+    if FEWER * usual <= now <= MORE * usual:
+        return ""
+    return (
+        f"{batch.rows:,} rows, {now:,.0f} a day; {usual:,.0f} a day is the median of the {len(earlier[-HISTORY:])}"
+        f" intervals before: see whether the delivery is {'whole' if now < usual else 'one delivery'}"
+    )
+
+
+def _rows_per_day(batch: Batch) -> float:
+    return batch.rows / ((batch.interval.end - batch.interval.start) / timedelta(days=1))
 
 
 def _released(run: Run, batch: Batch) -> dict[str, Any] | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from scipy import stats
 
 from retrain.monitoring.estimation.estimator import ExcessLoss
-from retrain.results import Champion
 from retrain.state.run import Run
 
 MIN_INTERVALS = 5
@@ -84,15 +83,21 @@ def backtest(
     return Backtest("reliable", f"the interval held the realised value in {of - missed} of {of} intervals", missed, of)
 
 
-def past_estimates(run: Run, champion: Champion) -> list[tuple[str, PastEstimate]]:
-    """Read from the ledger: this champion's earlier estimates whose labels have landed since, by interval's name."""
+def past_estimates(run: Run, versions: Container[int]) -> list[tuple[str, PastEstimate]]:
+    """Read from the ledger: earlier estimates of these versions whose labels have landed since, by interval's name.
+
+    Args:
+        run: as of whose moment.
+        versions: the champion and those that differ from it in their rows only: how estimates of one of them held
+            says how those of the next will.
+    """
     estimates: dict[str, dict[str, float]] = {}
     realised: dict[str, float] = {}
     for record in run.ledger.records(run.model):
         facts = record.body.get("facts", {})
         if not record.kind.endswith("stage") or record.effective_at > run.as_of or not facts:
             continue
-        if record.body["stage"] == "estimate" and facts.get("version") == champion.version:
+        if record.body["stage"] == "estimate" and facts.get("version") in versions:
             estimates[record.body["interval"]] = facts
         if record.body["stage"] == "measure":
             realised |= {name: value for name, value in facts["realised"].items() if value is not None}

@@ -1,0 +1,231 @@
+"""Why the champion fell far: a changed world, a changed rate of the outcome, or labels that are wrong.
+
+Rivals explain the labels of the rows on which it fell, each fitted on some blocks and judged on the others:
+
+- rate: the champion's answers with a shifted intercept, as where an outcome has become more or less frequent;
+- noise: the champion's answers with a share of the labels drawn at random; of numbers, its answers shrunk to the mean;
+- calibrated: its answers, stretched and shifted: what no feature is needed for;
+- world: the same beside the answers of a simple model that these very rows teach (a stack: D. H. Wolpert, Stacked
+  generalization, Neural Networks 1992).
+
+Labels that are wrong at random teach nothing about the features: only a changed world lets the last rival gain above
+the others. Wrong labels that follow the features cannot be told from a changed world by any rows, so no rival tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from retrain.errors import DegenerateTraining
+from retrain.modeling import pipelines, resampling
+from retrain.modeling.metrics import Array
+from retrain.monitoring.estimation import ExcessLoss, loss_of
+from retrain.monitoring.estimation.importance_weighting import sample_rows
+from retrain.monitoring.estimation.losses import class_probabilities
+from retrain.spec import Spec
+
+FAR, VERY_FAR = 0.1, 0.5
+"""Excess loss, as a share of the expected, from which a fall is asked for its cause; and from which the labels of one
+that cannot be told are in doubt."""
+ASKED = 0.05
+"""The level of the bound that the excess has to be above zero by: to ask is cheap, and to miss wrong labels is not."""
+MIN_ROWS, MIN_BLOCKS = 200, 6
+"""Rows and blocks below which nothing can be told."""
+WORLD_SHARE, RATE_SHARE = 0.2, 0.5
+"""Shares of the excess that a rival has to explain."""
+LEVEL = 0.05
+"""Of the one-sided bound that a rival's gain has to be above zero by."""
+FOLDS = 5
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class FallenRows:
+    """The labelled rows of an interval on which the champion fell.
+
+    Attributes:
+        frame: n rows with the spec's inputs and its time.
+        y: (n,) class codes or numbers.
+        prediction: (n,) or (n, k) the champion's answers.
+        excess: (n,) realised less expected loss.
+    """
+
+    frame: pd.DataFrame
+    y: Array
+    prediction: Array
+    excess: Array
+
+
+@dataclass(frozen=True)
+class FallCause:
+    """What explains a fall.
+
+    Attributes:
+        cause: world and rate are changes; noise looks like wrong labels; unknown where the rows are too few to tell.
+        reason: for people.
+    """
+
+    cause: Literal["world", "rate", "noise", "unknown"]
+    reason: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is a change that a model can learn."""
+        return self.cause in ("world", "rate")
+
+
+def is_far(excess: ExcessLoss | None) -> bool:
+    """Whether a fall is beyond chance and so great that its cause is asked for."""
+    return excess is not None and excess.worse and excess.relative >= FAR
+
+
+def is_very_far(excess: ExcessLoss | None) -> bool:
+    """Whether a fall is so great that labels are in doubt where its cause cannot be told."""
+    return excess is not None and excess.worse and excess.relative >= VERY_FAR
+
+
+def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
+    """Ask the rivals for what explains the loss above what such rows should cost.
+
+    Of several intervals together, a cause has to explain its share in each of them: the next interval's change of the
+    world is none of a month with wrong labels before it.
+
+    Args:
+        spec: the model's.
+        intervals: the rows of each.
+    """
+    frame = pd.concat([part.frame for part in intervals], ignore_index=True)
+    chosen = sample_rows(len(frame), spec.training.seed)
+    frame = frame.iloc[chosen].reset_index(drop=True)
+    y, prediction, excess = (
+        np.concatenate([getattr(part, name) for part in intervals])[chosen] for name in ("y", "prediction", "excess")
+    )
+    part = np.repeat(np.arange(len(intervals)), [len(rows.y) for rows in intervals])[chosen]
+    block = np.unique(resampling.blocks(spec, frame), return_inverse=True)[1]
+    blocks = int(block.max(initial=0)) + 1
+    if len(y) < MIN_ROWS or blocks < MIN_BLOCKS:
+        return FallCause("unknown", f"{len(y):,} rows in {blocks} blocks cannot tell why")
+    try:
+        answers = _rivals(spec, frame, y, prediction, block)
+    except DegenerateTraining as error:
+        return FallCause("unknown", error.found)
+    loss = loss_of(spec.task, spec.gate.metric)
+    losses = {name: loss(y, answer) for name, answer in answers.items()}
+    means = {name: float(of.mean()) for name, of in losses.items()}
+    shares = {name: (means["champion"] - means[name]) / max(float(excess.mean()), _EPS) for name in means}
+    named = ", ".join(f"{name} {shares[name]:.0%}" for name in ("world", "rate", "noise"))
+    summary = f"of the excess loss explain {named}; {len(y):,} rows in {blocks} blocks"
+
+    def explains(gain: Array, share: float) -> bool:
+        """Whether a gain is that share of the excess in each interval."""
+        return all(gain[part == n].mean() >= share * excess[part == n].mean() for n in range(len(intervals)))
+
+    without = min(("rate", "noise", "calibrated"), key=means.__getitem__)
+    learnt = losses[without] - losses["world"]
+    if _low(learnt, block) > 0 and explains(learnt, WORLD_SHARE):
+        return FallCause("world", f"the rows themselves teach another world ({summary})")
+    shifted = losses["noise"] - losses["rate"]
+    if _low(shifted, block) > 0 and explains(losses["champion"] - losses["rate"], RATE_SHARE):
+        return FallCause("rate", f"the outcome comes at another rate ({summary})")
+    return FallCause("noise", f"nothing that these rows teach explains it: their labels may be wrong ({summary})")
+
+
+def _rivals(spec: Spec, frame: pd.DataFrame, y: Array, prediction: Array, block: Array) -> dict[str, Array]:
+    """Name → (n,) or (n, k) answers to rows of blocks that the rival was not fitted on."""
+    fit_all = _fit_numbers if spec.task == "regression" else _fit_classes
+    simple = pipelines.baseline(spec, "simple")
+    own = np.empty_like(prediction)
+    for fitted, judged in _folds(block):
+        model = pipelines.fit(spec, simple, frame.iloc[fitted], y[fitted])
+        own[judged] = pipelines.predict(model, spec.task, frame.iloc[judged])
+    answers = {"champion": prediction}
+    for fitted, judged in _folds(block):
+        for name, answer in fit_all(y[fitted], prediction[fitted], own[fitted]).items():
+            answers.setdefault(name, np.empty_like(prediction))[judged] = answer(prediction[judged], own[judged])
+    return answers
+
+
+def _folds(block: Array) -> Iterator[tuple[Array, Array]]:
+    for fold in range(FOLDS):
+        yield np.flatnonzero(block % FOLDS != fold), np.flatnonzero(block % FOLDS == fold)
+
+
+Answer = Callable[[Array, Array], Array]
+"""From the champion's and the simple model's answers to a rival's."""
+
+
+def _fit_classes(y: Array, champion: Array, own: Array) -> dict[str, Answer]:
+    """The rivals' answers to rows of classes, fitted on the champion's and the simple model's answers."""
+    p, places = class_probabilities(champion).clip(_EPS, 1 - _EPS), y.astype(int)
+    k, binary = p.shape[1], champion.ndim == 1
+    frequency = (np.bincount(places, minlength=k) + 0.5) / (len(y) + 0.5 * k)
+    weight = np.ones(k)
+    for _ in range(50):  # the intercepts of maximum likelihood: the mean answer is the frequency
+        weight *= frequency / _normalized(p * weight).mean(axis=0)
+    shares = np.linspace(0, 1, 101)
+    named = p[np.arange(len(y)), places]
+    share = shares[np.argmin([-np.log(part / k + (1 - part) * named).mean() for part in shares])]
+
+    def of_classes(answer: Array) -> Array:
+        return answer[:, -1] if binary else answer
+
+    def stacked(use: Callable[[Array, Array], Array]) -> Answer:
+        model = LogisticRegression(C=10.0, max_iter=1000).fit(use(champion, own), places)
+
+        def answer(champion: Array, own: Array) -> Array:
+            full = np.full((len(champion), k), _EPS)
+            full[:, model.classes_] = model.predict_proba(use(champion, own))
+            return of_classes(full)
+
+        return answer
+
+    return {
+        "rate": lambda champion, own: of_classes(_normalized(class_probabilities(champion).clip(_EPS, 1) * weight)),
+        "noise": lambda champion, own: share / k + (1 - share) * champion,
+        "calibrated": stacked(lambda champion, own: _log_odds(champion)),
+        "world": stacked(lambda champion, own: np.hstack([_log_odds(champion), _log_odds(own)])),
+    }
+
+
+def _fit_numbers(y: Array, champion: Array, own: Array) -> dict[str, Answer]:
+    """The same for numbers: a shift, a line through the champion's answers, and one through both models'."""
+    shift = float((y - champion).mean())
+    middle = float(champion.mean())
+    apart = champion - middle
+    kept = float((apart * (y - middle)).sum() / max(float((apart**2).sum()), _EPS))
+    line = LinearRegression().fit(champion[:, None], y)
+    both = LinearRegression().fit(np.column_stack([champion, own]), y)
+    return {
+        "rate": lambda champion, own: champion + shift,
+        "noise": lambda champion, own: middle + kept * (champion - middle),
+        "calibrated": lambda champion, own: np.asarray(line.predict(champion[:, None])),
+        "world": lambda champion, own: np.asarray(both.predict(np.column_stack([champion, own]))),
+    }
+
+
+def _normalized(weights: Array) -> Array:
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _log_odds(answer: Array) -> Array:
+    """(n, k - 1) log odds against the first class."""
+    log = np.log(class_probabilities(answer).clip(_EPS, 1 - _EPS))
+    return np.asarray(log[:, 1:] - log[:, :1])
+
+
+def _low(values: Array, block: Array) -> float:
+    """The one-sided lower bound of the mean of values that belong to blocks, by Student's t over blocks."""
+    size = np.bincount(block).astype(float)
+    mean = float(values.sum() / size.sum())
+    residual = np.bincount(block, values) - mean * size
+    count = len(size)
+    error = float(np.sqrt((residual**2).sum() * count / (count - 1))) / float(size.sum())
+    return mean - float(stats.t.ppf(1 - LEVEL, count - 1)) * error
