@@ -227,3 +227,21 @@ def test_there_must_be_something_to_release(churn: Model) -> None:
 def test_it_needs_an_ingested_batch(churn: Model) -> None:
     with pytest.raises(MissingInput, match="ingest has not run"):
         stage.validate(churn.run())
+
+
+def test_half_a_month_of_rows_is_told(churn: Model, rows_of: Rows) -> None:
+    """Held against the median of the months before it; a few months are needed, and the contract decides as before."""
+    reports = {}
+    for month, rows in {"01": 200, "02": 190, "03": 210, "04": 105, "05": 200, "06": 450}.items():
+        start = f"2024-{month}-01"
+        churn.deliver(start, rows_of(start, rows))
+        run = churn.run(start)
+        for name in ("ingest", "validate", "snapshot"):
+            report = pipeline.run_stage(name, run)
+            if isinstance(report, ValidateReport):
+                reports[month] = report
+    assert [month for month, report in reports.items() if report.unusual_row_count] == ["04", "06"]
+    few = reports["04"]
+    assert few.decision.verdict == "accept"
+    assert few.unusual_row_count.startswith("105 rows, 4 a day; 7 a day is the median of the 3 intervals before")
+    assert f"warning: {few.unusual_row_count}" in few.decision.reasons

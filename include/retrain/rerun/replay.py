@@ -33,12 +33,14 @@ from retrain.results import (
     Champion,
     Context,
     Decision,
+    DiagnoseReport,
     DriftReport,
     EstimateReport,
     GateReport,
     IngestReport,
     Interval,
     LabelBatch,
+    MeasureReport,
     RefitReport,
     ReplayOutcome,
     ReplayStep,
@@ -175,6 +177,9 @@ class _Walk:
         if not self.asks or decision.verdict == "retrain":
             pipeline.run_stage("context", run)
             run.write(self._drift(monitor), "drift")
+            if self.asks:
+                run.write(monitor.read(MeasureReport, "measure"), "measure")
+                run.write(monitor.read(DiagnoseReport, "diagnose"), "diagnose")
             pipeline.run_stage("decide", run)
             decision = run.read(pipeline.Decided, "decide").decision
         trained = decision.verdict == "retrain"

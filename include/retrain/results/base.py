@@ -120,7 +120,7 @@ class Signal(Result):
     interval: Interval
     champion: int = Field(description="the version that it is about")
     verdict: str = Field(
-        description="alarm, calm or undetermined; of kind: broken, suspect, changed, sound or undetermined; of regret: measured"
+        description="alarm, calm or undetermined; of kind also broken, suspect, changed or sound; of regret: measured"
     )
     reason: str
     effective_at: Utc
