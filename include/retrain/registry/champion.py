@@ -51,7 +51,7 @@ def _expected_score(run: Run, context: Context) -> float | None:
     fallen = {
         performance.interval
         for performance in run.read(MeasureReport, "measure").realised
-        if performance.verdict == "alarm" and performance.cause not in ("world", "rate")
+        if performance.verdict == "alarm" and performance.fell and performance.cause not in ("world", "rate")
     }
     return champion.expected_score if fallen & set(run.read(TrainReport, "train").holdout) else score
 

@@ -97,7 +97,7 @@ def _suspicion(score: RealisedPerformance) -> str:
 
 def _fell(score: RealisedPerformance) -> bool:
     # A champion outside a limit may be as good as ever: that is no change.
-    return score.fell or score.cause in ("world", "rate")
+    return (score.verdict == "alarm" and score.fell) or score.cause in ("world", "rate")
 
 
 def _told(score: RealisedPerformance) -> bool:
