@@ -98,6 +98,20 @@ def test_an_outcome_that_comes_more_often_is_a_change(task: str) -> None:
     assert cause.changed
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_bad_days_are_no_wrong_labels(task: str) -> None:
+    """A storm on every fourth day raises the loss as much as wrong labels would, and falls on days."""
+    world = World(task)
+    calm, storm = world.month(4), world.month(4, level=4.0)
+    day = calm.frame["signup"].dt.day.to_numpy() % 4 == 0
+    y = np.where(day, storm.y, calm.y)
+    frame, loss = calm.frame, loss_of(task, world.spec.gate.metric)
+    excess = loss(y, calm.prediction) - loss(calm.y, calm.prediction).mean()
+    cause = cause_of_fall(world.spec, FallenRows(frame, y, calm.prediction, excess))
+    assert cause.cause == "rate"
+    assert "on some days" in cause.reason
+
+
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_a_change_that_follows_does_not_excuse_wrong_labels(task: str) -> None:
     """The next month's change explains nothing of a month whose labels are wrong; that of a changed month it does."""

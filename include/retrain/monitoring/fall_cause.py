@@ -3,6 +3,8 @@
 Rivals explain the labels of the rows on which it fell, each fitted on some blocks and judged on the others:
 
 - rate: the champion's answers with a shifted intercept, as where an outcome has become more or less frequent;
+- days: the same with an intercept for each block, learnt from one half of its rows and judged on the other: storms and
+  campaigns come in days, wrong labels at random fall on all days alike;
 - noise: the champion's answers with a share of the labels drawn at random; of numbers, its answers shrunk to the mean;
 - calibrated: its answers, stretched and shifted: what no feature is needed for;
 - world: the same beside the answers of a simple model that these very rows teach (a stack: D. H. Wolpert, Stacked
@@ -121,7 +123,7 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
     losses = {name: loss(y, answer) for name, answer in answers.items()}
     means = {name: float(of.mean()) for name, of in losses.items()}
     shares = {name: (means["champion"] - means[name]) / max(float(excess.mean()), _EPS) for name in means}
-    named = ", ".join(f"{name} {shares[name]:.0%}" for name in ("world", "rate", "noise"))
+    named = ", ".join(f"{name} {shares[name]:.0%}" for name in ("world", "rate", "days", "noise"))
     summary = f"of the excess loss explain {named}; {len(y):,} rows in {blocks} blocks"
 
     def explains(gain: Array, share: float) -> bool:
@@ -135,6 +137,9 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
     shifted = losses["noise"] - losses["rate"]
     if _low(shifted, block) > 0 and explains(losses["champion"] - losses["rate"], RATE_SHARE):
         return FallCause("rate", f"the outcome comes at another rate ({summary})")
+    daily = losses["noise"] - losses["days"]
+    if _low(daily, block) > 0 and explains(losses["champion"] - losses["days"], WORLD_SHARE):
+        return FallCause("rate", f"the outcome comes at another rate on some days ({summary})")
     return FallCause("noise", f"nothing that these rows teach explains it: their labels may be wrong ({summary})")
 
 
@@ -150,6 +155,33 @@ def _rivals(spec: Spec, frame: pd.DataFrame, y: Array, prediction: Array, block:
     for fitted, judged in _folds(block):
         for name, answer in fit_all(y[fitted], prediction[fitted], own[fitted]).items():
             answers.setdefault(name, np.empty_like(prediction))[judged] = answer(prediction[judged], own[judged])
+    answers["days"] = _answers_by_block(spec, y, prediction, block)
+    return answers
+
+
+def _answers_by_block(spec: Spec, y: Array, prediction: Array, block: Array) -> Array:
+    """The champion's answers with an intercept for each block, fitted on the other half of the block's rows.
+
+    The intercepts are shrunk to none as if each had a prior of variance one.
+    """
+    answers, half = np.empty_like(prediction), np.random.default_rng(spec.training.seed).random(len(y)) < 0.5
+    blocks = int(block.max()) + 1
+    for fitted in (half, ~half):
+        own, judged = block[fitted], ~fitted
+        if spec.task == "regression":
+            shift = np.bincount(own, (y - prediction)[fitted], blocks) / (np.bincount(own, minlength=blocks) + 1.0)
+            answers[judged] = prediction[judged] + shift[block[judged]]
+            continue
+        p = class_probabilities(prediction).clip(_EPS, 1 - _EPS)
+        shifts = np.zeros((blocks, p.shape[1]))
+        for _ in range(8):  # Newton's steps, class by class against the first
+            now = _normalized(p[fitted] * np.exp(shifts[own]))
+            for place in range(1, p.shape[1]):
+                error = np.bincount(own, (y[fitted] == place) - now[:, place], blocks) - shifts[:, place]
+                curve = np.bincount(own, now[:, place] * (1 - now[:, place]), blocks) + 1.0
+                shifts[:, place] += error / curve
+        full = _normalized(p * np.exp(shifts[block]))
+        answers[judged] = (full[:, -1] if prediction.ndim == 1 else full)[judged]
     return answers
 
 
