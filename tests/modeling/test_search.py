@@ -100,6 +100,9 @@ def test_balance_without_recency_is_scikit_learns(spec_for: Callable[..., Spec])
     y = turned_world().y.astype(int)
     y[:500] = 0
     assert np.array_equal(pipelines._balanced(y, None), compute_sample_weight("balanced", y))
+    recency = np.linspace(0.01, 1, len(y))
+    sums = np.bincount(y, weights=pipelines._balanced(y, recency))
+    assert sums[0] == pytest.approx(sums[1]), "the class of the older rows weighs as much"
 
 
 def test_trees_are_counted_with_the_weights(spec_for: Callable[..., Spec]) -> None:
