@@ -72,10 +72,15 @@ def test_the_cause_of_a_fall_decides(cause: Any, kind: str) -> None:
 
 
 def test_labels_that_go_against_the_answers_are_never_lifted_by_later_intervals() -> None:
-    report = diagnosed(score(2, "alarm", suspect="turned round", cause="world"))
+    report = diagnosed(score(2, "alarm", suspect="turned round", cause="noise"))
     assert report.decision.verdict == "suspect"
     assert report.open == ()
     assert doubts(report) == {2: ("suspect", "")}
+
+
+def test_rows_that_teach_more_than_the_answers_turned_round_are_a_changed_world() -> None:
+    report = diagnosed(score(2, "alarm", suspect="turned round", cause="world"))
+    assert doubts(report) == {2: ("changed", "")}
 
 
 def test_a_change_answers_the_months_before_it() -> None:

@@ -86,8 +86,11 @@ def _report(verdict: str, reasons: Sequence[str], of: Mapping[Interval, str], **
 
 
 def _suspicion(score: RealisedPerformance) -> str:
-    """Why the labels of an interval may be wrong; empty where they look right."""
-    if score.suspect:
+    """Why the labels of an interval may be wrong; empty where they look right.
+
+    Flipped labels are the champion's answers turned round, and teach nothing beside them; a changed world does.
+    """
+    if score.suspect and score.cause != "world":
         return score.suspect
     if score.cause not in ("noise", "unknown"):
         return ""
