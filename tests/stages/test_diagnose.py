@@ -9,6 +9,7 @@ import pytest
 
 from retrain.results import (
     Champion,
+    ColumnDrift,
     Configuration,
     Context,
     Decision,
@@ -38,7 +39,11 @@ def score(number: int, verdict: Any = "calm", **more: Any) -> RealisedPerformanc
 
 
 def diagnosed(
-    *realised: RealisedPerformance, drift: str = "stable", champion: bool = True, **known: Any
+    *realised: RealisedPerformance,
+    drift: str = "stable",
+    champion: bool = True,
+    predicted: Any = "stable",
+    **known: Any,
 ) -> DiagnoseReport:
     plain = Configuration(estimator="linear", parameters={}, pipeline="")
     serving = Champion(
@@ -48,7 +53,8 @@ def diagnosed(
     context = Context(
         interval=month(2), spec_digest="", trigger=Trigger(), accepted=(), champion=serving, **BEGIN, **known
     )
-    compared = DriftReport(interval=month(2), decision=decided(drift), **BEGIN)
+    answers = ColumnDrift(column="prediction", role="prediction", test="", verdict=predicted, reason="moved")
+    compared = DriftReport(interval=month(2), decision=decided(drift), columns=(answers,), **BEGIN)
     measure = MeasureReport(
         interval=month(2), decision=decided(realised[-1].verdict if realised else "undetermined"),
         realised=realised, **BEGIN,
@@ -93,6 +99,8 @@ def test_a_change_answers_the_months_before_it() -> None:
 def test_a_month_whose_labels_came_late_is_named_itself() -> None:
     report = diagnosed(score(0), score(1, "alarm"))
     assert doubts(report) == {0: ("sound", ""), 1: ("changed", ""), 2: ("changed", "")}
+    calm = diagnosed(score(1), score(2), predicted="drift")
+    assert doubts(calm) == {1: ("sound", ""), 2: ("changed", "")}, "its labels are as expected, its rows are others"
 
 
 @pytest.mark.parametrize(

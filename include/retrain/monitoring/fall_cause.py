@@ -140,6 +140,8 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
     daily = losses["noise"] - losses["days"]
     if _low(daily, block) > 0 and explains(losses["champion"] - losses["days"], WORLD_SHARE):
         return FallCause("rate", f"the outcome comes at another rate on some days ({summary})")
+    if _low(losses["champion"] - losses["noise"], block) <= 0:
+        return FallCause("unknown", f"nothing that these rows teach explains it, nor do wrong labels ({summary})")
     return FallCause("noise", f"nothing that these rows teach explains it: their labels may be wrong ({summary})")
 
 

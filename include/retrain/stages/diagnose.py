@@ -62,7 +62,7 @@ def diagnosis(
     of = {score.interval: "changed" if _fell(score) else "sound" for score in measured.realised if _told(score)}
     signs = list(_signs(drift, estimate, measured))
     if signs:
-        of.setdefault(context.interval, "changed")
+        of[context.interval] = "changed"
     of |= dict.fromkeys(answered, "changed") | dict.fromkeys(suspect, "suspect")
     doubts = {
         "open": tuple(score.interval for score in measured.realised if score.interval in suspect and not score.suspect),
