@@ -132,6 +132,14 @@ def test_too_few_rows_or_blocks_cannot_tell() -> None:
     assert "1 blocks cannot tell why" in cause.reason
 
 
+def test_a_loss_that_nothing_explains_is_not_put_down_to_the_labels() -> None:
+    world = World("binary")
+    usual = world.month(4)
+    cause = cause_of_fall(world.spec, FallenRows(usual.frame, usual.y, usual.prediction, usual.excess + 0.2))
+    assert cause.cause == "unknown"
+    assert "nor do wrong labels" in cause.reason
+
+
 def test_only_a_great_fall_beyond_chance_is_asked_about() -> None:
     def excess(realised: float, low: float | None) -> ExcessLoss:
         return ExcessLoss("log_loss", realised, 0.5, realised - 0.5, low, 1.0, 400, 28)

@@ -40,7 +40,7 @@ ASKED = 0.05
 """The level of the bound that the excess has to be above zero by: to ask is cheap, and to miss wrong labels is not."""
 MIN_ROWS, MIN_BLOCKS = 200, 6
 """Rows and blocks below which nothing can be told."""
-WORLD_SHARE, RATE_SHARE = 0.2, 0.5
+WORLD_SHARE, RATE_SHARE, NOISE_SHARE = 0.2, 0.5, 0.1
 """Shares of the excess that a rival has to explain."""
 LEVEL = 0.05
 """Of the one-sided bound that a rival's gain has to be above zero by."""
@@ -140,7 +140,7 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
     daily = losses["noise"] - losses["days"]
     if _low(daily, block) > 0 and explains(losses["champion"] - losses["days"], WORLD_SHARE):
         return FallCause("rate", f"the outcome comes at another rate on some days ({summary})")
-    if _low(losses["champion"] - losses["noise"], block) <= 0:
+    if shares["noise"] < NOISE_SHARE:
         return FallCause("unknown", f"nothing that these rows teach explains it, nor do wrong labels ({summary})")
     return FallCause("noise", f"nothing that these rows teach explains it: their labels may be wrong ({summary})")
 
