@@ -15,12 +15,9 @@ import pandas as pd
 from retrain.modeling import resampling
 from retrain.spec import Spec
 
-FEWEST = 3
-"""Fewer blocks of time are not cut: one has to teach, and two to judge."""
-
 
 def cuts(spec: Spec, frame: pd.DataFrame) -> tuple[datetime, ...]:
-    """The two moments between blocks at which the rows are cut into thirds, or none where they are too few.
+    """The two moments between blocks at which the rows are cut into thirds, or none where there are fewer than three.
 
     Where thirds would leave too few rows or blocks to judge, while all together are enough for `gate.min_rows` and
     `gate.min_blocks`, the first cut moves towards the beginning. Rows of one moment stay on one side.
@@ -32,12 +29,10 @@ def cuts(spec: Spec, frame: pd.DataFrame) -> tuple[datetime, ...]:
     starts = resampling.block_starts(spec, frame)
     first_rows = np.flatnonzero(starts.ne(starts.shift()))
     count, left = len(first_rows), len(frame) - first_rows
-    if count < FEWEST:
-        return ()
     enough_rows = left >= spec.gate.min_rows if len(frame) >= spec.gate.min_rows else left > 0
     # Blocks of a group are no blocks of time.
     by_time = spec.training.group is None and count >= spec.gate.min_blocks
-    enough_blocks = count - np.arange(count) >= (spec.gate.min_blocks if by_time else FEWEST - 1)
+    enough_blocks = count - np.arange(count) >= (spec.gate.min_blocks if by_time else 0)
     usable = [place for place in range(1, count // 3 + 1) if enough_rows[place] and enough_blocks[place]]
     if not usable:
         return ()
