@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn.isotonic import isotonic_regression
 from sklearn.linear_model import LogisticRegression
 
@@ -22,6 +23,9 @@ MIN_CLASS_ROWS = 10
 
 ISOTONIC_ROWS = 1_000
 """Rows from which isotonic regression is the better calibration (Niculescu-Mizil and Caruana 2005)."""
+
+STRENGTH = 1e3
+"""`C` of the logistic calibration: hardly any penalty."""
 
 
 class CalibratedEstimator(PerformanceEstimator):
@@ -95,9 +99,32 @@ def calibrate(p: Array, y: Array, weight: Array, new: Array) -> Array:
         steps = isotonic_regression(np.bincount(place, weights=weight * y) / mass, sample_weight=mass)
         calibrated = np.interp(new, levels, steps)
     else:
-        model = LogisticRegression(C=1e3, solver="newton-cholesky").fit(_log_odds(p)[:, None], y, weight)
-        calibrated = model.predict_proba(_log_odds(new)[:, None])[:, 1]
+        slope, intercept = _line(_log_odds(p), y, weight)
+        calibrated = expit(slope * _log_odds(new) + intercept)
     return np.asarray(calibrated).clip(bound, 1 - bound)
+
+
+def _line(x: Array, y: Array, weight: Array) -> tuple[float, float]:
+    """Slope and intercept of a logistic regression on one column, by Newton's method: a fit costs microseconds.
+
+    >>> x, y = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
+    >>> line = LogisticRegression(C=1e3, solver="newton-cholesky").fit(x[:, None], y, np.arange(1.0, 6.0))
+    >>> np.allclose(_line(x, y, np.arange(1.0, 6.0)), (line.coef_[0, 0], line.intercept_[0]), rtol=1e-4)
+    True
+    """
+    columns, penalty = np.column_stack([x, np.ones(len(x))]), np.diag([1 / STRENGTH, 0.0])
+    at = np.zeros(2)
+    for _ in range(50):
+        p = expit(columns @ at)
+        step = np.linalg.solve(
+            (columns * (weight * p * (1 - p))[:, None]).T @ columns + penalty + 1e-12 * np.eye(2),
+            columns.T @ (weight * (p - y)) + penalty @ at,
+        )
+        at = at - step * min(1.0, 5 / max(float(np.abs(step).max()), 1e-12))  # a full step may overshoot from afar
+        if float(np.abs(step).max()) < 1e-8:
+            return float(at[0]), float(at[1])
+    model = LogisticRegression(C=STRENGTH, solver="newton-cholesky").fit(x[:, None], y, weight)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def _log_odds(p: Array) -> Array:
