@@ -7,7 +7,8 @@ configuration with another number of trees, since that grows with the rows; `cha
 champion fell, the winner on the rows since then; and the baselines `naive` and `simple`.
 
 All of them are forward chained (`retrain.modeling.cuts`): fitted at each cut of the holdout on the rows before it, to
-answer the rows up to the next. The search reads the rows before the holdout.
+answer the rows up to the next. The search reads the rows before the holdout. A first model has no champion that it
+could equal: all holdout rows judge it.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def train(run: Run) -> TrainReport:
         taught = (*accepted, *holdout)
         known, _ = trainer.labelled_rows(run, taught)
         notes.append(f"holdout cut at {' and '.join(f'{cut:%Y-%m-%d %H:%M}' for cut in moments)}: earlier rows teach")
-    else:
+    elif context.champion is not None:
         notes.append("the holdout rows are too few to be cut: they judge what was fitted before them")
 
     fitted: list[FittedModel] = []
@@ -163,8 +164,11 @@ def _refreshed(spec: Spec, context: Context, champion: Champion, notes: list[str
 def _cuts(run: Run, context: Context, holdout: tuple[AcceptedBatch, ...]) -> tuple[datetime, ...]:
     """Where the holdout rows that no champion was fitted on are cut.
 
-    Where they are too few, at their beginning: what the champion was fitted on teaches the candidates too.
+    Where they are too few, at their beginning: what the champion was fitted on teaches the candidates too. For a first
+    model, nowhere.
     """
+    if context.champion is None:
+        return ()
     fresh = evidence.unseen_by_champions(context, holdout)
     moments = cuts(run.spec, trainer.labelled_rows(run, fresh, least=0)[0].frame) if fresh else ()
     return moments or tuple(accepted.batch.interval.start for accepted in fresh[:1] if fresh != holdout)
