@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 
@@ -29,6 +30,7 @@ from tests.conftest import INCLUDE, Model, churn_rows, churn_spec, enter_home, l
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 ROWS = 400
+LOOPS: tuple[Any, Any] = ("score", "monitor")
 
 
 def spec() -> dict[str, Any]:
@@ -254,3 +256,27 @@ def test_a_never_seen_spec_and_data_run_the_whole_chain(mlflow: Home, rows_of: C
     assert done.returncode == 0, done.stderr
     assert "promote: promoted: version 1 serves" in done.stdout
     assert json.loads((mlflow.state / "store/leavers/runs/laptop-2024-02-01/gate.json").read_text())["kind"] == "first"
+
+
+def test_a_baseline_may_come_to_serve_and_all_goes_on(model: Model) -> None:
+    """Labels that hang on nothing any more: whoever still believes in the features loses to who knows nothing."""
+    # Another pipeline, so that no calibration of the champion can take its belief back.
+    model.write_spec({**spec(), "training": {**spec()["training"], "date_parts": {"signup": ["weekday"]}}})
+    chance, gates = np.random.default_rng(0), []
+    for month in (MONTHS[3], "2024-05-01"):
+        model.deliver(month, churn_rows(month, ROWS).assign(churned=chance.random(ROWS) < 0.5))
+        run = model.run(month, force=True)
+        verdicts = went(run)
+        gates.append(run.read(GateReport, "gate"))
+        score, monitor = (Run(model.home, run.spec, run.interval, f"{loop}-{month}", loop=loop) for loop in LOOPS)
+        assert went(score)["score"] == "scored"
+        assert went(monitor)["measure"] in ("calm", "alarm")
+    assert (gates[0].lost_to, gates[0].chosen, gates[0].kind) == ("naive", "naive", "baseline")
+    assert verdicts["train"] == "done"
+    champion = run.read(Context, "context").champion
+    assert champion is not None
+    assert (champion.version, champion.configuration.estimator) == (3, "naive")
+    assert gates[1].decision.verdict == "promote"
+    assert gates[1].chosen in ("refresh", "naive", "recalibrated"), "it is refreshed as any champion is"
+    body = Ledger(model.home.ledger).records("churn", "promotion")[-1].body
+    assert (body["version"], body["previous"]) == (4, 3)
