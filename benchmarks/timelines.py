@@ -695,7 +695,7 @@ def figures(
                 name = "ours" if policy == "the spec's" else policy
                 rows[world.name].walks.setdefault(name, {})[world.seed] = walked
     complete = list(rows.values())
-    note = f"Seeds {seeds[0]} to {seeds[-1]} for ours and the schedules; the first {few} of them for {' and '.join(BESIDE)}."
+    note = f"Seeds {seeds[0]} to {seeds[-1]} for ours and the schedules; {few} of them for {' and '.join(BESIDE)}."
     table = means(complete)
     return [replace(table, notes=(note, *NOTES)), bars(complete)]
 

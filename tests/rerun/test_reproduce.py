@@ -22,6 +22,7 @@ from retrain.reporting.history import moment, served
 from retrain.rerun.reproduce import Reproduction, reproduce
 from retrain.results import Context, EvaluateReport, IngestReport, RegisterReport
 from retrain.state.ledger import Ledger
+from retrain.state.run import Run
 from tests.conftest import Model, churn_rows, churn_spec, enter_home, lay_mlflow
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
@@ -126,6 +127,20 @@ def test_a_version_comes_out_the_same_without_the_store_s_data(model: Model) -> 
 
 def test_the_first_model_comes_out_the_same(model: Model) -> None:
     assert reproduced(model, 1).same
+
+
+def test_what_the_run_had_measured_is_there_for_its_training(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_stage, reports = pipeline.run_stage, list[tuple[bytes, ...]]()
+
+    def keep(name: str, run: Run) -> Any:
+        if name == "train":
+            reports.append(tuple(run.store.read(f"{run.folder}/{stage}.json") for stage in ("measure", "regret")))
+        return run_stage(name, run)
+
+    monkeypatch.setattr(pipeline, "run_stage", keep)
+    reproduced(model)
+    then = model.run(MONTHS[2])
+    assert reports == [tuple(then.store.read(f"{then.folder}/{stage}.json") for stage in ("measure", "regret"))]
 
 
 @pytest.mark.parametrize("what", ["batch", "labels"])

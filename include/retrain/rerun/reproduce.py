@@ -18,6 +18,7 @@ from retrain.data import dataset
 from retrain.data.versions import DataVersion, registry_of
 from retrain.errors import ArtifactMissing, MissingInput, RegistryDown, RetrainError, SnapshotCorrupt
 from retrain.modeling import packaging
+from retrain.monitoring import signals
 from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rerun.differences import ComparedPart, compare_runs
@@ -85,6 +86,9 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
         run = dataclasses.replace(old, home=scratch, spec=kept, pages=False)
         data = tuple(_fetch_data(run, lineage, say))
         run.write(lineage.context, "context")
+        for _, stage in signals.REPORTS:  # train goes by what the run had measured
+            if old.store.exists(f"{old.folder}/{stage}.json"):
+                run.store.write(f"{run.folder}/{stage}.json", old.store.read(f"{old.folder}/{stage}.json"))
         for analysis in _earlier_analyses(lineage):
             run.ledger.append(
                 *(analysis.model, analysis.kind, analysis.key, analysis.body),
