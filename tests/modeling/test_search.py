@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from retrain.errors import EstimatorRefused
 from retrain.modeling import early_stopping, pipelines, trainer
 from retrain.modeling.folds import Rows
-from retrain.modeling.search import configurations, on_window, search
+from retrain.modeling.search import configurations, search
 from retrain.results import Configuration
 from retrain.spec import Spec
 from tests.trained import spec_from
@@ -70,7 +70,7 @@ def test_weights_halve_with_each_half_life(spec_for: Callable[..., Spec]) -> Non
     when = rows.frame["signup"].to_numpy()
     old = np.searchsorted(when, when[-1] - 60 * DAY)
     assert weight[old] == pytest.approx(0.5, rel=0.02)
-    assert pipelines.recency_weight(spec, on_window(configuration, "all"), rows.frame) is None
+    assert pipelines.recency_weight(spec, pipelines.on_window(configuration, "all"), rows.frame) is None
 
 
 def test_the_fit_has_the_weights_and_balance_counts_them(spec_for: Callable[..., Spec]) -> None:
@@ -92,7 +92,7 @@ def test_the_fit_has_the_weights_and_balance_counts_them(spec_for: Callable[...,
         by_hand = LogisticRegression(max_iter=1000).fit(scaled, rows.y.astype(int), sample_weight=weight)
         answers = pipelines.predict(model, "binary", rows.frame)
         assert answers == pytest.approx(by_hand.predict_proba(scaled)[:, 1], abs=0.02)
-        plain, _ = trainer.fit_on_window(spec, on_window(configuration, "all"), rows)
+        plain, _ = trainer.fit_on_window(spec, pipelines.on_window(configuration, "all"), rows)
         assert np.abs(pipelines.predict(plain, "binary", rows.frame) - answers).max() > 0.2
 
 
@@ -109,7 +109,7 @@ def test_trees_are_counted_with_the_weights(spec_for: Callable[..., Spec]) -> No
     spec = spec_for(candidates=[{"estimator": "xgboost"}], windows=[{"half_life": "30d"}], early_stopping=5)
     configuration, rows = configurations(spec, 8)[0], turned_world(turn=4)
     counted = early_stopping.count_trees(spec, configuration, rows)
-    plain = early_stopping.count_trees(spec, on_window(configuration, "all"), rows)
+    plain = early_stopping.count_trees(spec, pipelines.on_window(configuration, "all"), rows)
     assert counted.half_life == 30.0
     assert counted.parameters["n_estimators"] != plain.parameters["n_estimators"]
     assert early_stopping.same_except_trees(spec, configuration, counted)

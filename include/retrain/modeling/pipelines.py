@@ -6,6 +6,7 @@ Everything that is learnt from rows is a step of the pipeline, so it is learnt f
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from retrain.errors import DegenerateTraining, EstimatorRefused, NonFiniteMetric
 from retrain.modeling.estimators import BASELINES, is_xgboost, unfitted
 from retrain.modeling.features import Array, Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.results import Configuration
-from retrain.spec import Spec
+from retrain.spec import Recency, Spec, Window
 from retrain.state.store import json_digest
 
 RECIPE = 1
@@ -38,6 +39,16 @@ CATEGORIES = 100
 def baseline(spec: Spec, name: str) -> Configuration:
     """The configuration of a baseline: `naive` (the prior, or the mean) or `simple` (a linear model), on all rows."""
     return Configuration(estimator=name, parameters={}, window=None, pipeline=pipeline_digest(spec))
+
+
+def on_window(configuration: Configuration, window: Window) -> Configuration:
+    """The configuration on the rows of one of `training.windows`, whatever rows it had before.
+
+    `change` is no window of its own: its rows are all, until labels say since when.
+    """
+    half_life = window.half_life / timedelta(days=1) if isinstance(window, Recency) else None
+    count = window if isinstance(window, int) else None
+    return configuration.model_copy(update={"window": count, "since": None, "half_life": half_life})
 
 
 def pipeline_digest(spec: Spec) -> str:

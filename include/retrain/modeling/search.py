@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -97,20 +96,10 @@ def configurations(spec: Spec, intervals: int) -> tuple[Configuration, ...]:
         for trial in tried[:trials]:
             parameters = {**base, **{name: value for name, value in trial.items() if name != "window"}}
             bare = Configuration(estimator=candidate.estimator, parameters=parameters, pipeline=digest)
-            configuration = on_window(bare, trial["window"])
+            configuration = pipelines.on_window(bare, trial["window"])
             pipelines.build(spec, configuration)
             chosen.setdefault(configuration.to_json(), configuration)
     return tuple(chosen.values())
-
-
-def on_window(configuration: Configuration, window: Window) -> Configuration:
-    """The configuration on the rows of one of `training.windows`, whatever rows it had before.
-
-    `change` is no window of its own: its rows are all, until labels say since when.
-    """
-    half_life = window.half_life / timedelta(days=1) if isinstance(window, Recency) else None
-    count = window if isinstance(window, int) else None
-    return configuration.model_copy(update={"window": count, "since": None, "half_life": half_life})
 
 
 def _widest(window: Window) -> float:

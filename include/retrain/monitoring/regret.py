@@ -27,7 +27,6 @@ from retrain.errors import RetrainError
 from retrain.modeling import pipelines, resampling, trainer
 from retrain.modeling.folds import Rows
 from retrain.modeling.metrics import Array
-from retrain.modeling.search import on_window
 from retrain.monitoring.estimation.losses import loss_of
 from retrain.results import AcceptedBatch, Champion, Configuration, Signal, WindowRegret
 from retrain.spec import Spec
@@ -59,7 +58,7 @@ def configurations(spec: Spec, champion: Champion) -> dict[str, Configuration]:
     retraining would use that one.
     """
     own = champion.configuration.fitted_as.model_copy(update={"pipeline": pipelines.pipeline_digest(spec)})
-    others = [on_window(own, window) for window in spec.training.windows if window != "change"]
+    others = [pipelines.on_window(own, window) for window in spec.training.windows if window != "change"]
     return {configuration.rows_label: configuration for configuration in (*others, own)}
 
 

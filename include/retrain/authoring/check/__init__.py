@@ -137,8 +137,7 @@ def _expectation_problems(spec: Spec) -> Iterator[Problem]:
 
 
 def _candidate_problems(spec: Spec) -> Iterator[Problem]:
-    from retrain.modeling import estimators
-    from retrain.modeling.search import on_window
+    from retrain.modeling import estimators, pipelines
 
     for place, candidate in enumerate(spec.training.candidates):
         where = ("training", "candidates", place)
@@ -151,7 +150,7 @@ def _candidate_problems(spec: Spec) -> Iterator[Problem]:
             if isinstance(window, Recency):
                 bare = Configuration(estimator=candidate.estimator, parameters={}, pipeline="")
                 try:
-                    estimators.unfitted(spec, on_window(bare, window))
+                    estimators.unfitted(spec, pipelines.on_window(bare, window))
                 except RetrainError as error:
                     yield ("training", "windows", number), f"{error.found}; {error.do}"
         fixed = [("parameters", name, [value]) for name, value in candidate.parameters.items()]
