@@ -50,6 +50,7 @@ from retrain.errors import (
 )
 from retrain.modeling.features import Codes, DateParts, FeatureFunction, Typed, code_digest
 from retrain.modeling.model_io import TRUSTED
+from retrain.modeling.recalibration import RecalibratedClassifier, RecalibratedRegressor
 from retrain.registry.mlflow import Registry, digest, load_model, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -296,8 +297,9 @@ def test_a_type_is_built_by_its_own_loader_only(module: str, name: str, loader: 
         load_model(copied, digest(copied))
 
 
-def test_the_features_module_has_no_other_classes_for_a_pipeline() -> None:
-    types = {f"retrain.modeling.features.{kind.__name__}" for kind in (Codes, DateParts, FeatureFunction, Typed)}
+def test_no_other_classes_of_ours_may_be_in_a_pipeline() -> None:
+    kinds = (Codes, DateParts, FeatureFunction, RecalibratedClassifier, RecalibratedRegressor, Typed)
+    types = {f"{kind.__module__}.{kind.__name__}" for kind in kinds}
     assert types == {name for name in TRUSTED if name.startswith("retrain.")}
 
 
