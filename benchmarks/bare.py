@@ -8,7 +8,10 @@ versions the new month in a DVC repository there, and talks to the MLflow of `ML
 registered version, its configuration and its reference rows, as the cycle before left them.
 
 What it does without: retries, resuming, quarantine, a ledger, digests of what it reads, lineage, a refusal to run
-twice, models that are stored between steps. Binary tasks with a numeric target, XGBoost and linear candidates only.
+twice, models that are stored between steps. Nor does it ask what a champion is worth since it serves (the loop's
+measure, diagnose and regret): it tries no `recalibrated` champion and no rows since a change, is given the window of
+the refresh, has no reference champion, and passes over no model for what it answers outside the training range. Binary
+tasks with a numeric target, days as blocks, holdouts of one month, XGBoost and linear candidates only.
 """
 
 from __future__ import annotations
@@ -294,6 +297,38 @@ def fit(spec: Constants, trial: Trial, frame: pd.DataFrame, y: Array) -> Pipelin
     return pipeline(spec, trial).fit(frame[spec.inputs], y)
 
 
+def cuts(spec: Constants, when: pd.Series[pd.Timestamp]) -> list[pd.Timestamp]:
+    """The two days that cut the holdout into thirds, the first one earlier where too little would be left to judge."""
+    day = when.dt.floor("D")
+    first = np.flatnonzero(day.ne(day.shift()))
+    count, left = len(first), len(when) - first
+    rows_needed, days_needed = spec.gate.get("min_rows", 500), spec.gate.get("min_blocks", 10)
+    enough = (left >= rows_needed) | (len(when) < rows_needed)
+    enough &= (count - np.arange(count) >= days_needed) | (count < days_needed)
+    begin = max(place for place in range(1, count // 3 + 1) if enough[place])
+    return [day.iloc[first[place]] for place in (begin, begin + (count - begin) // 2)]
+
+
+class Chain:
+    """A trial fitted at each cut on the rows before it, a window reaching as far back as at the end of a month."""
+
+    def __init__(
+        self, spec: Constants, trial: Trial, frame: pd.DataFrame, y: Array, start: pd.Timestamp,
+        moments: list[pd.Timestamp],
+    ) -> None:  # fmt: skip
+        self.time, self.inputs, self.moments, self.links = spec.time, spec.inputs, moments, []
+        for cut in moments:
+            taught = frame[spec.time] < cut
+            if trial["window"] is not None:
+                taught &= frame[spec.time] >= start - pd.DateOffset(months=trial["window"]) + (cut - start)
+            self.links.append(fit(spec, trial, frame[taught], y[taught.to_numpy()]))
+
+    def predict(self, frame: pd.DataFrame) -> Array:
+        """Each row by the newest model that it has not taught."""
+        old, new = (link.predict_proba(frame[self.inputs])[:, 1] for link in self.links)
+        return np.where(frame[self.time] < self.moments[-1], old, new).astype(float)
+
+
 def watch(trial: Trial, train_rows: Any, y: Array, valid_rows: Any, valid_y: Array) -> list[float]:
     """The loss on rows set apart after each tree, until a while of them bring nothing."""
     last = model(trial).set_params(early_stopping_rounds=STOP_AFTER * STRETCHES, eval_metric=shifted_log_loss)
@@ -325,6 +360,12 @@ def least(curves: list[list[float]]) -> int:
 
 def counted(trial: Trial, count: int) -> Trial:
     return {**trial, "parameters": {**trial["parameters"], "n_estimators": count}}
+
+
+def alike(winner: Trial, incumbent: Trial) -> bool:
+    """The same but for a number of trees within a fifth."""
+    old, new = (trial["parameters"].get("n_estimators", 0) for trial in (incumbent, winner))
+    return counted(winner, 0) == counted(incumbent, 0) and abs(new - old) <= 0.2 * old
 
 
 def trials(spec: Constants, months: int) -> list[Trial]:
@@ -462,30 +503,34 @@ def bounds(drawn: Array, blocks: int) -> tuple[float, float]:
 
 
 def gate(
-    spec: Constants, names: list[str], scores: dict[str, float], draws: dict[str, Array], blocks: int,
+    spec: Constants, names: list[str], scores: dict[str, float], draws: dict[str, dict[str, Array]], blocks: int,
     slices: list[dict[str, Any]],
 ) -> tuple[str, str]:  # fmt: skip
-    """The verdict, and the candidate that it is about: new before refresh."""
-
-    def better(candidate: str, other: str, margin: float) -> bool | None:
-        low, high = bounds(draws[other] - draws[candidate], blocks)
-        return True if low > margin else False if high <= margin else None
-
+    """The verdict, and the candidate that it is about: new before refresh, unless the champion loses to a baseline."""
     margin = spec.gate.get("margin", 0.01)
+    if scores["champion"] > min(scores["naive"], scores["simple"] * (1 + margin)):
+        return "promote", min((name for name in scores if name != "champion"), key=scores.__getitem__)
+
+    def gain(candidate: str, other: str, granted: float = 0.0, metric: str = "log_loss") -> tuple[float, float]:
+        return bounds((1 + granted) * draws[other][metric] - draws[candidate][metric], blocks)
+
+    def better(candidate: str, other: str, granted: float = 0.0) -> bool | None:
+        low, high = gain(candidate, other, granted)
+        return True if low > 0 else False if high <= 0 else None
+
     passed: dict[str, list[bool | None]] = {}
-    for candidate in names:
-        allowed = -margin * scores["champion"] if candidate == "refresh" else 0.0
-        if candidate == "refresh":
-            passed[candidate] = [
-                better(candidate, base, -margin * scores[base]) is not False for base in ("naive", "simple")
+    for name in names:
+        if name == "refresh":
+            passed[name] = [
+                scores[name] <= scores["naive"],
+                gain(name, "simple", margin)[1] > 0,
+                scores[name] <= scores["champion"] * (1 + margin) and gain(name, "champion")[1] >= 0,
             ]
         else:
-            simple = scores[candidate] <= scores["simple"] or better(candidate, "simple", -margin * scores["simple"])
-            passed[candidate] = [better(candidate, "naive", 0.0), simple]
-        passed[candidate].append(better(candidate, "champion", allowed))
-        if candidate == "new" and "refresh" in scores:
-            passed[candidate].append(scores["new"] <= scores["refresh"])
-        passed[candidate] += [part[candidate] <= 1.1 * part["champion"] for part in slices if part["rows"] >= 200]
+            simple = scores[name] <= scores["simple"] or better(name, "simple", margin)
+            passed[name] = [better(name, "naive"), simple, better(name, "champion"), scores[name] <= scores["refresh"]]
+        passed[name].append(gain(name, "champion", margin, "brier")[1] > 0)
+        passed[name] += [part[name] <= 1.1 * part["champion"] for part in slices if part["rows"] >= 200]
     for verdict, passes in (("promote", {True}), ("inconclusive", {True, None})):
         for candidate, answers in passed.items():
             if set(answers) <= passes:
@@ -560,12 +605,13 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         (out / "drift.json").write_text(json.dumps(compare(spec, reference, batch, out)))
 
     with step("train"):
-        months = sorted(file for file in (work / "data").glob("*.parquet") if file.stem < f"{start:%Y-%m}")
-        wanted = [*dict.fromkeys([*spec.inputs, spec.target, spec.time, *spec.key])]
-        old = [pq.read_table(file, columns=wanted) for file in months]
-        frame = rows(spec, old)
-        frame = frame[frame[spec.target].notna()].reset_index(drop=True)
-        y = (frame[spec.target] >= spec.at_least).to_numpy().astype(int)
+        earlier = sorted(file for file in (work / "data").glob("*.parquet") if file.stem < f"{start:%Y-%m}")
+        wanted = [*dict.fromkeys([*spec.inputs, spec.target, spec.time, *spec.key, *spec.slices])]
+        known = rows(spec, [*(pq.read_table(file, columns=wanted) for file in earlier), table.select(wanted)])
+        known = known[known[spec.target].notna()].reset_index(drop=True)
+        known_y = (known[spec.target] >= spec.at_least).to_numpy().astype(int)
+        old = int((known[spec.time] < start).sum())
+        frame, y = known.iloc[:old], known_y[:old]
         month = pd.factorize(frame[spec.time].dt.strftime("%Y-%m"), sort=True)[0]
         incumbent = champion["configuration"]
         winner, same = search(spec, frame, y, month, incumbent)
@@ -580,21 +626,18 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
                     valid_rows = steps.transform(frame.iloc[apart][spec.inputs])
                     curves.append(watch(winner, train_rows, y[fitted_at], valid_rows, y[apart]))
                 winner = counted(winner, least(curves))
-            plan["new"] = winner
+            if not alike(winner, incumbent):
+                plan["new"] = winner
         for name in ("naive", "simple"):
             plan[name] = {"estimator": name, "parameters": {}, "window": None}
-        models = {}
-        for name, trial in plan.items():
-            at = newest(month, np.arange(len(y)), trial["window"])
-            models[name] = fit(spec, trial, frame.iloc[at], y[at])
-        models["champion"] = serving
+        moments = cuts(spec, known[spec.time].iloc[old:])
+        models = {name: Chain(spec, trial, known, known_y, start, moments) for name, trial in plan.items()}
 
     with step("evaluate"):
-        holdout = rows(spec, [table])
-        holdout = holdout[holdout[spec.target].notna()].reset_index(drop=True)
-        outcome = (holdout[spec.target] >= spec.at_least).to_numpy().astype(int)
-        inputs = holdout[spec.inputs]
-        answers = {name: fitted.predict_proba(inputs)[:, 1].astype(float) for name, fitted in models.items()}
+        begin = int((known[spec.time] < moments[0]).sum())
+        holdout, outcome = known.iloc[begin:].reset_index(drop=True), known_y[begin:]
+        answers = {name: chain.predict(holdout) for name, chain in models.items()}
+        answers["champion"] = serving.predict_proba(holdout[spec.inputs])[:, 1].astype(float)
         measured = {name: measure(outcome, p) for name, p in answers.items()}
         block = pd.factorize(holdout[spec.time].dt.floor("D"))[0]
         count = int(block.max()) + 1
@@ -617,11 +660,12 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
             for column in spec.slices
             for value, at in holdout.groupby(column, observed=True).indices.items()
         ]
-        part = holdout.sample(min(len(holdout), IMPORTANCE_ROWS), random_state=SEED)
+        part = holdout[holdout[spec.time] >= moments[-1]]
+        part = part.sample(min(len(part), IMPORTANCE_ROWS), random_state=SEED)
         importance = {}
         for name in candidates:
             lost = permutation_importance(
-                models[name], part[spec.inputs], outcome[part.index], scoring="neg_log_loss", n_repeats=2,
+                models[name].links[-1], part[spec.inputs], outcome[part.index], scoring="neg_log_loss", n_repeats=2,
                 random_state=SEED,
             )  # fmt: skip
             importance[name] = dict(zip(spec.inputs, lost.importances_mean.tolist(), strict=True))
@@ -632,33 +676,30 @@ def cycle(spec: Constants, start: pd.Timestamp, root: Path, work: Path, champion
         (out / "metrics.json").write_text(json.dumps({"metrics": measured, "slices": slices, "gains": gains}))
 
     with step("gate"):
-        losses = {name: of["log_loss"] for name, of in draws.items()}
-        verdict, who = gate(spec, candidates, scores, losses, count, slices)
+        verdict, who = gate(spec, candidates, scores, draws, count, slices)
 
-    fitted, data = models[who], (frame, y)
     if verdict == "promote":
         with step("refit"):
-            data = (pd.concat([frame, holdout], ignore_index=True), np.concatenate([y, outcome]))
-            places = np.concatenate([month, np.full(len(outcome), month.max() + 1)])
+            places = pd.factorize(known[spec.time].dt.strftime("%Y-%m"), sort=True)[0]
             at = newest(places, np.arange(len(places)), plan[who]["window"])
-            fitted = fit(spec, plan[who], data[0].iloc[at], data[1][at])
+            fitted = fit(spec, plan[who], known.iloc[at], known_y[at])
             moved = fitted.predict_proba(holdout[spec.inputs])[:, 1].mean() - answers[who].mean()
             golden = holdout[spec.inputs].head(20)
             types = skops.io.get_untrusted_types(data=(stored := skops.io.dumps(fitted)))
             again = skops.io.loads(stored, trusted=types).predict_proba(golden) - fitted.predict_proba(golden)
             if abs(moved) > 0.1 or np.abs(again).max() > 1e-9:
                 raise SystemExit(f"the refit moved by {moved:.3g}, its copy by {np.abs(again).max():.3g}")
-            kept = data[0].assign(target=data[1], prediction=pd.Series(answers[who], range(len(y), len(data[1]))))
+            kept = known.assign(target=known_y, prediction=pd.Series(answers[who], range(begin, len(known))))
             kept.sample(min(len(kept), REFERENCE_ROWS), random_state=SEED).to_parquet(out / "reference.parquet")
 
     with step("register"):
         mlflow.set_experiment(f"{spec.model} bare")
         with mlflow.start_run(run_name=f"{start:%Y-%m} {verdict}", tags={"commit": commit.strip(), "verdict": verdict}):
-            mlflow.log_params({**plan[who]["parameters"], "window": plan[who]["window"], "rows": len(data[1])})
+            mlflow.log_params({**plan[who]["parameters"], "window": plan[who]["window"], "rows": len(known)})
             mlflow.log_metrics({f"{name}.{key}": v for name, of in measured.items() for key, v in of.items()})
             mlflow.log_artifacts(str(out), "reports")
             if verdict == "promote":
-                example = data[0][spec.inputs].head(100)
+                example = known[spec.inputs].head(100)
                 # Written, not given to MLflow: it would load the model again to try it, which the loop does not do.
                 example.to_json(out / "input_example.json", orient="split")
                 mlflow.log_artifact(str(out / "input_example.json"))

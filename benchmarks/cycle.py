@@ -45,6 +45,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from benchmarks import measure
 from benchmarks.measure import Figures
 from bin import local, processes, settings
+from retrain.policy.regret import best_window
+from retrain.results import Signal
 from retrain.state.ledger import Ledger
 from retrain.state.run import run_key
 from retrain.state.settings import Home
@@ -52,6 +54,8 @@ from retrain.state.store import Store
 
 BAR = 1.2
 MODEL, DAG = "flights", "flights_retrain"
+LOOP_ONLY = {"recalibrated", "changed", "reference_champion"}
+"""Models that the script does not have."""
 ENDED = {"success", "failed"}
 Say = Callable[[str], None]
 
@@ -122,30 +126,37 @@ class Pair:
 
 
 def champion(home: Home, model: str) -> dict[str, Any]:
-    """The champion as the script takes it.
+    """The champion as the script takes it, with the window that its shadows did best on until now.
 
     Raises:
         RuntimeError: the months so far have brought none.
     """
-    promotions = Ledger(home.ledger).records(model, "promotion")
+    ledger = Ledger(home.ledger)
+    promotions = ledger.records(model, "promotion")
     if not promotions:
         raise RuntimeError("no champion after the unmeasured months: nothing to compare a cycle with")
     head = promotions[-1].body["champion"]
+    configuration = {name: head["configuration"][name] for name in ("estimator", "parameters", "window")}
+    signals = (Signal.model_validate(record.body["signal"]) for record in ledger.records(model, "signal"))
+    if rows := best_window(signals):
+        configuration["window"] = None if rows == "all" else int(rows.removeprefix("last "))
     reference = Store(home.store).url(f"{head['reference']}/reference.parquet")
     return {
         "model": model,
         "version": head["version"],
-        "configuration": {name: head["configuration"][name] for name in ("estimator", "parameters", "window")},
+        "configuration": configuration,
         "reference": reference,
     }
 
 
 def judged(home: Home, model: str, run: str) -> tuple[str, dict[str, float]]:
-    """The gate's verdict of a run, and the primary metric of every model on its holdout rows."""
+    """The gate's verdict of a run, and the primary metric of every model that the script has too."""
     store, folder = Store(home.store), f"{model}/runs/{run}"
     gate, evaluate = (json.loads(store.read(f"{folder}/{stage}.json")) for stage in ("gate", "evaluate"))
     metric = gate["metric"]
-    return gate["decision"]["verdict"], {name: of[metric]["value"] for name, of in evaluate["metrics"].items()}
+    return gate["decision"]["verdict"], {
+        name: of[metric]["value"] for name, of in evaluate["metrics"].items() if name not in LOOP_ONLY
+    }
 
 
 # --- the script
