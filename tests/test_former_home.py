@@ -48,6 +48,8 @@ HEAD = "ebe6eac67877"
 DIGESTS = {1: "472112fb7295", 2: "f42fe64a0e06", 3: "1809da7eab49", 4: "ae938af54d3c"}
 NEXT = "2024-09-01"
 CLOSE = 1e-9
+NEWTON = 1e-4
+"""What is expected of rows is fitted by another method than it was: the same line, not the same last digits."""
 
 
 @pytest.fixture(scope="session")
@@ -325,10 +327,10 @@ def test_the_next_month_is_scored_and_watched_as_the_former_code_does(former: Ho
     assert verdicts_of(former, key) == expected_verdicts(EXPECTED["monitor"])
     reports = reports_of(former, key)
     estimate = [reports["estimate"][name] for name in ("value", "low", "high", "expected_score", "rows")]
-    assert estimate == pytest.approx(EXPECTED["estimate"], rel=CLOSE)
+    assert estimate == pytest.approx(EXPECTED["estimate"], rel=NEWTON)
     names = ("version", "rows", "value", "low", "high", "expected", "excess", "excess_low")
     (realised,), (as_expected,) = reports["measure"]["realised"], EXPECTED["measure"]
-    assert [realised[name] for name in names] == pytest.approx(as_expected, rel=CLOSE)
+    assert [realised[name] for name in names] == pytest.approx(as_expected, rel=NEWTON)
     names = ("version", "champion", "rows", "gain", "low", "high")
     assert [reports["rollout"][name] for name in names] == pytest.approx(EXPECTED["rollout"], rel=CLOSE)
 

@@ -50,8 +50,8 @@ class RecalibratedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         intercept_: (k,) of each class that the estimator knows; the first is 0.
 
     >>> from sklearn.dummy import DummyClassifier
-    >>> rare = DummyClassifier(strategy="prior").fit(np.zeros((10, 1)), [0] * 9 + [1])
-    >>> now = RecalibratedClassifier(rare).fit(np.zeros((10, 1)), np.array([0, 1] * 5))
+    >>> rare = DummyClassifier(strategy="prior").fit(np.zeros((100, 1)), [0] * 90 + [1] * 10)
+    >>> now = RecalibratedClassifier(rare).fit(np.zeros((100, 1)), np.array([0, 1] * 50))
     >>> now.predict_proba(np.zeros((1, 1))).round(6).tolist()
     [[0.5, 0.5]]
     """
