@@ -596,7 +596,7 @@ def bars(rows: Sequence[Row]) -> Figures:
                 f"{ours:.1f} of {allowed(row):g}",
                 rival,
                 _share(*ahead),
-                f"{cpu:.1f} / {every:.1f} / {row.cpu('every 1, all rows', seeds):.1f}",
+                f"{cpu:.1f} / {f'{every:.1f}' if through else 'not run'} / {row.cpu('every 1, all rows', seeds):.1f}",
                 f"MISSED: {missed}" if missed else "met",
             )
         )
