@@ -162,19 +162,19 @@ def compared(home: Home) -> dict[str, list[tuple[Any, ...]]]:
         "score": ("interval", "version", "shadow", "sha256"),
         "signal": ("question", "interval", "champion", "verdict"),
     }
-    said = {
+    facts = {
         kind: [(record.effective_at, *(plain(record.body[field]) for field in names)) for record in records(home, kind)]
         for kind, names in fields.items()
     }
     champions = [record.body["champion"] for record in records(home, "promotion")]
-    said["models"] = [(champion["version"], champion["digest"], champion["expected_score"]) for champion in champions]
-    said["watches"] = [
+    facts["models"] = [(champion["version"], champion["digest"], champion["expected_score"]) for champion in champions]
+    facts["watches"] = [
         (run.body["interval"], run.body["verdict"], plain(run.body["reasons"]))
         for run in records(home, "monitor stage")
         if run.body["stage"] == "rollout"
     ]
-    said["analyses"] = [(record.effective_at, record.key) for record in records(home, "interim_analysis")]
-    return {kind: sorted(lines) for kind, lines in said.items()}
+    facts["analyses"] = [(record.effective_at, record.key) for record in records(home, "interim_analysis")]
+    return {kind: sorted(lines) for kind, lines in facts.items()}
 
 
 def plain(value: Any) -> str:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from retrain import errors, pipeline
+from retrain import pipeline
 from retrain.errors import BatchMissing, RetrainError
 from retrain.results import Decision, Interval, StageReport, Trigger
 from retrain.spec import Spec
 from retrain.state.ledger import Record
-from retrain.state.readiness import ENDS, loop_run_key
+from retrain.state.readiness import ENDS, loop_run_key, refusal_of
 from retrain.state.run import Run
 
 UNTIL_DECIDE = pipeline.NAMES[: pipeline.NAMES.index("decide") + 1]
@@ -215,8 +215,8 @@ def _left(run: Run) -> tuple[str, ...]:
     last = records[-1].body
     if last["spec"] != run.spec.digest or last["trigger"]["dry_run"] or last["stage"] not in pipeline.NAMES:
         return pipeline.NAMES
-    refusal = getattr(errors, str(last["verdict"]), None)
-    if isinstance(refusal, type) and issubclass(refusal, RetrainError) and not refusal.retryable:
+    refusal = refusal_of(records[-1])
+    if refusal and not refusal.retryable:
         return pipeline.NAMES
     ran = refusal is None and last["verdict"] != "crashed"
     left = pipeline.NAMES[pipeline.NAMES.index(last["stage"]) + ran :]

@@ -67,13 +67,13 @@ def test_a_label_shift_is_mended_nearly_as_by_a_full_refit(task: str) -> None:
 def test_the_closed_test_asks_for_no_more_than_there_is(task: str) -> None:
     x, y = world(task, 20_000, 5)
     model = LinearRegression().fit(x, y) if task == "regression" else LogisticRegression(C=1e6).fit(x, y)
-    asked = {
+    methods = {
         name: [needed(model, *world(task, 400, 100 + seed, *how), days(400))[0] for seed in range(40)]
         for name, how in {"same": (0.0, 1.0), "level": (1.0, 1.0), "spread": (0.0, 0.4)}.items()
     }
-    assert asked["same"].count(None) >= 38
-    assert asked["level"].count("intercept") >= 36
-    assert asked["spread"].count("intercept and slope") >= 36
+    assert methods["same"].count(None) >= 38
+    assert methods["level"].count("intercept") >= 36
+    assert methods["spread"].count("intercept and slope") >= 36
 
 
 def test_rows_of_one_block_count_as_one() -> None:

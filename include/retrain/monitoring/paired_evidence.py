@@ -22,7 +22,8 @@ from retrain.modeling import resampling
 from retrain.modeling.metrics import Array
 from retrain.monitoring import confidence_sequence, estimation, prediction_log
 from retrain.monitoring.confidence_sequence import Bounds
-from retrain.results import HELD, AcceptedBatch, Context, DiagnoseReport, Interval, Rollout
+from retrain.monitoring.signals import doubted_intervals
+from retrain.results import AcceptedBatch, Context, Interval, Rollout
 from retrain.spec import Spec
 from retrain.state.ledger import Record
 from retrain.state.run import Run
@@ -113,10 +114,7 @@ def paired_evidence(run: Run, context: Context, rollout: Rollout) -> PairedEvide
 
 def _labelled(run: Run, context: Context, rollout: Rollout) -> Iterator[AcceptedBatch]:
     """The accepted batches since the rollout began whose labels are there and are not in doubt."""
-    doubted = set()
-    if run.store.exists(f"{run.folder}/diagnose.json"):
-        diagnosed = run.read(DiagnoseReport, "diagnose").of
-        doubted = {interval.start for interval, verdict in diagnosed if verdict in HELD}
+    doubted = {interval.start for interval in doubted_intervals(run)}
     for accepted in dataset.mature(context, run.spec):
         if accepted.batch.interval.start >= rollout.began and accepted.batch.interval.start not in doubted:
             yield accepted

@@ -62,10 +62,7 @@ def fit_candidate(
     model, rows = trainer.fit_on_window(run.spec, reach, known)
     digest = lay_model(run, key, model, rows.frame)
     batches = trainer.batches_in_window(accepted, reach)
-    training, intervals = dataset.training_digest(batches), dataset.intervals(batches)
-    if until is not None and until < intervals[-1].end:
-        training = json_digest([training, until.isoformat()])
-        intervals = (*intervals[:-1], Interval(start=intervals[-1].start, end=until))
+    training, intervals = until_cut(dataset.training_digest(batches), dataset.intervals(batches), until)
     return model, FittedModel(
         name=name,
         kind=kind,
@@ -77,6 +74,16 @@ def fit_candidate(
         digest=digest,
         inner_score=inner_score,
     )
+
+
+def until_cut(
+    training: str, intervals: tuple[Interval, ...], until: datetime | None
+) -> tuple[str, tuple[Interval, ...]]:
+    """The digest and the intervals of training rows that end at a cut inside the last interval; else as they are."""
+    if until is None or until >= intervals[-1].end:
+        return training, intervals
+    last = Interval(start=intervals[-1].start, end=until)
+    return json_digest([training, until.isoformat()]), (*intervals[:-1], last)
 
 
 def lay_model(run: Run, key: str, model: Pipeline, frame: pd.DataFrame, *code: str) -> str:

@@ -17,12 +17,11 @@ from retrain.errors import DegenerateTraining
 from retrain.modeling import recalibration, resampling, trainer
 from retrain.modeling.folds import Rows
 from retrain.modeling.recalibration import Method
-from retrain.registry.candidates import lay_model
+from retrain.registry.candidates import lay_model, until_cut
 from retrain.registry.champion import load_champion
 from retrain.results import AcceptedBatch, Champion, Configuration, FittedModel, Interval, Recalibration
 from retrain.spec import Spec
 from retrain.state.run import Run
-from retrain.state.store import json_digest
 
 RECALIBRATED = "recalibrated"
 """Name of the candidate."""
@@ -91,10 +90,8 @@ def fit_recalibrated(
     if until is not None:
         accepted = tuple(batch for batch in accepted if batch.batch.interval.start < until)
     configuration = champion.configuration.model_copy(update={"recalibrated": origin})
-    training, intervals = trainer.training_digest(accepted, configuration), _intervals(accepted, configuration)
-    if until is not None and until < intervals[-1].end:
-        training = json_digest([training, until.isoformat()])
-        intervals = (*intervals[:-1], Interval(start=intervals[-1].start, end=until))
+    digest_of_rows = trainer.training_digest(accepted, configuration)
+    training, intervals = until_cut(digest_of_rows, _intervals(accepted, configuration), until)
     return pipeline, FittedModel(
         name=RECALIBRATED,
         kind="recalibrated",

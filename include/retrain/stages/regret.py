@@ -14,10 +14,11 @@ import pandas as pd
 
 from retrain.data import dataset
 from retrain.monitoring.regret import measure_regret
+from retrain.monitoring.signals import doubted_intervals
 from retrain.policy.regret import recent_loss, totals
 from retrain.registry.champion import load_champion
 from retrain.rendering import html, monitoring_plots
-from retrain.results import HELD, Champion, Context, Decision, DiagnoseReport, RegretReport, Signal
+from retrain.results import Champion, Context, Decision, RegretReport, Signal
 from retrain.state.run import Run
 
 MAX_INTERVALS = 12
@@ -39,7 +40,7 @@ def regret(run: Run) -> RegretReport:
     if champion is None:
         return _report(run, Decision(verdict="undetermined", reasons=("no champion yet",)))
 
-    doubted = _doubted(run)
+    doubted = {interval.name for interval in doubted_intervals(run)}
     mature = [batch for batch in dataset.mature(context, run.spec) if batch.batch.interval.name not in doubted]
     since = [batch for batch in mature if batch.batch.interval.start >= champion.trained_until]
     of_regret = [signal for signal in context.signals if signal.question == "regret"]
@@ -65,13 +66,6 @@ def regret(run: Run) -> RegretReport:
         sums={window: gain / loss if loss else 0.0 for window, gain in sums.items()},
     )
     return _with_page(run, report, context.trainings, loss) if run.pages and measured else report
-
-
-def _doubted(run: Run) -> set[str]:
-    """The intervals that this very run has found broken or suspect; the context knows those of earlier runs."""
-    if not run.store.exists(f"{run.folder}/diagnose.json"):
-        return set()
-    return {interval.name for interval, kind in run.read(DiagnoseReport, "diagnose").of if kind in HELD}
 
 
 def _decision(champion: Champion, measured: Sequence[Signal], run: Run, older: int) -> Decision:

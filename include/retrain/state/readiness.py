@@ -132,10 +132,16 @@ def _scores(record: Record, name: str, wait: timedelta, now: datetime) -> bool:
 
 def _failed(record: Record, wait: timedelta, now: datetime) -> bool:
     """A refusal that no retry will undo; a missing batch is one when it is waited for no more."""
-    kind = getattr(errors, str(record.body["verdict"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, RetrainError)):
+    kind = refusal_of(record)
+    if kind is None:
         return False
     return now >= record.effective_at + wait if kind is errors.BatchMissing else not kind.retryable
+
+
+def refusal_of(record: Record) -> type[RetrainError] | None:
+    """The kind of refusal that a stage's record ended with; None where it was none."""
+    kind = getattr(errors, str(record.body["verdict"]), None)
+    return kind if isinstance(kind, type) and issubclass(kind, RetrainError) else None
 
 
 def readiness_records(run: Run) -> list[Record]:
