@@ -90,6 +90,13 @@ def test_what_the_rows_teach_tells_another_world_from_wrong_labels(task: str) ->
     assert not noise.changed
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_half_a_change_is_told_from_wrong_labels(task: str) -> None:
+    """Of a world on its way the champion still knows a part, and what is left looks like noise at first sight."""
+    world = World(task)
+    assert cause_of_fall(world.spec, world.month(4, 0.5 * (BEFORE + AFTER))).cause == "world"
+
+
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_an_outcome_that_comes_more_often_is_a_change(task: str) -> None:
     world = World(task)

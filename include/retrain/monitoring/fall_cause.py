@@ -7,8 +7,8 @@ Rivals explain the labels of the rows on which it fell, each fitted on some bloc
   campaigns come in days, wrong labels at random fall on all days alike;
 - noise: the champion's answers with a share of the labels drawn at random; of numbers, its answers shrunk to the mean;
 - calibrated: its answers, stretched and shifted: what no feature is needed for;
-- world: the same beside the answers of a simple model that these very rows teach (a stack: D. H. Wolpert, Stacked
-  generalization, Neural Networks 1992).
+- world: the same with the encoded features beside them, their weights shrunk to none (ridge: A. E. Hoerl and R. W.
+  Kennard, Technometrics 12, 1970): a correction of the champion, which few rows teach better than a model of their own.
 
 Labels that are wrong at random teach nothing about the features: only a changed world lets the last rival gain above
 the others. Wrong labels that follow the features cannot be told from a changed world by any rows, so no rival tries.
@@ -16,14 +16,14 @@ the others. Wrong labels that follow the features cannot be told from a changed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from scipy import sparse, stats
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 from retrain.errors import DegenerateTraining
 from retrain.modeling import pipelines, resampling
@@ -40,11 +40,17 @@ ASKED = 0.05
 """The level of the bound that the excess has to be above zero by: to ask is cheap, and to miss wrong labels is not."""
 MIN_ROWS, MIN_BLOCKS = 200, 6
 """Rows and blocks below which nothing can be told."""
-WORLD_SHARE, RATE_SHARE, NOISE_SHARE = 0.2, 0.5, 0.1
-"""Shares of the excess that a rival has to explain."""
+WORLD_SHARE: Mapping[str, float] = {"binary": 0.1, "multiclass": 0.1, "regression": 0.2}
+"""Task → share of the excess that the features have to explain beyond the rivals without them; what a champion is stale
+by beside wrong labels is more of a squared error than of a log loss."""
+RATE_SHARE, NOISE_SHARE = 0.2, 0.1
+"""Shares of the excess that the other rivals have to explain."""
 LEVEL = 0.05
 """Of the one-sided bound that a rival's gain has to be above zero by."""
 FOLDS = 5
+STRENGTH, FREE = 0.03, 10.0
+"""Variance that the weight of an encoded feature is expected to have; and by how much the champion's answers are
+stretched so that theirs is as good as free."""
 
 _EPS = 1e-6
 
@@ -132,13 +138,13 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
 
     without = min(("rate", "noise", "calibrated"), key=means.__getitem__)
     learnt = losses[without] - losses["world"]
-    if _low(learnt, block) > 0 and explains(learnt, WORLD_SHARE):
+    if _low(learnt, block) > 0 and explains(learnt, WORLD_SHARE[spec.task]):
         return FallCause("world", f"the rows themselves teach another world ({summary})")
     shifted = losses["noise"] - losses["rate"]
     if _low(shifted, block) > 0 and explains(losses["champion"] - losses["rate"], RATE_SHARE):
         return FallCause("rate", f"the outcome comes at another rate ({summary})")
     daily = losses["noise"] - losses["days"]
-    if _low(daily, block) > 0 and explains(losses["champion"] - losses["days"], WORLD_SHARE):
+    if _low(daily, block) > 0 and explains(losses["champion"] - losses["days"], RATE_SHARE):
         return FallCause("rate", f"the outcome comes at another rate on some days ({summary})")
     if shares["noise"] < NOISE_SHARE:
         return FallCause("unknown", f"nothing that these rows teach explains it, nor do wrong labels ({summary})")
@@ -148,15 +154,14 @@ def cause_of_fall(spec: Spec, *intervals: FallenRows) -> FallCause:
 def _rivals(spec: Spec, frame: pd.DataFrame, y: Array, prediction: Array, block: Array) -> dict[str, Array]:
     """Name → (n,) or (n, k) answers to rows of blocks that the rival was not fitted on."""
     fit_all = _fit_numbers if spec.task == "regression" else _fit_classes
-    simple = pipelines.baseline(spec, "simple")
-    own = np.empty_like(prediction)
+    simple, answers = pipelines.baseline(spec, "simple"), {"champion": prediction}
     for fitted, judged in _folds(block):
-        model = pipelines.fit(spec, simple, frame.iloc[fitted], y[fitted])
-        own[judged] = pipelines.predict(model, spec.task, frame.iloc[judged])
-    answers = {"champion": prediction}
-    for fitted, judged in _folds(block):
-        for name, answer in fit_all(y[fitted], prediction[fitted], own[fitted]).items():
-            answers.setdefault(name, np.empty_like(prediction))[judged] = answer(prediction[judged], own[judged])
+        pipelines.check_learnable(spec, frame.iloc[fitted], y[fitted])
+        encoder = pipelines.build(spec, simple)[:-1]
+        features = _dense(encoder.fit_transform(frame.iloc[fitted], y[fitted]))
+        others = _dense(encoder.transform(frame.iloc[judged]))
+        for name, answer in fit_all(y[fitted], prediction[fitted], features).items():
+            answers.setdefault(name, np.empty_like(prediction))[judged] = answer(prediction[judged], others)
     answers["days"] = _answers_by_block(spec, y, prediction, block)
     return answers
 
@@ -192,12 +197,16 @@ def _folds(block: Array) -> Iterator[tuple[Array, Array]]:
         yield np.flatnonzero(block % FOLDS != fold), np.flatnonzero(block % FOLDS == fold)
 
 
+def _dense(encoded: Any) -> Array:
+    return np.asarray(encoded.toarray() if sparse.issparse(encoded) else encoded, dtype=float)
+
+
 Answer = Callable[[Array, Array], Array]
-"""From the champion's and the simple model's answers to a rival's."""
+"""From the champion's answers and the encoded features to a rival's answers."""
 
 
-def _fit_classes(y: Array, champion: Array, own: Array) -> dict[str, Answer]:
-    """The rivals' answers to rows of classes, fitted on the champion's and the simple model's answers."""
+def _fit_classes(y: Array, champion: Array, features: Array) -> dict[str, Answer]:
+    """The rivals' answers to rows of classes, fitted on the champion's answers and the features."""
     p, places = class_probabilities(champion).clip(_EPS, 1 - _EPS), y.astype(int)
     k, binary = p.shape[1], champion.ndim == 1
     frequency = (np.bincount(places, minlength=k) + 0.5) / (len(y) + 0.5 * k)
@@ -211,37 +220,42 @@ def _fit_classes(y: Array, champion: Array, own: Array) -> dict[str, Answer]:
     def of_classes(answer: Array) -> Array:
         return answer[:, -1] if binary else answer
 
-    def stacked(use: Callable[[Array, Array], Array]) -> Answer:
-        model = LogisticRegression(C=10.0, max_iter=1000).fit(use(champion, own), places)
+    def line_through(use: Callable[[Array, Array], Array], strength: float) -> Answer:
+        model = LogisticRegression(C=strength, max_iter=1000).fit(use(champion, features), places)
 
-        def answer(champion: Array, own: Array) -> Array:
+        def answer(champion: Array, features: Array) -> Array:
             full = np.full((len(champion), k), _EPS)
-            full[:, model.classes_] = model.predict_proba(use(champion, own))
+            full[:, model.classes_] = model.predict_proba(use(champion, features))
             return of_classes(full)
 
         return answer
 
     return {
-        "rate": lambda champion, own: of_classes(_normalized(class_probabilities(champion).clip(_EPS, 1) * weight)),
-        "noise": lambda champion, own: share / k + (1 - share) * champion,
-        "calibrated": stacked(lambda champion, own: _log_odds(champion)),
-        "world": stacked(lambda champion, own: np.hstack([_log_odds(champion), _log_odds(own)])),
+        "rate": lambda champion, _: of_classes(_normalized(class_probabilities(champion).clip(_EPS, 1) * weight)),
+        "noise": lambda champion, _: share / k + (1 - share) * champion,
+        "calibrated": line_through(lambda champion, _: _log_odds(champion), 10.0),
+        "world": line_through(lambda champion, of: np.hstack([FREE * _log_odds(champion), of]), STRENGTH),
     }
 
 
-def _fit_numbers(y: Array, champion: Array, own: Array) -> dict[str, Answer]:
-    """The same for numbers: a shift, a line through the champion's answers, and one through both models'."""
+def _fit_numbers(y: Array, champion: Array, features: Array) -> dict[str, Answer]:
+    """The same for numbers: a shift, a line through the champion's answers, and one through the features beside it."""
     shift = float((y - champion).mean())
     middle = float(champion.mean())
     apart = champion - middle
     kept = float((apart * (y - middle)).sum() / max(float((apart**2).sum()), _EPS))
     line = LinearRegression().fit(champion[:, None], y)
-    both = LinearRegression().fit(np.column_stack([champion, own]), y)
+    scale = max(float(np.std(y - line.predict(champion[:, None]))), _EPS)
+
+    def use(champion: Array, features: Array) -> Array:
+        return np.column_stack([FREE * (champion - middle) / scale, features])
+
+    world = Ridge(alpha=1 / STRENGTH).fit(use(champion, features), y / scale)
     return {
-        "rate": lambda champion, own: champion + shift,
-        "noise": lambda champion, own: middle + kept * (champion - middle),
-        "calibrated": lambda champion, own: np.asarray(line.predict(champion[:, None])),
-        "world": lambda champion, own: np.asarray(both.predict(np.column_stack([champion, own]))),
+        "rate": lambda champion, _: champion + shift,
+        "noise": lambda champion, _: middle + kept * (champion - middle),
+        "calibrated": lambda champion, _: np.asarray(line.predict(champion[:, None])),
+        "world": lambda champion, features: np.asarray(scale * world.predict(use(champion, features))),
     }
 
 
