@@ -302,6 +302,18 @@ def test_the_privilege_ends_beyond_the_margin_of_the_simple_baseline() -> None:
     assert (report.lost_to, report.chosen, report.kind) == ("simple", "simple", "baseline")
 
 
+def test_a_baseline_that_serves_has_no_privilege() -> None:
+    """It has won at face value, so that is how it is replaced: by another configuration, or by its own newer rows."""
+    baseline = champion(configuration=OLD.model_copy(update={"estimator": "simple"}))
+    better = {"new": 0.505, "refresh": 0.508, "simple": 0.509}
+    report = verdict({("new", "champion"): BOTH}, serving=baseline, scores=better)
+    assert (report.decision.verdict, report.chosen, report.lost_to) == ("promote", "new", "")
+    other = verdict({("new", "champion"): BOTH}, serving=champion(), scores=better)
+    assert other.decision.verdict == "inconclusive", "against any other champion it has to be shown"
+    best = verdict({("new", "champion"): BOTH}, serving=baseline, scores={**better, "simple": 0.504, "champion": 0.505})
+    assert (best.decision.verdict, best.chosen, best.kind) == ("promote", "simple", "baseline")
+
+
 def test_a_model_on_the_blocklist_stays_there_where_the_champion_lost_its_privilege() -> None:
     report = verdict(
         {("new", "champion"): OPEN_WIDE},

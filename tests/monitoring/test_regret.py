@@ -57,6 +57,16 @@ def test_the_figures_are_those_of_the_models_on_the_rows(home: Home) -> None:
     assert of.relative == pytest.approx(1 - newer.mean() / served.mean(), rel=1e-9)
 
 
+def test_the_shadows_of_a_baseline_are_of_what_it_stands_in_for(home: Home) -> None:
+    world = Stale(home)
+    champion, _ = world.champion()
+    baseline = champion.configuration.model_copy(update={"estimator": "naive", "parameters": {}})
+    serves = champion.model_copy(update={"configuration": baseline, "stands_in_for": champion.configuration})
+    assert regret.configurations(world.spec, serves) == regret.configurations(world.spec, champion)
+    of_baseline = regret.configurations(world.spec, champion.model_copy(update={"configuration": baseline}))
+    assert {of.estimator for of in of_baseline.values()} == {"naive"}, "an old record knows no other"
+
+
 def test_the_champion_s_own_rows_are_no_regret_and_nothing_is_fitted(home: Home, fits: list[str]) -> None:
     world = Stale(home)
     champion, model = world.champion()

@@ -51,3 +51,8 @@ def test_an_expectation_is_not_taken_from_an_unexplained_fall(
         performance = RealisedPerformance(interval=interval, version=1, verdict=verdict, reason="why", cause=cause)
         run.write(MeasureReport(**begin, decision=decision, realised=(performance,)), "measure")
     assert refit_as_champion(run, 2, "run").expected_score == expected
+    assert refit_as_champion(run, 2, "run").stands_in_for is None
+
+    baseline = fitted.model_copy(update={"configuration": plain.model_copy(update={"estimator": "simple"})})
+    run.write(RefitReport(**begin, decision=decision, fitted=baseline, golden="", mean_prediction=(0.5,)), "refit")
+    assert refit_as_champion(run, 2, "run").renewed_as == plain, "what a retraining asks again"

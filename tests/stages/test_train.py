@@ -272,6 +272,13 @@ def test_a_baseline_that_serves_is_refreshed_and_wins_no_search(begin: Callable[
     assert report["new"].configuration.estimator == "linear"
 
 
+def test_what_a_baseline_stands_in_for_is_fitted_again(begin: Callable[..., Run]) -> None:
+    first = by_name(train(begin(months=MONTHS[:3])))
+    serving = champion_of(first["naive"]).model_copy(update={"stands_in_for": first["new"].configuration})
+    refresh = by_name(train(begin(champion=serving)))["refresh"]
+    assert (refresh.configuration, refresh.digest != first["new"].digest) == (first["new"].configuration, True)
+
+
 def test_no_refresh_across_pipelines(begin: Callable[..., Run]) -> None:
     first = by_name(train(begin(months=MONTHS[:3])))["new"]
     report = train(begin(champion=champion_of(first), date_parts={"signup": ["weekday"]}))

@@ -11,8 +11,8 @@ is worse by the margin at face value: a doubt about the configuration is no reas
 Small losses, each within the margin, must not add up: a candidate is also held near the reference champion, the newest
 champion that was shown to be better than the reference champion before it.
 
-A champion that loses to a baseline at face value has lost its privilege (`retrain.gate.face_value`): then the best
-score serves, of candidates and baselines, and nothing has to be shown.
+A champion that loses to a baseline at face value has lost its privilege (`retrain.gate.face_value`), and a baseline
+that serves has none: then the best score serves, of candidates and baselines, and nothing has to be shown.
 """
 
 from __future__ import annotations
@@ -59,10 +59,15 @@ class Comparison:
         names = [CHAMPION, *(fitted.name for fitted in self.train.fitted if fitted.kind == "baseline")]
         return face_value.lost_to(self.spec, {name: self.score(name) for name in names})
 
+    @property
+    def at_face_value(self) -> bool:
+        """Whether the best score serves, since the champion lost to a baseline, or is one."""
+        return bool(self.lost_to) or face_value.is_baseline(self.context.champion)
+
     def checks(self, candidate: FittedModel) -> Iterator[GateCheck]:
         """Every check of a candidate, in the order of the gate's table."""
         gate, champion, renews = self.spec.gate, self.context.champion, candidate.renews
-        at_face_value = bool(self.lost_to)
+        at_face_value = self.at_face_value
         yield _enough("rows", candidate, self.evaluate.rows, gate.min_rows, "labelled holdout rows")
         if not renews and not at_face_value:
             yield _enough("blocks", candidate, self.evaluate.blocks, gate.min_blocks, "independent blocks of rows")
@@ -105,7 +110,7 @@ class Comparison:
         if self.context.champion is None or self.evaluate.lost:
             return True
         against = REFERENCE_CHAMPION if self.context.other_reference_champion else CHAMPION
-        if self.lost_to:
+        if self.at_face_value:
             return (self._gain(candidate, against) or 0.0) >= 0
         pair = self._paired(candidate, against)
         return pair is not None and pair.low > 0

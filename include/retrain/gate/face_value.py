@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retrain.gate.checks.holdout import CHAMPION
+from retrain.modeling.estimators import BASELINES
+from retrain.results import Champion
 from retrain.spec import Spec
 
 
 def gain(spec: Spec, score: float, other: float) -> float:
     """How much better a score is than another; above zero is better."""
     return score - other if spec.greater_is_better else other - score
+
+
+def is_baseline(champion: Champion | None) -> bool:
+    """Whether a baseline serves. It has no privilege: whatever scores better takes its place."""
+    return champion is not None and champion.configuration.estimator in BASELINES
 
 
 def lost_to(spec: Spec, scores: Mapping[str, float | None]) -> str:

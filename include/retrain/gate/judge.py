@@ -2,9 +2,9 @@
 
 A candidate has to pass all of its checks, which costs no level (intersection-union test, Berger 1982). A candidate with
 every check passed is promoted: a new configuration first, then what renews the champion, of a refresh and a
-recalibrated one the better at face value. Where the champion has lost its privilege, the best at face value of all,
-baselines included. If none passes, but one has nothing against it except what cannot be told, the verdict is
-inconclusive; else the champion is kept.
+recalibrated one the better at face value. Where the champion has lost its privilege, or is a baseline, the best at face
+value of all, baselines included. If none passes, but one has nothing against it except what cannot be told, the verdict
+is inconclusive; else the champion is kept.
 
 The checks of a candidate against baselines and champions are in `retrain.gate.comparison`, those of its behaviour in
 `retrain.gate.checks`. To add a check to the gate, see there.
@@ -101,7 +101,7 @@ def _candidates(comparison: Comparison) -> list[FittedModel]:
         (fitted for fitted in train.fitted if fitted.renews),
         key=lambda fitted: (face_value(fitted), fitted.kind == "refresh"),
     )
-    if not comparison.lost_to:
+    if not comparison.at_face_value:
         return [*new, *renewed]
     baselines = [fitted for fitted in train.fitted if fitted.kind == "baseline"]
     return sorted([*new, *renewed, *baselines], key=face_value)

@@ -55,9 +55,9 @@ def configurations(spec: Spec, champion: Champion) -> dict[str, Configuration]:
     """The configurations of the shadows by the name of their training window: the spec's windows, and the champion's.
 
     They are the champion's configuration with the pipeline of today: after a change of the columns or of a library a
-    retraining would use that one.
+    retraining would use that one. Where a baseline serves, they are of the configuration that it stands in for.
     """
-    own = champion.configuration.fitted_as.model_copy(update={"pipeline": pipelines.pipeline_digest(spec)})
+    own = champion.renewed_as.model_copy(update={"pipeline": pipelines.pipeline_digest(spec)})
     others = [pipelines.on_window(own, window) for window in spec.training.windows if window != "change"]
     return {configuration.rows_label: configuration for configuration in (*others, own)}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sklearn.pipeline import Pipeline
 
+from retrain.modeling.estimators import BASELINES
 from retrain.registry.mlflow import Registry, load_model
 from retrain.results import Champion, Context, GateReport, MeasureReport, RefitReport, TrainReport
 from retrain.state.run import Run
@@ -25,6 +26,7 @@ def refit_as_champion(run: Run, version: int, run_id: str) -> Champion:
         MissingInput: the run has not come that far.
     """
     context, refit = run.read(Context, "context"), run.read(RefitReport, "refit")
+    baseline = refit.fitted.configuration.estimator in BASELINES
     return Champion(
         version=version,
         run_id=run_id,
@@ -36,6 +38,7 @@ def refit_as_champion(run: Run, version: int, run_id: str) -> Champion:
         rows=refit.fitted.rows,
         expected_score=_expected_score(run, context),
         effective_at=context.effective_at,
+        stands_in_for=context.champion.renewed_as if baseline and context.champion else None,
     )
 
 

@@ -165,7 +165,9 @@ def _about(facts: CardFacts) -> Iterator[tuple[str, str]]:
             "first": "the first model",
             "refresh": "the configuration before, on newer rows",
             "recalibrated": "the version before, recalibrated on newer rows",
-            "baseline": f"a baseline, since the version before lost to the {facts.gate.lost_to} one",
+            "baseline": f"a baseline, since the version before lost to the {facts.gate.lost_to} one"
+            if facts.gate.lost_to
+            else "a baseline on newer rows, which no configuration beats",
         }.get(facts.gate.kind or "", "a new configuration"),
     )
     yield "as of", stamp(facts.context.effective_at)

@@ -94,6 +94,14 @@ class Champion(Result):
         default=None, description="the primary metric on the holdout rows that it was gated on"
     )
     effective_at: Utc = Field(description="the as-of time of the run that promoted it")
+    stands_in_for: Configuration | None = Field(
+        default=None, description="of a baseline: the configuration that lost to it, and that is asked again"
+    )
+
+    @property
+    def renewed_as(self) -> Configuration:
+        """What a refresh fits on newer rows: its configuration, or the one that a baseline stands in for."""
+        return (self.stands_in_for or self.configuration).fitted_as
 
 
 class BlockedModel(Result):

@@ -79,7 +79,7 @@ def train(run: Run) -> TrainReport:
 
     incumbent = None
     if context.champion is not None and spec.training.refresh:
-        if context.champion.configuration.pipeline == pipelines.pipeline_digest(spec):
+        if context.champion.renewed_as.pipeline == pipelines.pipeline_digest(spec):
             incumbent = _refreshed(spec, context, context.champion, notes)
         else:
             notes.append("no refresh: the champion was made by another pipeline (columns, features or versions)")
@@ -153,7 +153,7 @@ def train(run: Run) -> TrainReport:
 
 def _refreshed(spec: Spec, context: Context, champion: Champion, notes: list[str]) -> Configuration:
     """The champion's configuration, on the rows whose regret shadows did best lately."""
-    own = champion.configuration.fitted_as
+    own = champion.renewed_as
     rows = best_window(context.signals)
     configuration = regret.configurations(spec, champion).get(rows or "", own)
     if configuration.rows_label != own.rows_label:
