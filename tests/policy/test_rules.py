@@ -224,6 +224,16 @@ def test_regret_retrains_once_it_has_paid_for_it(
     assert reason in " ".join([*decision.reasons, *evidence.values()])
 
 
+def test_what_the_champion_was_ahead_by_before_is_no_credit() -> None:
+    """The rival plan keeps the champion while it is ahead, and trains then."""
+    ahead = regretted("2024-03-01", all=-0.2, last_2=-0.3)
+    known, policy = context(5, 2, signals=(ahead, *GREW[1:])), {"price": 0.06, "horizon": 2}
+    _, decision, evidence = decide_retraining(spec(**OFF, regret=policy), known, drifted())
+    assert "0.0700 over the newest 2 of 3 interval(s)" in evidence["regret"]
+    assert "(window last 2) + 2 x 0.0000 ahead" in evidence["regret"], "three intervals in all foretell nothing"
+    assert decision.verdict == "retrain"
+
+
 def test_regret_that_is_blind_holds_no_other_rule_back() -> None:
     policy = {**OFF, "performance": "true", "combine": "all", "regret": {"price": 0.05, "horizon": 0}}
     known = context(5, 2, signals=FELL)

@@ -32,12 +32,15 @@ class Account:
 
     Attributes:
         window: the training window whose shadows were ahead of the champion most.
-        regret: the sum of its regrets over the labelled `intervals`, lowered by its uncertainty.
+        measured: how many intervals have labels.
+        intervals: the newest of them over which it adds up to most.
+        regret: their sum, lowered by its uncertainty: what the champion costs above a training before them.
         following: what the next interval is expected to add.
         waiting: what the intervals without labels so far are expected to have cost.
     """
 
     window: str
+    measured: int
     intervals: int
     regret: float
     following: float
@@ -49,6 +52,10 @@ def account(
 ) -> Account | None:
     """Add up the regret of the window that has most of it; None where no interval since the training was measured.
 
+    The rival is the plan that trains at the best moment since the last training, so earlier intervals on which the
+    champion was ahead are no credit: the sum is of the newest intervals over which it is greatest (as in Page's CUSUM,
+    Biometrika 41, 1954).
+
     Intervals without labels so far cost what age has cost lately: the slope through the origin of what age costs the
     champion, and of what an interval of age costs the shadows. With prompt labels there are none.
 
@@ -59,31 +66,48 @@ def account(
         unlabelled: the ages of those that have no labels yet.
     """
     lineage = _newest(signals)
-    since = [signal for signal in lineage if signal.champion == champion and signal.interval.start in ages]
     loss = recent_loss(lineage)
-    if not since or not loss:
+    if not loss:
         return None
-    sums = totals(since)
-    window = max(sums, key=lambda name: sums[name])
-    measured = [(ages[signal.interval.start], regret) for signal in since for regret in _of(signal, window)]
-    variance = sum((regret.error or 0.0) ** 2 for _, regret in measured)
-    low = sums[window] - SHRINKAGE * math.sqrt(variance)
-
-    points = [(float(age), regret.gain) for age, regret in measured]
-    shadows = [regret.aged for signal in lineage[-AGED:] for regret in _of(signal, window)]
-    points += [(1.0, aged) for aged in shadows if aged is not None]
+    since = [signal for signal in lineage if signal.champion == champion and signal.interval.start in ages]
+    records: dict[str, list[tuple[int, WindowRegret]]] = {}
+    for signal in since:
+        for of in signal.regret:
+            records.setdefault(of.window, []).append((ages[signal.interval.start], of))
+    if not records:
+        return None
+    stretches = [(window, whole[first:]) for window, whole in records.items() for first in range(len(whole))]
+    window, stretch = max(stretches, key=lambda named: _low(named[1]))
+    whole = records[window]
+    points = [(float(age), regret.gain) for age, regret in whole] + [(1.0, aged) for aged in _aged(lineage, window)]
     squares = sum(age**2 for age, _ in points)
     slope = 0.0
     if squares and unlabelled:
         slope = sum(age * cost for age, cost in points) / squares
-        slope -= SHRINKAGE * math.sqrt(variance / len(measured) / squares)
+        slope -= SHRINKAGE * math.sqrt(_variance(whole) / len(whole) / squares)
     return Account(
         window=window,
-        intervals=len(since),
-        regret=low / loss,
-        following=max(low / len(since), 0.0) / loss,
+        measured=len(whole),
+        intervals=len(stretch),
+        regret=_low(stretch) / loss,
+        following=max(_low(whole) / len(whole), 0.0) / loss,
         waiting=max(slope, 0.0) * sum(unlabelled) / loss,
     )
+
+
+def _low(measured: Sequence[tuple[int, WindowRegret]]) -> float:
+    """The sum of regrets, lowered by its uncertainty."""
+    return sum(regret.gain for _, regret in measured) - SHRINKAGE * math.sqrt(_variance(measured))
+
+
+def _variance(measured: Sequence[tuple[int, WindowRegret]]) -> float:
+    return sum((regret.error or 0.0) ** 2 for _, regret in measured)
+
+
+def _aged(lineage: Sequence[Signal], window: str) -> list[float]:
+    """What an interval of age has cost the shadows of a window lately."""
+    shadows = [regret.aged for signal in lineage[-AGED:] for regret in signal.regret if regret.window == window]
+    return [aged for aged in shadows if aged is not None]
 
 
 def totals(signals: Iterable[Signal]) -> dict[str, float]:
@@ -126,7 +150,3 @@ def _newest(signals: Iterable[Signal]) -> list[Signal]:
         if signal.question == "regret" and signal.regret
     }
     return [newest[start] for start in sorted(newest)]
-
-
-def _of(signal: Signal, window: str) -> list[WindowRegret]:
-    return [regret for regret in signal.regret if regret.window == window]

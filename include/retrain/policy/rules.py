@@ -268,9 +268,11 @@ def regret(facts: Facts) -> Answer | None:
     if since is None:
         waits = f"; {len(unlabelled)} have no labels yet" if unlabelled else ""
         return Answer(False, f"regret: blind, nothing measured since the last training{waits}", counts=False)
+    newest = "" if since.intervals == since.measured else f"the newest {since.intervals} of "
     total = since.regret + policy.horizon * since.following + since.waiting
     reason = (
-        f"regret: {since.regret:.4f} over {since.intervals} interval(s) since the last training (window {since.window})"
+        f"regret: {since.regret:.4f} over {newest}{since.measured} interval(s) since the last training"
+        f" (window {since.window})"
         f" + {policy.horizon} x {since.following:.4f} ahead"
         + (f" + {since.waiting:.4f} for {len(unlabelled)} without labels yet" if unlabelled else "")
         + f" = {total:.4f} of an interval's loss; price {policy.price:g}"
