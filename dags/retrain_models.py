@@ -248,7 +248,12 @@ def build_dags() -> dict[str, DAG]:
             continue  # shown by broken_specs.py, which takes no other DAG with it
         if spec.promotion.mode != "approve":
             del makers[f"{spec.model}_approve"]
-        dags |= {name: make(spec) for name, make in makers.items() if wanted in (None, name)}
+        try:
+            dags |= {name: make(spec) for name, make in makers.items() if wanted in (None, name)}
+        except Exception:  # whatever stands in one spec, the other models keep their DAGs
+            if wanted:
+                raise
+            log.exception("%s · dags · the DAGs of this spec cannot be made; those of the others stand", spec.model)
     return dags
 
 

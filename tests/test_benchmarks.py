@@ -169,10 +169,12 @@ def test_the_oracle_and_the_schedules_are_read_from_the_staleness_matrix() -> No
 
 
 def test_ours_is_held_against_the_best_schedule_and_one_of_as_many_trainings() -> None:
-    def row(kind: str, score: float, trainings: int, cpu: float) -> timelines.Row:
+    def row(kind: str, score: float, trainings: int, cpu: float, month: int = 0) -> timelines.Row:
+        steps = tuple(f"{place} trained: why" if place == month else f"{place} skip: why" for place in range(20))
+
         def walked(score: float, trainings: int, cpu: float) -> dict[int, timelines.Walked]:
             return {
-                seed: timelines.Walked({6: score + seed / 1e3, 7: score - seed / 1e3}, trainings, cpu)
+                seed: timelines.Walked({6: score + seed / 1e3, 7: score - seed / 1e3}, trainings, cpu, steps)
                 for seed in range(4)
             }
 
@@ -190,8 +192,12 @@ def test_ours_is_held_against_the_best_schedule_and_one_of_as_many_trainings() -
             row("abrupt", 0.45, 7, 9.0),
             row("gradual", 0.504, 8, 11.0),
             row("no change", 0.58, 2, 9.0),
-            row("broken unit", 0.5, 1, 9.0),
+            row("broken unit", 0.5, 1, 9.0, month=timelines.CHANGE + 2),
         ]
+    )
+    sound = timelines.bars([row("broken unit", 0.5, 1, 9.0, month=timelines.CHANGE - 1)]).rows[0]
+    assert (sound[3], sound[-1]) == ("0.0 of 0 (1.0 in all)", "met"), (
+        "a training of a sound month answers no broken unit"
     )
     assert [line[1] for line in table.rows] == ["every 1, all rows"] * 4
     assert [line[2] for line in table.rows] == ["-10.0% ± 0.0", "+0.8% ± 0.0", "+16.0% ± 0.0", "+0.0% ± 0.0"]

@@ -66,7 +66,7 @@ def read(root: Path, **environment: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sound specs and three broken ones, one of them without an owner."""
+    """Two sound specs and four broken ones, one of them without an owner, one with a list where a word belongs."""
     root = tmp_path_factory.mktemp("dags")
     models = root / "include" / "models"
     models.mkdir(parents=True)
@@ -85,6 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (models / "typo.yaml").write_text(yaml.safe_dump({**churn_spec(), "model": "typo", "quallity": {}}))
     (models / "torn.yaml").write_text("model: [torn")
+    (models / "listed.yaml").write_text(yaml.safe_dump({**churn_spec(), "model": "listed", "task": ["regression"]}))
     nobody = {**churn_spec(), "model": "nobody", "owner": {"name": " ", "contact": "ada@example.org"}}
     (models / "nobody.yaml").write_text(yaml.safe_dump(nobody))
     return root
@@ -137,6 +138,7 @@ def test_a_broken_spec_is_shown_and_takes_nothing_with_it(bag: dict[str, Any]) -
     assert "typo.yaml" in bag["errors"][file]
     assert "did you mean 'quality'?" in bag["errors"][file]
     assert "torn.yaml:1" in bag["errors"][file]
+    assert "listed.yaml:9: task: Input should be" in bag["errors"][file]
     assert "owner.name: names nobody" in bag["errors"][file]
 
 

@@ -5,16 +5,24 @@ A bad one says in its first line what must be answered; that line is part of the
 
 from __future__ import annotations
 
+import copy
+import os
+import random
 import shutil
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from retrain.authoring import check
 from retrain.cli import app
 from retrain.errors import InvalidSpec
-from retrain.spec import EXAMPLE, MAX_BYTES, load, parse
+from retrain.reporting import inventory
+from retrain.spec import EXAMPLE, MAX_BYTES, Spec, load, parse
 from retrain.state.settings import Home
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -68,6 +76,100 @@ def test_bytes_that_are_no_text_are_refused(content: bytes, home: Home) -> None:
     answer = CliRunner().invoke(app, ["check"])
     assert answer.exit_code == 1
     assert answer.output.startswith("odd · not a valid spec")
+
+
+HOSTILE: tuple[Any, ...] = (
+    None, True, -1, 10**30, 1e308, float("nan"), "", "x" * 5000, "%", "{start:%Q}", "../../x", "9999999w", b"\xff",
+    date(1, 1, 1), datetime(9999, 12, 31, 23, 59), "9999-12-31T23:59:59-14:00", [], {}, ["binary"], {"a": 1}, [[[]]],
+)  # fmt: skip
+
+
+def places(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a spec."""
+    yield at
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield from places(value, (*at, key))
+
+
+def with_value(data: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    changed = copy.copy(data)
+    changed[path[0]] = with_value(data[path[0]], path[1:], value)
+    return changed
+
+
+@pytest.mark.parametrize("file", VALID, ids=lambda file: file.stem)
+def test_whatever_stands_in_a_spec_is_read_or_refused_for_a_known_reason(file: Path) -> None:
+    """Values that nobody means, each where some other stood; and pieces of the text cut out, doubled or exchanged."""
+    draw, text = random.Random(file.stem), file.read_text()
+    data = yaml.safe_load(text)
+    found = list(places(data))
+    texts = [
+        yaml.safe_dump(with_value(data, draw.choice(found), draw.choice(HOSTILE)), sort_keys=False) for _ in range(60)
+    ]
+    for _ in range(60):
+        first, second = sorted(draw.sample(range(len(text)), 2))
+        second = min(second, first + 12)
+        piece = draw.choice(["", text[first:second] * 2, draw.choice("?:-[]{}!&*|>%@`\"'#,\t\0\x85é0")])
+        texts.append(text[:first] + piece + text[second:])
+
+    def refusal(changed: str) -> str:
+        try:
+            parse(changed, file.stem)
+        except InvalidSpec as error:
+            return error.found
+        return ""
+
+    refusals = [refusal(changed) for changed in texts]
+    assert [found for found in refusals if "cannot be read" in found] == []
+    assert sum(map(bool, refusals)) > 40
+
+
+def test_an_unforeseen_failure_is_that_spec_s_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("binary", "regression"):
+        place(SPECS / "valid" / f"{name}.yaml", home)
+    validate = Spec.model_validate
+
+    def fail(data: Any) -> Spec:
+        if data["model"] == "binary":
+            raise KeyError("no such thing")
+        return validate(data)
+
+    monkeypatch.setattr(Spec, "model_validate", fail)
+    answer = CliRunner().invoke(app, ["check"])
+    assert "binary.yaml: cannot be read: KeyError: 'no such thing'" in answer.output
+    assert "regression · " in answer.output
+    assert [bool(entry.problem) for entry in inventory.entries(home)] == [True, False]
+
+
+def test_an_unforeseen_failure_behind_a_spec_is_that_model_s_alone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("binary", "regression"):
+        place(SPECS / "valid" / f"{name}.yaml", home)
+
+    def fail(of: Any) -> Callable[..., Any]:
+        def called(spec: Spec, *more: Any) -> Any:
+            if spec.model == "binary":
+                raise KeyError("no such thing")
+            return of(spec, *more)
+
+        return called
+
+    monkeypatch.setattr(check, "_candidate_problems", fail(check._candidate_problems))
+    monkeypatch.setattr(inventory, "_entry", fail(inventory._entry))
+    answer = CliRunner().invoke(app, ["check"])
+    assert "binary.yaml: cannot be checked: KeyError: 'no such thing'" in answer.output
+    assert "regression · " in answer.output
+    assert [bool(entry.problem) for entry in inventory.entries(home)] == [True, False]
+
+
+def test_a_folder_or_a_pipe_is_no_spec(home: Home) -> None:
+    os.mkfifo(home.models / "pipe.yaml")
+    (home.models / "folder.yaml").mkdir()
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == 1
+    assert all(f"{name}.yaml: is no file" in answer.output for name in ("pipe", "folder"))
 
 
 def test_the_digest_follows_spec_and_feature_code(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def entries(home: Home, now: datetime | None = None) -> tuple[InventoryEntry, ..
             by_model[file.stem] = _entry(spec, records, status.rows(ledger, spec.model), now or datetime.now(UTC))
         except RetrainError as error:
             by_model[file.stem] = InventoryEntry(model=file.stem, problem=error.found)
+        except Exception as error:  # whatever one model's records hold, the others are listed
+            problem = f"cannot be read: {type(error).__name__}: {error}"
+            by_model[file.stem] = InventoryEntry(model=file.stem, problem=problem)
     for model in ledger.models():
         by_model.setdefault(
             model, InventoryEntry(model=model, problem="it has records and no spec: it does not run any more")

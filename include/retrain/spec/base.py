@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+LONGEST = timedelta(days=36_500)
+YEARS = range(1900, 2201)
+"""Beyond them a duration or a date is a slip of the pen, and no library here counts on."""
+
 
 class Part(BaseModel):
     """A section of the spec: frozen, and it refuses keys that it does not know."""
@@ -19,14 +23,16 @@ def as_duration(value: object) -> timedelta:
     """A duration as the spec writes it.
 
     Raises:
-        ValueError: not a whole number with m, h, d or w.
+        ValueError: not a whole number with m, h, d or w, or longer than `LONGEST`.
 
     >>> as_duration("12h"), as_duration("2w")
     (datetime.timedelta(seconds=43200), datetime.timedelta(days=14))
     """
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)\s*(m|h|d|w)", value)):
         unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
-        return timedelta(**{unit: int(match[1])})
+        if len(match[1]) > 8 or (duration := timedelta(**{unit: int(match[1])})) > LONGEST:
+            raise ValueError(f"{value!r} is longer than {LONGEST.days} d")
+        return duration
     if isinstance(value, timedelta):
         return value
     raise ValueError(f"{value!r} is not a duration like 30m, 12h, 2d or 1w")
@@ -36,7 +42,7 @@ def as_moment(value: object) -> datetime:
     """A date or time in UTC; one without a zone is taken as UTC.
 
     Raises:
-        ValueError: not a date.
+        ValueError: not a date, or in none of `YEARS`.
 
     >>> as_moment("2024-01-31T01:00+02:00")
     datetime.datetime(2024, 1, 30, 23, 0, tzinfo=datetime.timezone.utc)
@@ -46,6 +52,8 @@ def as_moment(value: object) -> datetime:
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
     if isinstance(value, datetime):
+        if value.year not in YEARS:
+            raise ValueError(f"{value} lies outside the years {YEARS[0]} to {YEARS[-1]}")
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     raise ValueError(f"{value!r} is not a date")
 

@@ -65,6 +65,15 @@ def parse(text: str, name: str, *, code: str = "", cases: str = "", where: str =
       → correct churn.yaml; every key: docs/spec.md
     """
     where = where or f"{name}.yaml"
+    try:
+        return _parse(text, name, code, cases, where, former)
+    except InvalidSpec:
+        raise
+    except Exception as error:  # whatever stands in one file, it costs only that file's model
+        raise _refusal(name, where, [f"{where}: cannot be read: {type(error).__name__}: {error}"]) from error
+
+
+def _parse(text: str, name: str, code: str, cases: str, where: str, former: bool) -> Spec:
     if len(text.encode()) > MAX_BYTES:
         raise _refusal(name, where, [f"{where}: larger than {MAX_BYTES // 1024} KiB"])
     try:
@@ -98,6 +107,8 @@ def load(file: Path) -> Spec:
         InvalidSpec: unreadable, not valid, or a file that it names is missing or lies elsewhere.
     """
     try:
+        if not file.is_file():
+            raise OSError("is no file")
         text = file.read_text(encoding="utf-8")
         spec = parse(text, file.stem, where=file.name)
         code = _companion(file, spec.training.features.file, ".py") if spec.training.features else ""

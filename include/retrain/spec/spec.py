@@ -78,7 +78,7 @@ class Spec(Part):
     @classmethod
     def _default_metric(cls, data: Any) -> Any:
         """The gate's metric depends on the task."""
-        if isinstance(data, dict) and data.get("task") in METRICS:
+        if isinstance(data, dict) and isinstance(data.get("task"), str) and data["task"] in METRICS:
             gate = data.get("gate") or {}
             if isinstance(gate, dict):
                 data = {**data, "gate": {"metric": next(iter(METRICS[data["task"]])), **gate}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-BROKEN = (yaml.YAMLError, RecursionError, ValueError)
+BROKEN = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
 """What `read_yaml` raises for a text that is not such YAML."""
 
 
@@ -21,20 +21,29 @@ class StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse a key that stands twice: YAML would keep the last in silence."""
+        """Refuse a key that is no plain value, or stands twice: YAML would keep the last in silence."""
         keys = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
             if key.value in keys:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
             keys.add(key.value)
-        return super().construct_mapping(node, deep)
+        mapping = super().construct_mapping(node, deep)
+        try:
+            sorted(mapping)  # type: ignore[type-var]
+        except TypeError:
+            listed = ", ".join(map(repr, mapping))
+            problem = f"keys of several kinds stand together, put quotes around them: {listed}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return mapping
 
 
 def read_yaml(text: str) -> Any:
     """The data in `text`.
 
     Raises:
-        yaml.YAMLError, RecursionError, ValueError: not such YAML (`BROKEN`).
+        yaml.YAMLError, RecursionError, ValueError, OverflowError: not such YAML (`BROKEN`).
     """
     return yaml.load(text, Loader=StrictLoader)
 

@@ -82,8 +82,12 @@ def _check(home: Home, file: Path) -> SpecCheck:
             f"{file.name}:{line_of(text, path)}: {'.'.join(map(str, path))}: {message}" for path, message in problems
         )
 
-    problems = placed(chain(_problems(spec), never_promoted(spec)))
-    return SpecCheck(spec.model, tuple(describe_spec(spec)), problems, placed(_warnings(spec, home)))
+    try:
+        problems = placed(chain(_problems(spec), never_promoted(spec)))
+        return SpecCheck(spec.model, tuple(describe_spec(spec)), problems, placed(_warnings(spec, home)))
+    except Exception as error:  # whatever stands in one spec, the others are checked
+        problem = f"{file.name}: cannot be checked: {type(error).__name__}: {error}"
+        return SpecCheck(spec.model, (f"{spec.model} · not checked",), (problem,))
 
 
 # --- what the schema cannot see
@@ -125,13 +129,14 @@ def _expectation_problems(spec: Spec) -> Iterator[Problem]:
         for problem in check_names([Expectation(named.expect, named.args, named.severity)]):
             yield where, problem
         columns = [named.args.get(key) for key in ("column", "column_A", "column_B")]
-        for column in [*columns, *(named.args.get("column_list") or ())]:
-            if column is not None and column not in spec.delivered:
-                declared = column in spec.columns
+        listed = named.args.get("column_list")
+        for column in [*columns, *(listed if isinstance(listed, list) else [listed])]:
+            if column is not None and (not isinstance(column, str) or column not in spec.delivered):
+                declared = column in list(spec.columns)
                 why = (
                     "comes with a batch: labels come apart"
                     if declared
-                    else f"is declared{near(column, spec.delivered)}"
+                    else f"is declared{near(str(column), spec.delivered)}"
                 )
                 yield where, f"{named.expect}: no column {column!r} {why}"
 
