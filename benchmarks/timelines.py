@@ -539,7 +539,8 @@ class Row(NamedTuple):
 
     @property
     def schedules(self) -> list[str]:
-        return [policy for policy in self.walks if policy == "never" or policy.startswith("every ")]
+        ungated = [policy for policy in self.walks if policy == "never" or policy.startswith("every ")]
+        return [policy for policy in ungated if policy != THROUGH_STAGES]
 
     @property
     def paces(self) -> int:
