@@ -209,6 +209,16 @@ def test_ours_is_held_against_the_best_schedule_and_one_of_as_many_trainings() -
     assert "1 of 4 worlds, 0 allowed: MISSED" in table.notes[1]
 
 
+def test_of_a_history_that_there_is_one_of_the_interval_is_over_its_intervals() -> None:
+    walks = {
+        name: {0: timelines.Walked({6: scores[0], 7: scores[1]}, 1, 1.0)}
+        for name, scores in {"ours": (0.5, 0.4), "never": (0.6, 0.4)}.items()
+    }
+    share, half = timelines.apart(timelines.Row(("weather", "binary", "prompt"), walks), "ours", "never", [0])
+    assert share == pytest.approx(-0.1)
+    assert half == pytest.approx(0.1 * 12.706, rel=1e-3), "Student's t with one degree of freedom"
+
+
 def test_a_broken_history_is_walked_by_schedules_and_by_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals that count in no score are in nobody's; what was walked is kept and read again."""
     monkeypatch.setattr(timelines, "MONTHS", timelines.FIRST + 2)
