@@ -91,7 +91,7 @@ def test_one_message_groups_the_failures_and_evidence_is_bounded(churn: Model, r
     spec = spec_of()
     spec["quality"]["failing_rows"] = 5
     churn.write_spec(spec)
-    frame = rows_of("2024-01-01").assign(plan="gold", visits=-1, spend=-1.0)
+    frame = rows_of("2024-01-01").assign(plan="=1+1", visits=-1, spend=-1.0)
     frame["id"] = "same"
     with pytest.raises(Quarantined) as raised:
         judge(churn, frame)
@@ -101,6 +101,8 @@ def test_one_message_groups_the_failures_and_evidence_is_bounded(churn: Model, r
     evidence = run.store.read(report.failing_rows or "").decode().splitlines()
     assert len(evidence) == 1 + 5
     assert evidence[0].startswith("failed_expectation,row,id,")
+    assert "'=1+1" in evidence[1], "a spreadsheet runs no text of a delivery"
+    assert ",-1" in evidence[1], "a number stays one"
 
 
 def test_a_warning_lets_the_batch_pass_and_is_listed(churn: Model, rows_of: Rows, spec_of: SpecOf) -> None:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from retrain.modeling.metrics import Array, calibration
+from retrain.rendering.csv import csv_bytes
 from retrain.results import EvaluateReport, PairedGain
 from retrain.spec import Spec
 
@@ -76,7 +77,7 @@ def evaluation_files(report: EvaluateReport, spec: Spec, y: Array, predictions: 
         tables["gains"] = pd.DataFrame([pair.model_dump() for pair in report.paired])
         figures["gains"] = gains(report.paired)
     return {f"{name}.png": figures[name] for name in sorted(figures)} | {
-        f"{name}.csv": tables[name].to_csv(index=False, lineterminator="\n").encode() for name in sorted(tables)
+        f"{name}.csv": csv_bytes(tables[name]) for name in sorted(tables)
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from retrain.data import expectations
 from retrain.data.expectations import Expectation
 from retrain.errors import InvalidSpec, Quarantined
+from retrain.rendering.csv import csv_bytes
 from retrain.results import AcceptedBatch, Batch, Check, Decision, IngestReport, ValidateReport
 from retrain.spec import Column, Spec
 from retrain.state.run import Run
@@ -91,7 +92,7 @@ def _judge(run: Run, batch: Batch, suite: list[Expectation], kept: str) -> None:
         )
     run.store.write(f"{kept}.html", result.html)
     if len(result.failing):
-        run.store.write(f"{kept}.csv", result.failing.to_csv(index=False).encode())
+        run.store.write(f"{kept}.csv", csv_bytes(result.failing))
     stops = [check for check in result.checks if not check.passed and check.severity == "stop"]
     warns = [check for check in result.checks if not check.passed and check.severity == "warn"]
     reasons = _bounded([_described(check) for check in stops])
