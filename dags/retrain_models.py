@@ -30,9 +30,12 @@ RETRY = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=10),
 }
+END = r"$(?!\n)"
+"""The end of a text: `$` alone also stands before a last line break."""
+MOMENT = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?(Z|[+-]\d{2}:\d{2})?)?"
 PARAMS = {
     "interval": Param(
-        None, type=["null", "string"], pattern=r"^\d{4}-\d{2}-\d{2}", title="Interval",
+        None, type=["null", "string"], pattern=MOMENT + END, title="Interval",
         description="start of the interval to run as of, like 2013-04-01; empty: the run's own, or the newest",
     ),
     "force": Param(False, type="boolean", title="Force", description="retrain whatever the policy says"),
@@ -40,7 +43,7 @@ PARAMS = {
     "revise": Param(False, type="boolean", title="Revise", description="take other bytes for an accepted interval"),
     "reason": Param("", type="string", maxLength=500, title="Reason", description="for the record"),
     "alert": Param(
-        "", type="string", maxLength=200, pattern=r"^[\w.:+-]*$", title="Alert",
+        "", type="string", maxLength=200, pattern=r"^[\w.:+-]*" + END, title="Alert",
         description="id of the alert that asks for this",
     ),
 }  # fmt: skip
@@ -166,7 +169,7 @@ def approve_dag(spec: Spec) -> DAG:
         params={
             "version": Param(type="integer", minimum=1, title="Version", description="that waits for an answer"),
             "digest": Param(
-                "", type="string", pattern="^([0-9a-f]{64})?$", title="Digest",
+                "", type="string", pattern="^([0-9a-f]{64})?" + END, title="Digest",
                 description="of its files; empty: those that were proposed",
             ),
         },
