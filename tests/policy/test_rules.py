@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retrain.policy.regret import best_window
+from retrain.policy.regret import best_window, totals
 from retrain.policy.rules import decide_retraining
 from retrain.results import (
     AcceptedBatch,
@@ -232,6 +232,7 @@ def test_what_the_champion_was_ahead_by_before_is_no_credit() -> None:
     assert "0.0700 over the newest 2 of 3 interval(s)" in evidence["regret"]
     assert "(window last 2) + 2 x 0.0000 ahead" in evidence["regret"], "three intervals in all foretell nothing"
     assert decision.verdict == "retrain"
+    assert totals(known.signals)["last 2"] == pytest.approx(0.035), "what the page shows"
 
 
 def test_regret_that_is_blind_holds_no_other_rule_back() -> None:

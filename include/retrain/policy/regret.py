@@ -110,12 +110,21 @@ def _aged(lineage: Sequence[Signal], window: str) -> list[float]:
     return [aged for aged in shadows if aged is not None]
 
 
+def added_up(before: float, gain: float) -> float:
+    """The greatest sum of the newest gains, of the one before and the next gain.
+
+    >>> added_up(added_up(-0.2, 0.01), 0.02)
+    0.03
+    """
+    return max(before, 0.0) + gain
+
+
 def totals(signals: Iterable[Signal]) -> dict[str, float]:
-    """Training window → sum of the gains of its shadows."""
+    """Training window → the greatest sum of the newest gains of its shadows; signals oldest first."""
     sums: dict[str, float] = {}
     for signal in signals:
         for regret in signal.regret:
-            sums[regret.window] = sums.get(regret.window, 0.0) + regret.gain
+            sums[regret.window] = added_up(sums.get(regret.window, 0.0), regret.gain)
     return sums
 
 

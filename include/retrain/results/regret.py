@@ -20,7 +20,9 @@ class RegretReport(StageReport):
     left_out: tuple[str, ...] = Field(default=(), description="intervals whose data or labels are in doubt")
     price: float | None = Field(default=None, description="of one training, `policy.regret.price`")
     sums: dict[str, float] = Field(
-        default={}, description="training window → regret since the last training, in losses of one interval"
+        default={},
+        description="training window → regret since the last training, over the newest intervals that make most of it,"
+        " in losses of one interval",
     )
     html: str | None = None
 

@@ -15,7 +15,7 @@ import pandas as pd
 from retrain.data import dataset
 from retrain.monitoring.regret import measure_regret
 from retrain.monitoring.signals import doubted_intervals
-from retrain.policy.regret import recent_loss, totals
+from retrain.policy.regret import added_up, recent_loss, totals
 from retrain.registry.champion import load_champion
 from retrain.rendering import html, monitoring_plots
 from retrain.results import Champion, Context, Decision, RegretReport, Signal
@@ -101,7 +101,7 @@ def _table(measured: Sequence[Signal], trainings: Sequence[datetime], loss: floa
         if last > began:
             sums, began = {}, last
         for of in signal.regret:
-            sums[of.window] = sums.get(of.window, 0.0) + of.gain / loss
+            sums[of.window] = added_up(sums.get(of.window, 0.0), of.gain / loss)
             figures = (of.relative, sums[of.window], of.loss, of.gain, of.error, of.aged, of.rows, of.blocks, of.note)
             rows.append((signal.interval.name, of.window, *figures))
     names = ["regret", "sum", "loss", "gain", "error", "an interval of age", "rows", "blocks", "note"]
