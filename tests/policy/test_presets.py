@@ -26,3 +26,5 @@ def test_policies_by_name_or_in_words() -> None:
         policies_of(spec, ["nevr"])
     with pytest.raises(InvalidSpec, match="scedule"):
         with_policy(spec, "misspelt", {"scedule": 2})
+    with pytest.raises(InvalidSpec, match="is no policy"):
+        policies_of(spec, ["{schedule: [1"])

@@ -66,7 +66,10 @@ def policies_of(spec: Spec, texts: Sequence[str]) -> dict[str, Mapping[str, Any]
         if text in PRESETS:
             policies[text] = PRESETS[text]
             continue
-        change = yaml.safe_load(text)
+        try:
+            change = yaml.safe_load(text)
+        except yaml.YAMLError:
+            change = None
         if not isinstance(change, Mapping):
             raise InvalidSpec(
                 f"{text!r} is no policy{near(text, PRESETS)}", do=f"one of {', '.join(PRESETS)}, or YAML in braces"
