@@ -554,8 +554,9 @@ def apart(row: Row, policy: str, other: str, seeds: Sequence[int]) -> tuple[floa
 
     The interval is over seeds; of a history that there is one of, over its intervals.
     """
-    differences = [row.score(policy, seed) - row.score(other, seed) for seed in seeds]
-    if len(seeds) == 1:
+    if len(seeds) > 1:
+        differences = [row.score(policy, seed) - row.score(other, seed) for seed in seeds]
+    else:
         scores, others = (row.walks[name][seeds[0]].scores for name in (policy, other))
         ours = row.walks["ours"][seeds[0]].scores
         differences = [scores[place] - others[place] for place in scores if place in ours]

@@ -105,9 +105,9 @@ def test_whatever_stands_in_a_spec_is_read_or_refused_for_a_known_reason(file: P
     """Values that nobody means, each where some other stood; and pieces of the text cut out, doubled or exchanged."""
     draw, text = random.Random(file.stem), file.read_text()
     data = yaml.safe_load(text)
-    found = list(places(data))
+    paths = list(places(data))
     texts = [
-        yaml.safe_dump(with_value(data, draw.choice(found), draw.choice(HOSTILE)), sort_keys=False) for _ in range(60)
+        yaml.safe_dump(with_value(data, draw.choice(paths), draw.choice(HOSTILE)), sort_keys=False) for _ in range(60)
     ]
     for _ in range(60):
         first, second = sorted(draw.sample(range(len(text)), 2))
@@ -123,7 +123,7 @@ def test_whatever_stands_in_a_spec_is_read_or_refused_for_a_known_reason(file: P
         return ""
 
     refusals = [refusal(changed) for changed in texts]
-    assert [found for found in refusals if "cannot be read" in found] == []
+    assert [reason for reason in refusals if "cannot be read" in reason] == []
     assert sum(map(bool, refusals)) > 40
 
 

@@ -61,8 +61,8 @@ class Comparison:
 
     @property
     def at_face_value(self) -> bool:
-        """Whether the best score serves, since the champion lost to a baseline, or is one."""
-        return bool(self.lost_to) or face_value.is_baseline(self.context.champion)
+        """Whether the best score serves, since the champion has no privilege."""
+        return face_value.decides(self.context.champion, self.lost_to)
 
     def checks(self, candidate: FittedModel) -> Iterator[GateCheck]:
         """Every check of a candidate, in the order of the gate's table."""

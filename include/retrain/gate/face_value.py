@@ -15,9 +15,9 @@ def gain(spec: Spec, score: float, other: float) -> float:
     return score - other if spec.greater_is_better else other - score
 
 
-def is_baseline(champion: Champion | None) -> bool:
-    """Whether a baseline serves. It has no privilege: whatever scores better takes its place."""
-    return champion is not None and champion.configuration.estimator in BASELINES
+def decides(champion: Champion | None, lost_to: str) -> bool:
+    """Whether the best score serves: the champion lost to a baseline, or is one and has no privilege of its own."""
+    return bool(lost_to) or (champion is not None and champion.configuration.estimator in BASELINES)
 
 
 def lost_to(spec: Spec, scores: Mapping[str, float | None]) -> str:

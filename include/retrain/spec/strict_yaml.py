@@ -31,7 +31,7 @@ class StrictLoader(yaml.SafeLoader):
             keys.add(key.value)
         mapping = super().construct_mapping(node, deep)
         try:
-            sorted(mapping)  # type: ignore[type-var]
+            sorted(list[Any](mapping))
         except TypeError:
             listed = ", ".join(map(repr, mapping))
             problem = f"keys of several kinds stand together, put quotes around them: {listed}"

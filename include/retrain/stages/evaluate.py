@@ -89,7 +89,7 @@ def evaluate(run: Run) -> EvaluateReport:
             rows = frame.loc[unseen].reset_index(drop=True)
             importance[candidate.name] = permutation_importance(spec, chain.last, rows, y[unseen])
     last = {name: chain.last for name, chain in models.items()}
-    unprivileged = bool(face_value.lost_to(spec, scores)) or face_value.is_baseline(context.champion)
+    at_face_value = face_value.decides(context.champion, face_value.lost_to(spec, scores))
     without_label = f", {unlabelled:,} without a label left out" if unlabelled else ""
     taught = f", from {train.judged_from:%Y-%m-%d %H:%M} on" if train.judged_from else ""
     reasons = (
@@ -118,7 +118,7 @@ def evaluate(run: Run) -> EvaluateReport:
         slices=tuple(evidence.measure_slices(spec, frame, y, predictions)),
         importance={name: losses for name, losses in importance.items() if losses},
         unknown_categories=evidence.unknown_categories(frame, last),
-        findings=checks.examine(run, train, last, frame, y, fitted, block, with_baselines=unprivileged),
+        findings=checks.examine(run, train, last, frame, y, fitted, block, with_baselines=at_face_value),
     )
     return _publish(run, frame, y, predictions, report)
 
