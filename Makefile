@@ -35,7 +35,10 @@ data: $(READY)  ## lay the example data as landing files
 	@$(PY) examples/diabetes.py data/diabetes
 
 test: check  ## lint, types, borders and tests
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@rm -rf .coverage && mkdir .coverage
+	@$(PY) -m pytest -p tests.measured -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m coverage combine --quiet --data-file=.coverage/all .coverage
+	@echo "line and branch coverage of what changes the champion:" && $(PY) -m coverage report --data-file=.coverage/all
 
 check: $(READY)  ## ruff, mypy, import-linter, names
 	@$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from retrain.registry import promotion
+from retrain.registry import anchors, promotion
 from retrain.registry.mlflow import Registry
 from retrain.state import ledger
 from tests.chaos import histories as chaos_histories
 from tests.chaos.__main__ import FAMILIES, histories, table
+from tests.chaos.backups import backups
 from tests.chaos.hands import HANDS
 from tests.chaos.histories import CHANGES, History, killed, write_points
 from tests.chaos.play import MEMORY, play, play_one
@@ -35,7 +37,7 @@ def test_nothing_is_violated(worlds: Worlds, family: str) -> None:
     assert {history.name: findings.wrong for history, findings in played if findings.wrong} == {}
     *_, (_, count, kills, races, _) = table(played)
     assert count == len(played)
-    assert bool(kills) == (family in ("one kill", "server", "schedule"))
+    assert bool(kills) == (family in ("one kill", "server", "schedule", "backup"))
     assert bool(races) == (family == "race")
 
 
@@ -66,6 +68,21 @@ def test_a_candidate_that_was_held_against_another_champion_is_found(
     monkeypatch.setattr(promotion, "check_same_champion", lambda compared_with, changes: None)
     history = History("planted", "", killed(CHANGES[1], len(write_points(worlds, CHANGES[1])), "newer run"))
     assert any("was held against version 3, and replaced version 4" in text for text in planted(history, worlds))
+
+
+def restored(what: str) -> History:
+    (history,) = (h for h in backups(random.Random(0)) if h.name == f"{what} restored, ledger taken")
+    return history
+
+
+def test_a_promotion_on_a_ledger_from_a_backup_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors, "check_anchor", lambda run, urgent=False: None)
+    assert any("LedgerContradicted was expected" in text for text in planted(restored("ledger"), worlds))
+
+
+def test_a_completed_change_that_is_undone_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "_is_completed", lambda run, record: False)
+    assert any("undoes a change" in text for text in planted(restored("MLflow"), worlds))
 
 
 def test_a_hand_that_is_overwritten_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,10 @@ class ChainBroken(RetrainError):
     """A record of the ledger was altered, or is gone. The operator restores a backup that verifies."""
 
 
+class LedgerContradicted(RetrainError):
+    """The ledger lacks what the data registry has an anchor of: an older backup came back. The operator settles it."""
+
+
 class UnknownVersion(RetrainError):
     """No run of this installation has registered the version. Whoever typed it takes one that is on record."""
 

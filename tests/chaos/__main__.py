@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.chaos.backups import backups
 from tests.chaos.hands import hands, schedules
 from tests.chaos.histories import Findings, History, kills, locks, races
 from tests.chaos.play import MEMORY, play
@@ -16,7 +17,7 @@ from tests.chaos.postgres import ledger_on_postgres
 from tests.chaos.prepared import Worlds
 from tests.chaos.server import servers
 
-FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule")
+FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule", "backup")
 
 SHORT = {
     "2 racers and a rollback, 1",
@@ -41,6 +42,7 @@ def histories(
     """All of them, or the short form's share of them."""
     rounds = 1 if quick else 3
     drawn = [*races((2, 12), rounds), *locks(), *servers(), *hands(), *schedules(range(seed, seed + 60))]
+    drawn += backups(random.Random(seed), quick)
     if {"one kill", "two kills"} & set(only):
         drawn += kills(worlds, random.Random(seed), quick)
     if postgres:
@@ -48,7 +50,7 @@ def histories(
     return [
         history
         for history in drawn
-        if history.family in only and (not quick or history.family == "one kill" or history.name in SHORT)
+        if history.family in only and (not quick or history.family in ("one kill", "backup") or history.name in SHORT)
     ]
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from retrain.data.versions import registry_of
 from retrain.errors import RetrainError
+from retrain.registry.anchors import given_up
 from retrain.registry.mlflow import Registry
 from retrain.results import Champion, Context
 from retrain.state.ledger import Ledger, Record
@@ -62,7 +63,10 @@ def standing_wrong(world: World, gone: set[int]) -> list[str]:
         hashes = book.verify(world.model)
     except RetrainError as error:
         return [f"the chain: {error.found}"]
+    lost = given_up(book, world.model)
     for anchor in registry_of(world.home).anchors(world.model):
+        if anchor.hash in lost:
+            continue
         if anchor.place > len(hashes) or hashes[anchor.place - 1] != anchor.hash:
             wrong.append(f"the anchor of record {anchor.place} is not the ledger's")
     records = changes(world)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import sqlalchemy as sa
 import yaml
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
 from retrain.modeling import packaging
 from retrain.registry.mlflow import Registry, save_model
+from retrain.registry.mlflow.moved import FOLDER, follow_moved
 from retrain.results import (
     Configuration,
     Context,
@@ -69,8 +70,12 @@ def registered(world: World, month: int, key: str = "", place: int = -1) -> None
     run_id = registry.record(
         experiment=world.model, key=run.key, name=run.key, description="", params={}, metrics={}, tags={}, files={}
     )
-    version = registry.register(model=world.model, run_id=run_id, folder=folder, digest=digest, tags={}, description="")
-    registry.set_alias(world.model, "challenger", version)
+    taken = projections.numbers(run.ledger.records(world.model))
+    tags = {"retrain.run": run.key}
+    version = registry.register(
+        model=world.model, run_id=run_id, folder=folder, digest=digest, tags=tags, description="", taken=taken
+    )
+    registry.set_alias(world.model, "challenger", version, digest)
     about: dict[str, Any] = {"model": world.model, "interval": run.interval, "effective_at": run.as_of}
     yes = Decision(verdict="promote", reasons=("better",))
     configuration = Configuration(estimator="linear", parameters={}, pipeline="p")
@@ -122,16 +127,9 @@ class Worlds:
         folder = self.folder / f"world-{os.getpid()}-{self.count}"
         shutil.copytree(origin, folder, copy_function=_copy)
         world = World(folder, **about)
-        with sqlite3.connect(world.database) as connection:
-            for table, column in (
-                ("experiments", "artifact_location"),
-                ("runs", "artifact_uri"),
-                ("model_versions", "source"),
-                ("model_versions", "storage_location"),
-            ):
-                change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608
-                connection.execute(change, (f"{origin}/", f"{folder}/"))
-        connection.close()
+        engine = sa.create_engine(f"sqlite:///{world.database}")
+        follow_moved(engine, world.database.parent / FOLDER)
+        engine.dispose()
         if world.ledger:
             place = f"{os.getpid()}_{self.count}"
             address = world.result_of(lambda _: moved(world.ledger, World(folder).home.ledger, place))

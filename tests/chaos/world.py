@@ -188,6 +188,12 @@ class World:
     def delete(self, version: int) -> None:
         self.by_hand(lambda client: client.delete_model_version(self.model, str(version)))
 
+    def delete_run(self, version: int) -> None:
+        self.by_hand(lambda client: client.delete_run(client.get_model_version(self.model, str(version)).run_id))
+
+    def spoil_tags(self, version: int) -> None:
+        self.by_hand(lambda client: client.set_model_version_tag(self.model, str(version), "digest", "0" * 64))
+
     def files(self, version: int) -> Path:
         """Where the artifact store keeps the version's files."""
         with sqlite3.connect(self.database) as connection:

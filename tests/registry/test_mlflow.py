@@ -454,19 +454,19 @@ def test_aliases(registry: Registry, saved: tuple[Path, str]) -> None:
     registry.delete_alias("never heard of", "champion")
     first, second = (register(registry, record(registry, f"alias {n}"), saved, "aliased") for n in (1, 2))
     assert registry.alias("aliased", "champion") is None
-    registry.set_alias("aliased", "champion", first)
-    registry.set_alias("aliased", "challenger", second)
+    registry.set_alias("aliased", "champion", first, saved[1])
+    registry.set_alias("aliased", "challenger", second, saved[1])
     assert (registry.alias("aliased", "champion"), registry.alias("aliased", "challenger")) == (first, second)
     registry.delete_alias("aliased", "challenger")
     assert registry.alias("aliased", "challenger") is None
     with pytest.raises(ArtifactMissing, match="999"):
-        registry.set_alias("aliased", "champion", 999)
+        registry.set_alias("aliased", "champion", 999, saved[1])
     assert registry.alias("aliased", "champion") == first
 
 
 def test_a_deleted_version_leaves_a_dangling_champion(registry: Registry, saved: tuple[Path, str]) -> None:
     version = register(registry, record(registry, "dangling"), saved, "dangling")
-    registry.set_alias("dangling", "champion", version)
+    registry.set_alias("dangling", "champion", version, saved[1])
     registry._client.delete_model_version("dangling", str(version))
     with pytest.raises(DanglingChampion, match=f"version {version}"):
         registry.alias("dangling", "champion")
@@ -604,7 +604,7 @@ def test_through_a_server(server: tuple[str, Path], saved: tuple[Path, str], tmp
     version = register(registry, run_id, saved, "http")
     assert record(registry, "http", experiment="http") == run_id
     assert register(registry, run_id, saved, "http") == version == 1
-    registry.set_alias("http", "champion", version)
+    registry.set_alias("http", "champion", version, saved[1])
     assert registry.alias("http", "champion") == version
     load_model(registry.fetch("http", version, saved[1], tmp_path / "v"), saved[1])
     assert registry.run_url(run_id) == f"{address}/#/runs/{run_id}"

@@ -110,7 +110,7 @@ def register(home: Home, root: Path, n: int) -> Champion:
 def promote(home: Home, n: int, champion: Champion, action: str = "promote", key: str = "") -> None:
     body = {"action": action, "version": champion.version, "champion": champion.model_dump(mode="json")}
     note(home, "promotion", key or f"run-{n}", body, n)
-    Registry(home.mlflow).set_alias("churn", "champion", champion.version)
+    Registry(home.mlflow).set_alias("churn", "champion", champion.version, champion.digest)
     note(home, "completed", str(n), {"version": champion.version})
     anchor(home)
 
@@ -188,7 +188,7 @@ def alter_a_record(home: Home) -> None:
 def cut_the_tail(home: Home) -> None:
     with unguarded(home).begin() as connection:
         connection.exec_driver_sql("DELETE FROM retrain_records WHERE place > 9")
-    Registry(home.mlflow).set_alias("churn", "champion", 1)
+    move_the_alias(home)
 
 
 def write_the_ledger_anew(home: Home) -> None:

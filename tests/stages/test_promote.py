@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,18 +50,22 @@ pytestmark = pytest.mark.usefixtures("mlflow")
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01"]
 
 
-def registered(model: Model, month: str, *, key: str = "", becomes_reference: bool = True, **trigger: Any) -> Run:
-    """A run whose version is registered and has passed its smoke test."""
+def registered(
+    model: Model, month: str, *, key: str = "", becomes_reference: bool = True, seed: int = 0, **trigger: Any
+) -> Run:
+    """A run whose version is registered and has passed its smoke test; another seed makes other files."""
     run = model.run(month, key=key, **trigger)
     folder = Path(run.store.url(run.path("refit", "model")))
     frame = pd.DataFrame({"x": [0.0, 1.0]})
-    pipe = Pipeline([("model", DummyClassifier(strategy="constant", constant=int(month[5:7]) % 2))]).fit(frame, [0, 1])
+    dummy = DummyClassifier(strategy="constant", constant=int(month[5:7]) % 2, random_state=seed)
+    pipe = Pipeline([("model", dummy)]).fit(frame, [0, 1])
     digest = save_model(pipe, folder, example=frame, requirements=["scikit-learn"])
     registry = Registry(run.home.mlflow)
     run_id = registry.record(
         experiment="churn", key=run.key, name=month, description="", params={}, metrics={}, tags={}, files={}
     )
-    version = registry.register(model="churn", run_id=run_id, folder=folder, digest=digest, tags={}, description="")
+    tags = {"retrain.run": run.key}
+    version = registry.register(model="churn", run_id=run_id, folder=folder, digest=digest, tags=tags, description="")
     about = {"model": "churn", "interval": run.interval, "effective_at": run.as_of}
     yes = Decision(verdict="promote", reasons=("better",))
     fitted = FittedModel(
@@ -212,7 +217,7 @@ def test_a_version_deleted_before_the_alias_could_follow_is_undone(churn: Model)
         with pytest.raises(KeyboardInterrupt):
             promote(second)
     MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
-    with pytest.raises(ArtifactMissing, match="undone, version 1 serves on"):
+    with pytest.raises(ArtifactMissing, match="undone, version 1 serves"):
         promote(second)
     assert [record.body["action"] for record in chain(churn)] == ["promote", "promote", "undo"]
     sound(churn)
@@ -224,11 +229,11 @@ def test_a_slow_promoter_does_not_take_the_alias_back(churn: Model, monkeypatch:
     set_alias = Registry.set_alias
     came: list[int] = []
 
-    def slowly(self: Registry, model: str, name: str, version: int) -> None:
+    def slowly(self: Registry, model: str, name: str, version: int, digest: str) -> None:
         if not came:
             came.append(version)
             promote(second)  # while the first stands before the alias
-        set_alias(self, model, name, version)
+        set_alias(self, model, name, version, digest)
 
     monkeypatch.setattr(Registry, "set_alias", slowly)
     promote(first)
@@ -241,7 +246,7 @@ def test_an_alias_moved_by_hand_is_never_overwritten(churn: Model) -> None:
     for run in runs[:3]:
         promote(run)
     move_by_hand(churn, 2)
-    with pytest.raises(OutOfBandChange, match="points at version 2, the ledger says 3"):
+    with pytest.raises(OutOfBandChange, match="points at version 2, the ledger says version 3"):
         promote(runs[3])
     spec = churn.home.spec("churn")
     with pytest.raises(OutOfBandChange):
@@ -264,7 +269,7 @@ def test_a_person_settles_an_alias_moved_by_hand(churn: Model) -> None:
     sound(churn)
     last = chain(churn)[-1]
     assert (last.body["action"], last.body["version"], last.by) == ("adopt", 1, "ada")
-    registered(churn, MONTHS[3])
+    registered(churn, MONTHS[3], seed=1)
     move_by_hand(churn, 4)
     with pytest.raises(UnknownVersion):
         actions.reconcile(home, spec, "rc-3", "alias", "never promoted")
@@ -364,12 +369,44 @@ def test_after_a_rollback_a_newer_run_promotes_again(churn: Model) -> None:
     assert (report.version, report.previous) == (serving(churn), 1) == (3, 1)
 
 
-def test_a_predecessor_whose_files_are_gone_is_refused(churn: Model) -> None:
-    for month in MONTHS[:2]:
-        promote(registered(churn, month))
-    files = [path for path in churn.home.state.rglob("model.skops") if "mlartifacts" in str(path)]
+def lose_the_artifacts(model: Model) -> None:
+    files = [path for path in model.home.state.rglob("model.skops") if "mlartifacts" in str(path)]
     shutil.rmtree(min(files, key=lambda path: path.stat().st_mtime_ns).parent)
-    with pytest.raises(ArtifactMissing):
+
+
+def lose_the_version(model: Model) -> None:
+    MlflowClient(model.home.mlflow).delete_model_version("churn", "1")
+
+
+def lose_the_run_too(model: Model) -> None:
+    run_id = Registry(model.home.mlflow).describe("churn", 1)["run_id"]
+    lose_the_version(model)
+    MlflowClient(model.home.mlflow).delete_run(run_id)
+
+
+@pytest.mark.parametrize("lose", [lose_the_artifacts, lose_the_version, lose_the_run_too])
+def test_a_predecessor_that_mlflow_has_lost_comes_back_from_the_store(
+    churn: Model, lose: Callable[[Model], None]
+) -> None:
+    runs = [registered(churn, month) for month in MONTHS[:2]]
+    for run in runs:
+        promote(run)
+    digest = chain(churn)[0].body["champion"]["digest"]
+    lose(churn)
+    report = actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+    assert chain(churn)[-1].body["champion"]["digest"] == digest
+    assert report.version == serving(churn) == (1 if lose is lose_the_artifacts else 3)
+    sound(churn)
+    assert actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == report.version, "the same"
+
+
+def test_a_predecessor_whose_files_are_nowhere_is_refused(churn: Model) -> None:
+    runs = [registered(churn, month) for month in MONTHS[:2]]
+    for run in runs:
+        promote(run)
+    lose_the_artifacts(churn)
+    shutil.rmtree(runs[0].store.url(runs[0].path("refit", "model")))
+    with pytest.raises(ArtifactMissing, match="not in the store"):
         actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
     assert serving(churn) == 2
     assert len(chain(churn)) == 2

@@ -23,7 +23,7 @@ from retrain.state.ledger import Ledger
 from retrain.state.run import Run
 from retrain.state.settings import Home
 from tests.conftest import churn_rows, home_at
-from tests.stages.test_score import LINEAR, STEEP, Bench, spec_of
+from tests.stages.test_score import LINEAR, STEEP, Bench, spec_of, spoil_files
 
 FEBRUARY, MARCH, APRIL, MAY, JUNE = (f"2024-{month:02d}-01" for month in range(2, 7))
 GOOD, POOR, BAD, TWIN = 1, 2, 3, 4
@@ -77,7 +77,7 @@ class Watched(Bench):
         run = dataclasses.replace(self.model.run(as_of, key=f"retrain-{as_of}"), known_at=self.spec.at(as_of).start)
         target = self.champion(version, self.digests[version], when=run.as_of)
         rollouts.begin_rollout(run, purpose, target, champion, "new", share, becomes_reference=becomes_reference)
-        self.registry.set_alias("churn", "challenger", version)
+        self.registry.set_alias("churn", "challenger", version, self.digests[version])
 
     def verdicts(self) -> list[str]:
         return [record.body["verdict"] for record in Ledger(self.home.ledger).records("churn", "rollout")]
@@ -233,17 +233,11 @@ def test_what_cannot_be_told_is_stopped_after_a_while_and_not_blocked(lay: Lay) 
 
 def test_a_challenger_that_fails_is_stopped_without_labels(lay: Lay) -> None:
     bench = shadowed(lay, TWIN, GOOD, labels={"mature_after": "40d"})
-    bench.digests[TWIN] = "0" * 64
-    bench.shadow("shadow", TWIN, GOOD, FEBRUARY)  # found: the record of before stands
-    record = Ledger(bench.home.ledger).records("churn", "rollout")[-1]
-    body = {**record.body["rollout"], "shadow": {**record.body["rollout"]["shadow"], "digest": "0" * 64}}
-    Ledger(bench.home.ledger).append(
-        "churn", "rollout", "spoilt", {"rollout": body, "verdict": "begun"}, effective_at=record.effective_at
-    )
+    spoil_files(bench, TWIN)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "stopped"
     assert report.decision.reasons[0].startswith("version 4 failed on 2024-02-01: DigestMismatch: ")
-    assert bench.blocklist() == ["0" * 64]
+    assert bench.blocklist() == [bench.digests[TWIN]]
 
 
 def test_a_registry_that_was_down_is_held_against_nobody(lay: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,11 +434,7 @@ def test_labels_in_doubt_are_no_evidence(lay: Lay) -> None:
 
 def test_a_technical_breach_puts_the_predecessor_back_without_labels(lay: Lay) -> None:
     bench = watched(lay, POOR, GOOD, labels={"mature_after": "60d"})
-    change = Ledger(bench.home.ledger).records("churn", "promotion")[-1]
-    body = {**change.body, "champion": {**change.body["champion"], "digest": "0" * 64}}
-    Ledger(bench.home.ledger).append(
-        "churn", "promotion", "other files", body, effective_at=change.effective_at, sequence=change.sequence + 1
-    )
+    spoil_files(bench, POOR)
     report = bench.month(FEBRUARY)
     assert report.decision.verdict == "rolled back"
     assert report.decision.reasons[0].startswith("version 2 failed on 2024-02-01: DigestMismatch: ")

@@ -146,7 +146,7 @@ class Bench:
         ledger.append(
             "churn", "promotion", f"promotion-{len(history)}", body, effective_at=when, sequence=len(history) + 1
         )
-        self.registry.set_alias("churn", "champion", version)
+        self.registry.set_alias("churn", "champion", version, self.digests[version])
 
     def challenge(self, version: int = OTHER, *, champion: int = FIRST, share: float = 0.0, purpose: str = "") -> None:
         """From February on a version is the shadow model."""
@@ -450,16 +450,16 @@ def test_the_champion_of_the_time_scores_not_todays(bench: Bench) -> None:
 
 
 def test_an_alias_moved_by_hand_is_said_and_not_followed(bench: Bench) -> None:
-    bench.registry.set_alias("churn", "champion", OTHER)
+    bench.registry.set_alias("churn", "champion", OTHER, bench.digests[OTHER])
     report = bench.score()
     assert report.version == 1
-    sentence = "the champion alias points at version 2, the ledger says 1: version 1 scored"
+    sentence = "the champion alias points at version 2, the ledger says version 1: version 1 scored"
     assert report.decision.reasons[-1] == sentence
     assert report.alias_moved == sentence.removesuffix(": version 1 scored")
 
 
 def test_an_alias_of_a_deleted_version_is_said(bench: Bench) -> None:
-    bench.registry.set_alias("churn", "champion", OTHER)
+    bench.registry.set_alias("churn", "champion", OTHER, bench.digests[OTHER])
     bench.registry._client.delete_model_version("churn", str(OTHER))
     report = bench.score()
     assert report.version == 1
@@ -574,8 +574,18 @@ def of_nan(bench: Bench) -> None:
     bench.challenge(bench.register(model), share=0.5)
 
 
+def spoil_files(bench: Bench, version: int) -> None:
+    """The artifact store holds other bytes than were registered; that of this bench alone."""
+    artifacts = Path(bench.registry._client.get_experiment_by_name("churn").artifact_location)
+    shutil.copytree(artifacts, Path(bench.home.mlflow.removeprefix("sqlite:///")).parent / "mlartifacts" / "churn")
+    bench.registry = Registry(bench.home.mlflow)
+    run = bench.registry._client.get_run(bench.registry.describe("churn", version)["run_id"])
+    with (Path(run.info.artifact_uri) / "model" / "MLmodel").open("a") as file:
+        file.write("# another hand\n")
+
+
 def another_file(bench: Bench) -> None:
-    bench.digests[OTHER] = "0" * 64
+    spoil_files(bench, OTHER)
     bench.challenge()
 
 
@@ -604,7 +614,7 @@ def test_a_challenger_that_cannot_score_stops_nothing(
 
 
 def test_without_a_rollout_there_is_no_shadow_model(bench: Bench) -> None:
-    bench.registry.set_alias("churn", "challenger", OTHER)
+    bench.registry.set_alias("churn", "challenger", OTHER, bench.digests[OTHER])
     bench.challenge(champion=99)
     report = bench.score()
     assert report.shadow is None

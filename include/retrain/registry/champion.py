@@ -8,6 +8,7 @@ from typing import Any
 
 from sklearn.pipeline import Pipeline
 
+from retrain.errors import ArtifactMissing
 from retrain.modeling.estimators import BASELINES
 from retrain.registry.mlflow import Registry, load_model
 from retrain.results import Champion, Context, GateReport, MeasureReport, RefitReport, TrainReport
@@ -74,5 +75,12 @@ def load_champion(run: Run, champion: Champion) -> Pipeline:
 @lru_cache(maxsize=4)
 def _load(folder: Path, registry: str, model: str, version: int, digest: str) -> Any:
     if not folder.is_dir():
-        Registry(registry).fetch(model, version, digest, folder)
+        server = Registry(registry)
+        try:
+            server.fetch(model, version, digest, folder)
+        except ArtifactMissing:
+            known = server.find(model, digest)  # what MLflow had lost was registered again, under another number
+            if known is None or known.version == version:
+                raise
+            server.fetch(model, known.version, digest, folder)
     return load_model(folder, digest)

@@ -3,7 +3,11 @@
 The ledger is the truth and the MLflow alias its projection. A change is one record of kind `promotion` under the
 model's next sequence number: of several racing promoters exactly one wins. Then the alias follows, and a record of
 kind `completed` says so. Whoever comes next finishes what a killed process left between the two; where the version is
-gone by then, the change is undone, on record too.
+gone by then, the change is undone, on record too. A change that was completed is never undone: where its version is
+gone, MLflow has lost it, and `reconcile` registers the same files again.
+
+What a version is, is the digest of its files. Its number is a label, which MLflow gives again after it was restored
+from a backup; no alias moves to a number that is another model's.
 
 MLflow's alias and its tag `retrain.alias.champion` tell our own hand from others: we write the tag first and then the
 alias, so an alias that differs from the tag was moved by somebody else, and is left alone.
@@ -27,7 +31,8 @@ from retrain.errors import (
     RetrainError,
     StaleRun,
 )
-from retrain.registry.mlflow import Registry
+from retrain.registry import anchors
+from retrain.registry.mlflow import RegisteredVersion, Registry
 from retrain.registry.rollouts import ROLLOUT, new_rollout
 from retrain.results import Champion, Decision, PromoteReport
 from retrain.state import projections
@@ -136,6 +141,7 @@ def change_champion(run: Run, change: ChampionChange) -> tuple[Record, bool]:
 
     Raises:
         ModelBlocked, StaleRun: nothing was written.
+        LedgerContradicted: an older ledger was restored; nothing was written.
         PromotionConflict: the champion is not the one that the target was held against, or changed at this very moment.
         OutOfBandChange: the alias was moved by hand; nothing is overwritten.
         ArtifactMissing: the version was deleted meanwhile; the change was undone.
@@ -144,6 +150,7 @@ def change_champion(run: Run, change: ChampionChange) -> tuple[Record, bool]:
     changes = promotions(run)
     record = own_change(run, changes)
     if record is None:
+        anchors.check_anchor(run, urgent=change.action == "rollback")
         if change.action == "promote":
             check_promotable(run, changes, change.target, change.effective_at)
         try:
@@ -160,11 +167,13 @@ def change_champion(run: Run, change: ChampionChange) -> tuple[Record, bool]:
         record = append_change(run, change, newest)
     elif record is not changes[-1]:
         finish_pending(run, registry, changes)
+        if any(later.key == f"undo-{record.sequence}" for later in changes):
+            raise _undone(record.body["version"], changes[-1].body["version"])
         return record, False
     elif not _is_pending(run, registry, changes):
         return record, True
     finish(run, registry, record)
-    return record, True
+    return record, promotions(run)[-1].sequence == record.sequence
 
 
 def append_change(run: Run, change: ChampionChange, newest: Record | None, key: str = "") -> Record:
@@ -218,25 +227,31 @@ def finish(run: Run, registry: Registry, record: Record, *, undo: bool = True) -
 
     Raises:
         ArtifactMissing: the version is not in the registry any more.
+        DanglingChampion: nor is one to which the alias had followed.
     """
     pointed: Record | None = None
     newest = promotions(run)[-1]
     # A slower promoter may come to the alias after a faster one: the newest record has the last word.
     while pointed is None or pointed.sequence != newest.sequence:
         try:
-            registry.set_alias(run.model, CHAMPION, newest.body["version"])
-        except ArtifactMissing:
+            registry.set_alias(run.model, CHAMPION, newest.body["version"], newest.body["champion"]["digest"])
+        except ArtifactMissing as error:
+            if _is_completed(run, newest):
+                raise _dangling(run, error.found) from None
             if not undo or (before := _undo(run, registry, newest)) is None:
                 raise
-            raise ArtifactMissing(
-                f"version {newest.body['version']} is not in the registry any more: its promotion was undone,"
-                f" version {before.body['version']} serves on",
-                do="see who deleted it; the next run trains anew",
-            ) from None
+            raise _undone(newest.body["version"], before.body["version"]) from None
         pointed, newest = newest, promotions(run)[-1]
     if registry.last_set_alias(run.model, CHALLENGER) == record.body["version"]:
         registry.delete_alias(run.model, CHALLENGER)
     _record_completion(run, record)
+
+
+def _undone(version: int, serves: int) -> ArtifactMissing:
+    return ArtifactMissing(
+        f"version {version} is not in the registry any more: its promotion was undone, version {serves} serves",
+        do="see who deleted it; the next run trains anew",
+    )
 
 
 def _record_completion(run: Run, record: Record) -> None:
@@ -246,7 +261,7 @@ def _record_completion(run: Run, record: Record) -> None:
         run.model, COMPLETED, str(record.sequence), body, effective_at=record.effective_at, run=run.key
     )
     try:
-        registry_of(run.home).anchor(run.model, head.place, head.hash)
+        registry_of(run.home).anchor(run.model, head.place, head.hash, lost=anchors.given_up(run.ledger, run.model))
     except RetrainError as error:
         # The champion has moved, and a rollback must not wait for git: `verify` says how old the last anchor is.
         log.warning("%s: the ledger was not anchored: %s", run.model, error.found)
@@ -297,7 +312,7 @@ def finish_pending(run: Run, registry: Registry, changes: list[Record]) -> Recor
         finish(run, registry, changes[-1])
     except ArtifactMissing as error:
         if not _is_completed(run, promotions(run)[-1]):
-            raise DanglingChampion(error.found, do=f"python -m retrain reconcile {run.model}") from None
+            raise _dangling(run, error.found) from None
         log.warning("%s: %s", run.model, error.found)
     return promotions(run)[-1]
 
@@ -307,25 +322,48 @@ def _is_pending(run: Run, registry: Registry, changes: list[Record]) -> bool:
     newest = changes[-1] if changes else None
     completed = newest is not None and _is_completed(run, newest)
     try:
-        alias = registry.alias(run.model, CHAMPION)
-    except DanglingChampion:
+        alias = registry.pointed(run.model, CHAMPION)
+    except DanglingChampion as error:
         if newest is None or completed:
-            raise
+            raise _dangling(run, error.found) from None
         alias = None
-    version = newest.body["version"] if newest else None
-    if alias == version:
-        return newest is not None and not completed
-    unfinished = not completed and newest is not None and alias in (None, newest.body["previous"])
-    if newest is None or not (
-        unfinished or (alias is not None and alias == registry.last_set_alias(run.model, CHAMPION))
-    ):
-        if len(promotions(run)) != len(changes):
-            raise PromotionConflict("somebody else promoted at this very moment", do="run the stage again")
-        raise OutOfBandChange(
-            f"the champion alias points at version {alias or 'none'}, the ledger says {version or 'none'}",
-            do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back, --take alias follows it",
-        )
-    return True
+    if newest is None and alias is None:
+        return False
+    digests = [record.body["champion"]["digest"] for record in changes]
+    if newest is not None:
+        if alias is not None and (alias.version, alias.digest) == (newest.body["version"], digests[-1]):
+            return not completed
+        if not completed and (alias is None or alias.digest in digests[-2:]):
+            return True
+        # Our own hand, but not the newest: a slower promoter's, or that of an MLflow that came back from a backup.
+        if alias and alias.digest in digests and alias.version == registry.last_set_alias(run.model, CHAMPION):
+            return True
+    if len(promotions(run)) != len(changes):
+        raise PromotionConflict("somebody else promoted at this very moment", do="run the stage again")
+    serves = Champion.model_validate(newest.body["champion"]) if newest else None
+    raise OutOfBandChange(
+        f"the champion alias {difference(alias, serves)}"
+        + (
+            ", and knows no such champion: was one of the two restored?"
+            if alias and alias.digest not in digests
+            else ""
+        ),
+        do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back, --take alias follows it",
+    )
+
+
+def _dangling(run: Run, what: str) -> DanglingChampion:
+    return DanglingChampion(what, do=f"python -m retrain reconcile {run.model} registers the same files again")
+
+
+def difference(alias: RegisteredVersion | None, serves: Champion | None) -> str:
+    """How alias and ledger differ, for people; of two models under one number their digests."""
+    same = alias and serves and alias.version == serves.version
+    pointed, recorded = (
+        f"version {model.version}{f' of digest {model.digest[:12]}' if same else ''}" if model else "no version"
+        for model in (alias, serves)
+    )
+    return f"points at {pointed}, the ledger says {recorded}"
 
 
 def promote_report(run: Run, record: Record, reason: str) -> PromoteReport:

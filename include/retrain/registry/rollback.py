@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from retrain.errors import NothingToRollBack
-from retrain.registry import promotion, smoke_test
+from retrain.registry import anchors, promotion, restore
 from retrain.registry.promotion import ChampionChange
 from retrain.registry.rollouts import block
 from retrain.results import Champion, PromoteReport
@@ -30,7 +30,9 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
     Raises:
         NothingToRollBack: there is no champion, or it had no predecessor.
         OutOfBandChange: the alias was moved by hand.
-        ArtifactMissing, DigestMismatch, SmokeTestFailed: the target is not what it was; the champion goes on.
+        LedgerContradicted: an older ledger was restored.
+        ArtifactMissing, DigestMismatch, SmokeTestFailed: the target is not what it was; the champion goes on. One that
+            MLflow alone has lost is registered again first.
     """
     changes = promotion.promotions(run)
     earlier_try = promotion.own_change(run, changes)
@@ -38,9 +40,9 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
         origin, target = earlier_try, Champion.model_validate(earlier_try.body["champion"])
         blocked = earlier_try.body["blocked"]
     else:
+        anchors.check_anchor(run, urgent=True)
         origin = predecessor(run, changes, to)
-        target = Champion.model_validate(origin.body["champion"])
-        smoke_test.run_smoke_test(run, target, back=True)
+        target = restore.tested_target(run, Champion.model_validate(origin.body["champion"]), reason)
         champion = Champion.model_validate(changes[-1].body["champion"])
         blocked = block(champion, reason).model_dump(mode="json")
     change = ChampionChange(
@@ -68,21 +70,23 @@ def predecessor(run: Run, changes: list[Record], to: int | None = None) -> Recor
     Raises:
         NothingToRollBack: there is none.
     """
-    serving = changes[-1].body["version"] if changes else None
+    serving = _digest(changes[-1]) if changes else None
     brought = [record for record in reversed(changes) if record.body["action"] in BROUGHT]
     wanted = to
     if wanted is None:
-        own = (record for record in brought if record.body["version"] == serving)
-        lost = {
-            record.body["version"]: record.body["previous"] for record in brought if record.body["action"] == "restore"
-        }
-        wanted = next((record.body["previous"] for record in own), None)
-        if serving in lost:  # the same files under another number: what came before the lost version
-            wanted = next((record.body["previous"] for record in brought if record.body["version"] == wanted), None)
+        # What came before the champion came; a restored one is the same files, perhaps under another number.
+        own = [r for r in brought if _digest(r) == serving and r.body["action"] != "restore"]
+        own.sort(key=lambda record: record.body["version"] != changes[-1].body["version"])
+        wanted = own[0].body["previous"] if own else None
     for record in brought:
-        if record.body["version"] == wanted != serving:
+        if record.body["version"] == wanted and _digest(record) != serving:
             return record
     raise NothingToRollBack(
         f"{run.model} has no earlier champion {f'of version {to} ' if to else ''}on record",
         do=f"see who has served: python -m retrain history {run.model}",
     )
+
+
+def _digest(record: Record) -> str:
+    """Of the files of the model that a change brought to serve."""
+    return str(record.body["champion"]["digest"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from retrain.errors import (
     ArtifactMissing,
@@ -15,7 +16,7 @@ from retrain.errors import (
     StaleRun,
 )
 from retrain.monitoring.paired_evidence import PairedEvidence, figures
-from retrain.registry import promotion, rollback, rollouts, smoke_test
+from retrain.registry import promotion, restore, rollback, rollouts, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import CHALLENGER, ChampionChange
 from retrain.registry.rollout_rules import RolloutVerdict
@@ -26,7 +27,7 @@ from retrain.state.run import Run
 log = logging.getLogger(__name__)
 
 NO_GOOD = (ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused, SmokeTestFailed)
-"""Refusals that block a challenger which was to serve."""
+"""Refusals that stop a challenger which was to serve."""
 
 
 def overtaken(run: Run, rollout: Rollout) -> str:
@@ -99,12 +100,19 @@ def _promote(
     try:
         if promotion.own_change(run, changes) is None:
             promotion.check_promotable(run, changes, target, run.as_of)
-            smoke_test.run_smoke_test(run, target)
+            try:
+                smoke_test.run_smoke_test(run, target)
+            except ArtifactMissing:  # MLflow may have lost it, the run's own files have not
+                target = restore.register_again(run, target, "it was to serve")
+                smoke_test.run_smoke_test(run, target)
+                change = replace(change, target=target)
         record, _ = promotion.change_champion(run, change)
     except (StaleRun, ModelBlocked) as error:
         return _stop(run, rollout, error.found, blocks=False)
     except NO_GOOD as error:
-        return _stop(run, rollout, f"{type(error).__name__}: {error.found}", blocks=True)
+        # Files that are gone say nothing against the model.
+        blocks = not isinstance(error, ArtifactMissing)
+        return _stop(run, rollout, f"{type(error).__name__}: {error.found}", blocks=blocks)
     watch = record.body.get("rollout")
     watch = Rollout.model_validate(watch) if watch else None
     rollouts.record_rollout(run, run.key, watch, "promoted", verdict.reasons, was=rollout)

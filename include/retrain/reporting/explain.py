@@ -35,7 +35,7 @@ def explain(home: Home, spec: Spec, version: int) -> Tree:
     run, context = lineage.run, lineage.context
     train, evaluate = run.read(TrainReport, "train"), run.read(EvaluateReport, "evaluate")
     gate, refit = run.read(GateReport, "gate"), run.read(RefitReport, "refit")
-    tags, lost = _registered(home, spec.model, version)
+    tags, lost = _registered(home, spec.model, version, lineage.champion.digest)
     starts = {span.start for span in (*refit.fitted.intervals, *train.holdout)}
     used = [accepted for accepted in context.accepted if accepted.batch.interval.start in starts]
 
@@ -104,10 +104,10 @@ def _training(lineage: Lineage, train: TrainReport, fitted: FittedModel) -> Iter
     yield from train.notes
 
 
-def _registered(home: Home, model: str, version: int) -> tuple[Mapping[str, str], str]:
+def _registered(home: Home, model: str, version: int, digest: str) -> tuple[Mapping[str, str], str]:
     """What MLflow says of the version, or why it says nothing."""
     try:
-        return Registry(home.mlflow).describe(model, version), ""
+        return Registry(home.mlflow).describe(model, version, digest), ""
     except (ArtifactMissing, RegistryDown) as error:
         return {}, error.found
 

@@ -114,6 +114,8 @@ def _summary(record: Record) -> tuple[str, str, str] | None:
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
         change = f"v{rollout['shadow']['version']} beside v{rollout['champion']}"
         return f"{rollout['purpose']}{share}: {body['verdict']}", change, reasons[0] if reasons else ""
+    if record.kind == "reconciled" and body.get("given_up"):
+        return f"{len(body['given_up'])} lost anchors given up", "", body["reason"]
     if record.kind == "reconciled":
         return "alias put back", _arrow(body["alias"], body["version"]), body["reason"]
     if record.kind == "stage" and not body["trigger"]["dry_run"]:
@@ -125,8 +127,8 @@ def _summary(record: Record) -> tuple[str, str, str] | None:
     return None
 
 
-def _arrow(old: int | None, new: int) -> str:
-    return f"v{old} → v{new}" if old else f"v{new}"
+def _arrow(old: int | None, new: int | None) -> str:
+    return " → ".join(f"v{version}" for version in (old, new) if version)
 
 
 def table(ledger: Ledger, model: str) -> Table:

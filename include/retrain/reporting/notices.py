@@ -118,7 +118,15 @@ KINDS: dict[str, Kind] = {
     "alias-moved": Kind(
         "critical",
         "The alias was left where it is, and nothing was promoted.",
-        (errors.OutOfBandChange, errors.DanglingChampion),
+        (errors.OutOfBandChange,),
+    ),
+    "champion-lost": Kind(
+        "critical",
+        "Nothing was promoted. Scores are made from this machine's copy of the champion, where there is one.",
+        (errors.DanglingChampion,),
+    ),
+    "ledger-restored": Kind(
+        "critical", "Who serves is not changed, and nothing is promoted.", (errors.LedgerContradicted,)
     ),
     "model-damaged": Kind(
         "critical",

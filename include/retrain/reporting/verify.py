@@ -23,9 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from retrain.data.versions import DataRegistry, DataVersion, registry_of
-from retrain.errors import ChainBroken, OutOfBandChange, RetrainError, SnapshotCorrupt
+from retrain.errors import OutOfBandChange, RetrainError, SnapshotCorrupt
+from retrain.registry import anchors, promotion
 from retrain.registry.mlflow import Registry
 from retrain.results import Champion
+from retrain.state import projections
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
 from retrain.state.store import Store
@@ -123,45 +125,31 @@ class _Checks:
         return f"{len(hashes):,} records, the newest is {hashes[-1][:12]}" if hashes else "no records"
 
     def anchors(self) -> str:
-        hashes = {record.place: record.hash for record in self.ledger.records(self.name)}
-        anchors = self.data.anchors(self.name)
-        for anchor in anchors:
-            if hashes.get(anchor.place) != anchor.hash:
-                change = (
-                    "is another now"
-                    if anchor.place in hashes
-                    else f"is gone, the ledger ends at {max(hashes, default=0)}"
-                )
-                raise ChainBroken(
-                    f"record {anchor.place}, anchored as {anchor.hash[:12]} in commit {anchor.commit[:12]}, {change}",
-                    do="the ledger was cut or written anew: restore it from a backup that agrees with the anchors",
-                )
-        if not anchors:
+        if wrong := anchors.contradicting(self.ledger, self.data, self.name):
+            raise anchors.contradiction(self.ledger, self.name, wrong[0])
+        lost = anchors.given_up(self.ledger, self.name)
+        sound = [anchor for anchor in self.data.anchors(self.name) if anchor.hash not in lost]
+        if not sound:
             return "none yet: a ledger written anew would not show"
-        newest = max(anchor.place for anchor in anchors)
-        return f"{len(anchors):,} agree, the newest with record {newest:,} of {len(hashes):,}"
+        newest, length = max(anchor.place for anchor in sound), len(self.ledger.records(self.name))
+        also = f"; {len(lost):,} of records that were given up when the ledger was restored" if lost else ""
+        return f"{len(sound):,} agree, the newest with record {newest:,} of {length:,}{also}"
 
     def alias(self) -> str:
         promotions = self.ledger.records(self.name, "promotion")
-        recorded = promotions[-1].body["version"] if promotions else None
-        pointed = self.registry.alias(self.name, "champion")
-        if pointed != recorded:
+        recorded = Champion.model_validate(promotions[-1].body["champion"]) if promotions else None
+        pointed = self.registry.pointed(self.name, "champion")
+        if (pointed and (pointed.version, pointed.digest)) != (recorded and (recorded.version, recorded.digest)):
             raise OutOfBandChange(
-                f"it points at {_version(pointed)}, the ledger says {_version(recorded)}",
+                f"it {promotion.difference(pointed, recorded)}",
                 do=f"python -m retrain reconcile {self.name}",
             )
-        return f"{_version(recorded)}, as the ledger says"
+        return f"version {recorded.version}, as the ledger says" if recorded else "no version, as the ledger says"
 
     def versions(self) -> dict[str, CheckFunction]:
         """The files of all that ever served, the newest first; of those registered twice the newer version."""
-        promotions = self.ledger.records(self.name, "promotion")
-        undone = {record.key.removeprefix("undo-") for record in promotions if record.body["action"] == "undo"}
-        served: dict[str, int] = {}
-        for record in reversed(promotions):
-            champion = Champion.model_validate(record.body["champion"])
-            if str(record.sequence) not in undone:
-                served.setdefault(champion.digest, champion.version)
-        return {_version(number): partial(self._model_files, number, digest) for digest, number in served.items()}
+        served = projections.served(self.ledger.records(self.name, "promotion"))
+        return {f"version {champion.version}": partial(self._model_files, champion) for champion in reversed(served)}
 
     def snapshots(self) -> dict[str, CheckFunction]:
         """The batches and labels that were brought into the data registry."""
@@ -175,9 +163,12 @@ class _Checks:
         bodies = [record.body[part] if part else record.body for record in records]
         return {body["key"]: partial(self._file, body["key"], body["sha256"]) for body in bodies if body}
 
-    def _model_files(self, version: int, digest: str) -> None:
+    def _model_files(self, champion: Champion) -> None:
+        # Under the number that the files have now: what MLflow had lost was registered again.
+        known = self.registry.find(self.name, champion.digest)
         with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
-            self.registry.fetch(self.name, version, digest, Path(folder, "model"))
+            number = known.version if known else champion.version
+            self.registry.fetch(self.name, number, champion.digest, Path(folder, "model"))
 
     def _snapshot(self, version: DataVersion) -> None:
         if self.data.lookup(version.tag) != version:
@@ -190,10 +181,6 @@ class _Checks:
     def _file(self, key: str, sha256: str) -> None:
         with self.store.verified(key, sha256):
             pass
-
-
-def _version(number: int | None) -> str:
-    return f"version {number}" if number else "no version"
 
 
 def _check(what: str, check: CheckFunction) -> Verification:

@@ -180,7 +180,7 @@ def _earlier_analyses(lineage: Lineage) -> list[Record]:
 def _circumstances(home: Home, lineage: Lineage) -> Iterator[str]:
     """What else is not as it was, to look at first where something came out different."""
     try:
-        then = Registry(home.mlflow).describe(lineage.run.model, lineage.champion.version)
+        then = Registry(home.mlflow).describe(lineage.run.model, lineage.champion.version, lineage.champion.digest)
     except (ArtifactMissing, RegistryDown) as error:
         then = {}
         yield f"those of the version are not known: {error.found}"

@@ -20,5 +20,5 @@ class RegisterReport(StageReport):
     url: str | None = Field(default=None, description="of the run in the MLflow UI")
 
     def facts(self) -> dict[str, Any]:
-        """The version."""
-        return {"version": self.version}
+        """The version, and the digest of its files."""
+        return {"version": self.version, "digest": self.digest}

@@ -32,6 +32,7 @@ from retrain.results import (
     RegisterReport,
     TrainReport,
 )
+from retrain.state.projections import numbers
 from retrain.state.run import Run
 
 CARD = "card"
@@ -89,9 +90,10 @@ def register(run: Run) -> RegisterReport:
                 tags=tags | {"configuration": fitted.configuration.label, "weights": refit.decision.verdict},
                 description=f"{gate.kind}: {markdown('; '.join(gate.decision.reasons))}\n\n"
                 f"Model card: {CARD}/model_card.md among the files of its run; what is new: {CARD}/CHANGELOG.md",
+                taken=numbers(record for record in run.ledger.records(run.model) if record.run != run.key),
             )
     _describe(run, registry, run_id, version, tags)
-    registry.set_alias(run.model, CHALLENGER, version)
+    registry.set_alias(run.model, CHALLENGER, version, fitted.digest)
     return _report(
         run,
         Decision(verdict="registered", reasons=(f"version {version}, {refit.decision.verdict}",)),

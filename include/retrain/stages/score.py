@@ -39,6 +39,7 @@ from retrain.monitoring.stored_reference import load_column_facts, share_outside
 from retrain.registry.answers import predict_rows
 from retrain.registry.champion import load_champion
 from retrain.registry.mlflow import Registry
+from retrain.registry.promotion import difference
 from retrain.rendering.score_page import score_page
 from retrain.results import Batch, Champion, Decision, Disagreement, IngestReport, Rollout, ScoreReport
 from retrain.state.ledger import Record
@@ -126,15 +127,15 @@ def _alias(run: Run, champion: Champion, head: Record) -> tuple[tuple[str, ...],
     if (serves := head.body["version"]) != champion.version:
         return (f"version {champion.version} was the champion of that time, version {serves} is today's",), None
     try:
-        aliased = Registry(run.home.mlflow).alias(run.model, CHAMPION)
+        aliased = Registry(run.home.mlflow).pointed(run.model, CHAMPION)
     except RegistryDown as error:
         why = f"{error.found}: version {champion.version} scored from this machine's copy, its alias was not looked at"
         return (why,), None
     except DanglingChampion as error:
         return (error.found,), error.found
-    if aliased == champion.version:
+    if aliased and aliased.digest == champion.digest:
         return (), None
-    moved = f"the champion alias points at version {aliased or 'none'}, the ledger says {champion.version}"
+    moved = f"the champion alias {difference(aliased, champion)}"
     return (f"{moved}: version {champion.version} scored",), moved
 
 

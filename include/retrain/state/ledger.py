@@ -214,6 +214,12 @@ class Ledger:
         with self._refuse_when_busy(), self.engine.connect() as connection:
             return [_record(row) for row in connection.execute(query).mappings()]
 
+    def hash_at(self, model: str, place: int) -> str:
+        """The hash of a model's record at a place; empty where there is none."""
+        query = sa.select(RECORDS.c.hash).where(RECORDS.c.model == model, RECORDS.c.place == place)
+        with self._refuse_when_busy(), self.engine.connect() as connection:
+            return connection.scalar(query) or ""
+
     def verify(self, model: str) -> tuple[str, ...]:
         """The hashes of a model's records in their order, once each has shown to follow from the one before.
 

@@ -23,6 +23,18 @@ def champion_at(promotions: Iterable[Record], moment: datetime) -> Champion | No
     return Champion.model_validate(by_then[-1].body["champion"]) if by_then else None
 
 
+def served(promotions: Sequence[Record]) -> tuple[Champion, ...]:
+    """Every model that ever served, once, in the order in which it last came; one whose change was undone never did."""
+    undone = {record.key.removeprefix("undo-") for record in promotions if record.body["action"] == "undo"}
+    by_digest: dict[str, Champion] = {}
+    for record in promotions:
+        if str(record.sequence) not in undone:
+            champion = Champion.model_validate(record.body["champion"])
+            by_digest.pop(champion.digest, None)
+            by_digest[champion.digest] = champion
+    return tuple(by_digest.values())
+
+
 def lineage(promotions: Iterable[Record], champion: Champion | None) -> tuple[int, ...]:
     """The champion's version and those of the champions before it that differ from it in their training rows only."""
     if champion is None:
@@ -76,12 +88,31 @@ class KnownVersion:
 
 
 def known_versions(records: Sequence[Record]) -> dict[int, KnownVersion]:
-    """Every version that served or was to serve, by its number, in the order in which the ledger came to know them."""
+    """Every version that served or was to serve, by its number, in the order in which the ledger came to know them.
+
+    Of several models that bore one number it is the newest: MLflow gives a number again after it was restored from a
+    backup.
+    """
     known: dict[int, KnownVersion] = {}
     for record in records:
         rollout = record.body.get("rollout") if record.kind == "rollout" else None
         facts = rollout["shadow"] if rollout else record.body.get("champion")
         if record.kind in ("promotion", "proposal", "rollout") and facts:
             champion = Champion.model_validate(facts)
-            known.setdefault(champion.version, KnownVersion(champion, record))
+            before = known.get(champion.version)
+            if before is None or before.champion.digest != champion.digest:
+                known[champion.version] = KnownVersion(champion, record)
     return known
+
+
+def numbers(records: Iterable[Record]) -> dict[int, str]:
+    """Every number of a version on record → the digest of the model that bore it last; empty where it is not known."""
+    digests: dict[int, str] = {}
+    for record in records:
+        body = record.body
+        if record.kind == "stage" and body["stage"] == "register" and body["facts"].get("version"):
+            digests[body["facts"]["version"]] = body["facts"].get("digest") or digests.get(body["facts"]["version"], "")
+        for champion in (body.get("champion"), (body.get("rollout") or {}).get("shadow")):
+            if isinstance(champion, dict):
+                digests[champion["version"]] = champion["digest"]
+    return digests

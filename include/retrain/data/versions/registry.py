@@ -6,8 +6,8 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -130,11 +130,17 @@ class DataRegistry:
                 return DataVersion(path=path, md5=md5, bytes=size, commit=commit, tag=tag)
         raise self._busy(tag, git.refusal)
 
-    def anchor(self, model: str, place: int, hash: str) -> Anchor:
+    def anchor(self, model: str, place: int, hash: str, lost: Collection[str] = ()) -> Anchor:
         """Write down where a model's ledger stands, in a commit of its own, and return what stands there now.
 
         An anchor never goes back: one at a later place stays as it is, and the same one is committed once. With the
         history of this repository a ledger that was cut or computed anew can be told, see `anchors`.
+
+        Args:
+            model: whose ledger.
+            place: of its newest record.
+            hash: of that record.
+            lost: hashes of anchored records that were given up; the ledger goes on from an earlier place.
 
         Raises:
             ChainBroken: another hash is anchored at this very place.
@@ -146,7 +152,7 @@ class DataRegistry:
         for git in self._tries():
             tips = git.fetch(self.url, MAIN)
             last = _anchors(git, path, tips[MAIN], "-1") if tips else ()
-            if last and last[-1].place >= place:
+            if last and last[-1].place >= place and last[-1].hash not in lost:
                 if last[-1].place == place and last[-1].hash != hash:
                     raise ChainBroken(
                         f"record {place} of {model} has the hash {hash[:12]}, {last[-1].hash[:12]} was anchored in the"
@@ -159,6 +165,20 @@ class DataRegistry:
             if git.push(self.url, commit):
                 return Anchor(place, hash, commit)
         raise self._busy(f"the anchor of {model}", git.refusal)
+
+    def newest_anchor(self, model: str) -> Anchor | None:
+        """The anchor that was written last for a model, without its commit; None where there is none.
+
+        Raises:
+            SnapshotCorrupt, RegistryUnavailable: as `anchors`.
+        """
+        path = f"{_ANCHORS}/{safe_name(model, 'name')}"
+        if is_local(self.url) and not Path(self.url).exists():
+            return None
+        with scratch() as git:
+            tips = git.fetch(self.url, MAIN)
+            newest = _anchors(git, path, tips[MAIN], "-1") if tips else ()  # of the tip alone, which says no commit
+            return replace(newest[0], commit="") if newest else None
 
     def anchors(self, model: str) -> tuple[Anchor, ...]:
         """List every anchor that the repository's history ever held for a model, oldest first.

@@ -8,12 +8,14 @@ run are never set, so that several registries can live in one process.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,13 +33,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from retrain.errors import ConfigChanged, DanglingChampion, MissingInput, NonFiniteMetric
+from retrain.errors import ArtifactMissing, ConfigChanged, DanglingChampion, MissingInput, NonFiniteMetric
 from retrain.modeling.model_io import check_digest, files_digest, read
 from retrain.registry.mlflow.files import digest, load_model, save_model
-from retrain.registry.mlflow.server import ABSENT, ARTIFACT, Server, cut_to
+from retrain.registry.mlflow.server import ABSENT, ARTIFACT, READY, RegisteredVersion, Server, cut_to, quoted
 from retrain.results import inside
 
-__all__ = ["Registry", "digest", "load_model", "save_model"]
+__all__ = ["RegisteredVersion", "Registry", "digest", "load_model", "save_model"]
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 60
+"""Seconds that MLflow may take to finish a version."""
 
 
 class Registry(Server):
@@ -118,27 +125,68 @@ class Registry(Server):
             return str(run.info.run_id)
 
     def register(
-        self, *, model: str, run_id: str, folder: Path, digest: str, tags: Mapping[str, str], description: str
+        self,
+        *,
+        model: str,
+        run_id: str,
+        folder: Path,
+        digest: str,
+        tags: Mapping[str, str],
+        description: str,
+        taken: Mapping[int, str] = MappingProxyType({}),
     ) -> int:
         """Upload a model folder into its run and make it one version; returns the version's number.
 
         The version is created after the upload was read back and found whole, so a cut upload leaves none;
         the same version is returned on every retry.
 
+        Args:
+            model: name of the registered model.
+            run_id: of the run that holds the files.
+            folder: the model's files.
+            digest: of the files.
+            tags: of the version.
+            description: of the version, in Markdown.
+            taken: numbers that other models bear → their digests; a version never gets one of them.
+
         Raises:
             DigestMismatch: the folder, the stored copy, or the version of an earlier try is another model.
+            RegistryDown: MLflow has not finished the version yet.
         """
         check_digest(f"the folder {folder.name}", files_digest(read(folder)), digest)
         with self._naming_failures():
             version = self._version(model, run_id)
-            if version is None:
+            if version is not None and self._is_taken(version, digest, taken):
+                version = None
+            if version is not None:
+                check_digest(f"version {version.version} of {model}", version.tags.get("digest", ""), digest)
+            if version is None or not self._holds(run_id, digest):
                 with self._failing(run_id):
-                    version = self._publish(model, run_id, folder, digest, tags, description)
-            check_digest(f"version {version.version} of {model}", version.tags.get("digest", ""), digest)
+                    self._upload(run_id, folder, digest)
+                    version = version or self._create(model, run_id, digest, tags, description, taken)
+            self._existing(model, int(version.version), digest)
             self._client.set_terminated(run_id)
             return int(version.version)
 
+    def find(self, model: str, digest: str) -> RegisteredVersion | None:
+        """The newest finished version with these files, whatever its number; None if there is none."""
+        with self._naming_failures():
+            known = self._client.search_model_versions(f"name = {quoted(model)} and tags.digest = {quoted(digest)}")
+            ready = [version for version in known if version.status == READY]
+            newest = max(ready, key=lambda version: int(version.version), default=None)
+            return _registered(newest) if newest else None
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a run is there, and not deleted."""
+        with self._naming_failures():
+            return self._live_run(run_id)
+
     def alias(self, model: str, name: str) -> int | None:
+        """The number of the version that an alias points at; as `pointed`."""
+        version = self.pointed(model, name)
+        return version.version if version else None
+
+    def pointed(self, model: str, name: str) -> RegisteredVersion | None:
         """The version that an alias points at; None if there is no such alias or model.
 
         Raises:
@@ -153,12 +201,13 @@ class Registry(Server):
                 raise
             pointed = registered.aliases.get(name)
             remembered = pointed or registered.tags.get(_alias_tag(name))
-            if remembered and self._get(model, int(remembered)) is None:
+            version = self._get(model, int(remembered)) if remembered else None
+            if remembered and version is None:
                 raise DanglingChampion(
                     f"{name} of {model} was version {remembered}, which is no longer in the registry",
-                    do="roll back to a version that is, or register the model of that run again",
+                    do=f"python -m retrain reconcile {model} registers the same files again; or roll back",
                 )
-            return int(pointed) if pointed else None
+            return _registered(version) if pointed and version else None
 
     def last_set_alias(self, model: str, name: str) -> int | None:
         """The version that `set_alias` last moved an alias to; another hand may have moved it since."""
@@ -171,14 +220,21 @@ class Registry(Server):
                 raise
             return int(tag) if tag else None
 
-    def set_alias(self, model: str, name: str, version: int) -> None:
+    def set_alias(self, model: str, name: str, version: int, digest: str) -> None:
         """Move an alias to a version.
 
+        Args:
+            model: name of the registered model.
+            name: of the alias.
+            version: its number.
+            digest: of the files that the version must have.
+
         Raises:
-            ArtifactMissing: no such version.
+            ArtifactMissing: no such version, or the number is another model's.
+            RegistryDown: MLflow has not finished it.
         """
         with self._naming_failures():
-            self._existing(model, version)
+            self._existing(model, version, digest)
             # The tag goes first: it is what still names the version after MLflow has dropped the alias with it.
             _twice(self._client.set_registered_model_tag, model, _alias_tag(name), str(version))
             _twice(self._client.set_registered_model_alias, model, name, str(version))
@@ -197,14 +253,14 @@ class Registry(Server):
             if _alias_tag(name) in registered.tags:
                 self._client.delete_registered_model_tag(model, _alias_tag(name))
 
-    def describe(self, model: str, version: int) -> Mapping[str, str]:
+    def describe(self, model: str, version: int, digest: str = "") -> Mapping[str, str]:
         """The version's tags and its `run_id`.
 
         Raises:
-            ArtifactMissing: no such version.
+            ArtifactMissing: no such version, or it has other files than those of the digest.
         """
         with self._naming_failures():
-            registered = self._existing(model, version)
+            registered = self._existing(model, version, digest)
             return {**registered.tags, "run_id": str(registered.run_id)}
 
     def tag(self, model: str, version: int, key: str, value: str) -> None:
@@ -224,8 +280,9 @@ class Registry(Server):
         an empty one is filled.
 
         Raises:
-            ArtifactMissing: no such version, or its files are gone.
+            ArtifactMissing: no such version, its number is another model's, or its files are gone.
             DigestMismatch: the files are others than those registered.
+            RegistryDown: MLflow has not finished the version.
         """
         if into.exists() and any(into.iterdir()):
             check_digest(f"the copy at {into.name}", files_digest(read(into)), expected)
@@ -235,7 +292,7 @@ class Registry(Server):
             self._naming_failures(),
             tempfile.TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as temporary,
         ):
-            registered = self._existing(model, version)
+            registered = self._existing(model, version, expected)
             copy = self._download(str(registered.run_id), Path(temporary), f"version {version} of {model}")
             check_digest(f"version {version} of {model}", files_digest(read(copy)), expected)
             copy.rename(into)
@@ -251,33 +308,73 @@ class Registry(Server):
         """The run's page in the MLflow UI; None without a server."""
         return f"{self._shown}{urlsplit(self._uri).path}/#/runs/{run_id}" if self._http else None
 
-    def _publish(
-        self, model: str, run_id: str, folder: Path, expected: str, tags: Mapping[str, str], description: str
-    ) -> ModelVersion:
-        self._client.log_artifacts(run_id, str(folder), ARTIFACT)
+    def _holds(self, run_id: str, expected: str) -> bool:
+        """Whether the run holds the files of the model; False where they are gone.
+
+        Raises:
+            DigestMismatch: it holds others.
+        """
         with tempfile.TemporaryDirectory() as temporary:
-            copy = self._download(run_id, Path(temporary), f"the model of run {run_id}")
+            try:
+                copy = self._download(run_id, Path(temporary), f"the model of run {run_id}")
+            except ArtifactMissing:
+                return False
             check_digest(f"the stored model of run {run_id}", files_digest(read(copy)), expected)
+        return True
+
+    def _upload(self, run_id: str, folder: Path, expected: str) -> None:
+        self._client.log_artifacts(run_id, str(folder), ARTIFACT)
+        if not self._holds(run_id, expected):
+            raise ArtifactMissing(
+                f"the model of run {run_id} was sent and is not there", do="look at the artifact store"
+            )
         recipe = {**Model.load(str(folder)).get_tags_dict(), "artifact_path": ARTIFACT, "run_id": run_id}
         # What the UI reads to show the folder as a model, with its schema, on the run's page.
         self._client.set_tag(run_id, "mlflow.log-model.history", json.dumps([recipe]))
+
+    def _create(
+        self,
+        model: str,
+        run_id: str,
+        expected: str,
+        tags: Mapping[str, str],
+        description: str,
+        taken: Mapping[int, str],
+    ) -> ModelVersion:
+        """Make a version of a run's files; of two that do so at once both get the older."""
         try:
             self._client.create_registered_model(model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        created = self._client.create_model_version(
-            model,
-            source=f"{self._client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
-            run_id=run_id,
-            tags={**tags, "digest": expected},
-            description=description,
-            await_creation_for=0,
-        )
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+        while True:
+            created = self._client.create_model_version(
+                model,
+                source=source,
+                run_id=run_id,
+                tags={**tags, "digest": expected},
+                description=description,
+                await_creation_for=WAIT_S,
+            )
+            if not self._is_taken(created, expected, taken):
+                break
         oldest = self._version(model, run_id) or created
         if int(oldest.version) != int(created.version):
             self._client.delete_model_version(model, created.version)
         return oldest
+
+    def _is_taken(self, version: ModelVersion, digest: str, taken: Mapping[int, str]) -> bool:
+        """Whether a version's number is another model's on record; then it is deleted, and the number is used up."""
+        if taken.get(int(version.version), digest) == digest:
+            return False
+        self._client.delete_model_version(version.name, version.version)
+        log.warning("%s: the number %s is on record as another model's, and is left out", version.name, version.version)
+        return True
+
+
+def _registered(version: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(int(version.version), version.tags.get("digest", ""), str(version.run_id))
 
 
 def _twice(write: Callable[..., None], *arguments: str) -> None:

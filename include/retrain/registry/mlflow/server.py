@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,13 +20,33 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ArtifactMissing, InvalidName, InvalidSpec, OutOfBandChange, RegistryDown
 from retrain.registry.mlflow.files import brief
+from retrain.registry.mlflow.moved import FOLDER, follow_moved
 from retrain.results import inside
+
+log = logging.getLogger(__name__)
 
 KEY = "retrain.key"
 ARTIFACT = "model"
 
 LATER = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+READY, FAILED = "READY", "FAILED_REGISTRATION"
+"""Statuses of a version; any other is one that MLflow has not finished."""
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version as MLflow has it.
+
+    Attributes:
+        version: its number, which is a label: MLflow gives it again after it was restored from a backup.
+        digest: of the model's files, which is what the version is.
+        run_id: of the MLflow run that holds the files.
+    """
+
+    version: int
+    digest: str
+    run_id: str
 
 
 class Server:
@@ -46,7 +68,7 @@ class Server:
         try:
             url = sqlalchemy.engine.make_url(self._uri)
             if url.get_backend_name() == "sqlite" and url.database:
-                self._root = Path(url.database).resolve().parent / "mlartifacts"
+                self._root = Path(url.database).resolve().parent / FOLDER
                 self._root.parent.mkdir(parents=True, exist_ok=True)
             engine = sqlalchemy.create_engine(url)
         except (sqlalchemy.exc.ArgumentError, ImportError) as error:
@@ -54,6 +76,8 @@ class Server:
                 "not an address of an MLflow registry", do="give sqlite:///…, a database URL or http://host:port"
             ) from error
         engine.connect().close()
+        if self._root and (former := follow_moved(engine, self._root)):
+            log.warning("MLflow's files are at %s now, were at %s: its database follows", self._root, ", ".join(former))
         engine.dispose()
 
     @contextmanager
@@ -111,8 +135,19 @@ class Server:
         return run
 
     def _version(self, model: str, run_id: str) -> ModelVersion | None:
+        """The oldest version of a run; None where it has none, or where its registration failed."""
         versions = self._client.search_model_versions(f"name = {quoted(model)} and run_id = {quoted(run_id)}")
-        return min(versions, key=lambda version: int(version.version), default=None)
+        sound = (version for version in versions if version.status != FAILED)
+        return min(sound, key=lambda version: int(version.version), default=None)
+
+    def _live_run(self, run_id: str) -> bool:
+        """Whether a run is there, and not deleted."""
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return False
+            raise
 
     def _download(self, run_id: str, into: Path, what: str) -> Path:
         try:
@@ -133,10 +168,31 @@ class Server:
                 return None
             raise
 
-    def _existing(self, model: str, version: int) -> ModelVersion:
-        if (registered := self._get(model, version)) is None:
+    def _existing(self, model: str, version: int, digest: str = "") -> ModelVersion:
+        """The version of a number; with a digest only if it is that very model, and MLflow has finished it.
+
+        Raises:
+            ArtifactMissing: there is none, the number is another model's, or its registration failed.
+            RegistryDown: its registration is under way.
+        """
+        registered = self._get(model, version)
+        if registered is None:
             raise ArtifactMissing(
-                f"version {version} of {model} is not in the registry", do="choose a version that MLflow lists"
+                f"version {version} of {model} is not in the registry", do=f"python -m retrain reconcile {model}"
+            )
+        if digest and (other := registered.tags.get("digest", "")) != digest:
+            raise ArtifactMissing(
+                f"version {version} of {model} with the digest {digest[:12]} is not in the registry: the number is"
+                f" that of another model there, digest {other[:12] or 'none'}",
+                do=f"see whether MLflow was restored from a backup, then python -m retrain reconcile {model}",
+            )
+        if digest and registered.status == FAILED:
+            raise ArtifactMissing(
+                f"the registration of version {version} of {model} has failed in MLflow", do="start a new run"
+            )
+        if digest and registered.status != READY:
+            raise RegistryDown(
+                f"version {version} of {model} is {registered.status} in MLflow", do="wait until MLflow has finished it"
             )
         return registered
 
