@@ -29,7 +29,10 @@ class Refused(RuntimeError):
 
 def home() -> Path:
     """Where the servers keep their state."""
-    return Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
+    folder = Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
+    if {"%", "?"} & set(str(folder)):  # see `retrain.state.settings.Home`
+        raise Refused(f"{folder} has a % or a ? in its path, which databases cannot have: set RETRAIN_HOME to another")
+    return folder
 
 
 def read(name: str) -> dict[str, Any]:

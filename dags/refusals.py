@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from airflow.sdk.exceptions import AirflowFailException
 
 from retrain.errors import RetrainError
+from retrain.state.failures import refusal_of
 
 
 class Refusal(AirflowFailException):
@@ -20,10 +21,12 @@ class Refusal(AirflowFailException):
 
 @contextmanager
 def final_refusals() -> Iterator[None]:
-    """Our own refusals fail the task at once; what may pass by itself is left to the retries."""
+    """Our own refusals, and a corrupt database, fail the task at once; what may pass is left to the retries."""
     try:
         yield
-    except RetrainError as error:
-        if error.retryable:
+    except Exception as error:
+        if (refusal := refusal_of(error)) is None:
             raise
-        raise Refusal(error) from None
+        if refusal.retryable:
+            raise refusal from None
+        raise Refusal(refusal) from None

@@ -633,7 +633,7 @@ def test_no_server_is_said_soon_and_without_the_password(monkeypatch: pytest.Mon
 
 def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RegistryDown):
+    with pytest.raises(AccessDenied):
         Registry(f"sqlite:///{tmp_path}/taken")
     with pytest.raises(InvalidSpec):
         Registry("nothing at all")

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 # Before MLflow is imported. Its own defaults keep a task waiting for minutes on a dead server, and draw bars in logs.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -249,7 +248,7 @@ class Registry(Server):
 
     def run_url(self, run_id: str) -> str | None:
         """The run's page in the MLflow UI; None without a server."""
-        return f"{self._shown}{urlsplit(self._uri).path}/#/runs/{run_id}" if self._http else None
+        return f"{self._shown}/#/runs/{run_id}" if self._http else None
 
     def _publish(
         self, model: str, run_id: str, folder: Path, expected: str, tags: Mapping[str, str], description: str
