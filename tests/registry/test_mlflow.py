@@ -35,6 +35,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from xgboost import XGBClassifier, XGBRegressor
 
 from retrain.errors import (
+    AccessDenied,
     ArtifactMissing,
     ConfigChanged,
     DanglingChampion,

@@ -25,18 +25,21 @@ def private_file(file: Path) -> Path:
     return file
 
 
-def tighten(folder: Path, ours: frozenset[str]) -> None:
+def tighten(folder: Path, ours: frozenset[str] | None = None) -> None:
     """Take the rights of others away from what is ours in a folder, and from the folder if nothing else lies in it.
 
     Args:
         folder: of the state; one of another user, and a link, is left alone.
-        ours: names of what an installation keeps in it.
+        ours: names of what an installation keeps in it; None: all is.
     """
-    if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+    if not folder.is_dir() or not _is_own(folder):
         return
-    names = set(os.listdir(folder))  # noqa: PTH208 - names are compared
-    kept = [folder / name for name in names & ours]
-    for path in (*kept, *([folder] if names <= ours else [])):
-        mode = path.lstat().st_mode
-        if not path.is_symlink() and path.lstat().st_uid == os.getuid() and mode & 0o077:
+    entries = {path.name: path for path in folder.iterdir()}
+    ours = frozenset(entries) if ours is None else ours
+    for path in (*(entries[name] for name in ours & entries.keys()), *([folder] if entries.keys() <= ours else [])):
+        if _is_own(path) and (mode := path.stat().st_mode) & 0o077:
             path.chmod(mode & 0o7700)
+
+
+def _is_own(path: Path) -> bool:
+    return not path.is_symlink() and path.stat().st_uid == os.getuid()

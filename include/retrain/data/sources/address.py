@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from retrain.errors import InvalidSpec, SourceRefused, SourceUnavailable
+from retrain.masking import MASK, masked
 from retrain.results import Interval
 
 SCHEMES = frozenset({"file", "s3", "gs", "abfs", "az", "https", "http", "memory"})
@@ -65,9 +66,17 @@ def scheme_of(address: str) -> str:
             + (" to be chained" if "::" in address else ""),
             do=f"use a path, or one of {', '.join(sorted(SCHEMES))}",
         )
-    if scheme in ("http", "https") and "@" in urlsplit(address).netloc:
+    if scheme != "file" and _has_login(address):
         raise SourceRefused(f"{redacted(address)} carries a login", do="let the server know this machine another way")
     return scheme
+
+
+def _has_login(address: str) -> bool:
+    """Whether a login stands in an address, also one with a slash in its password, where a client would cut it."""
+    rest = address.partition("://")[2]
+    host, _, _ = rest.partition("/")
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
+    return "@" in host or bool(port and not port.isdecimal() and "@" in rest)
 
 
 def redacted(address: str) -> str:
@@ -75,25 +84,27 @@ def redacted(address: str) -> str:
 
     >>> redacted("https://ada:secret@example.org/batch.csv?token=abc")
     'https://example.org/batch.csv'
+    >>> redacted("https://ada:s?cr#t@example.org/batch.csv"), redacted("https://example.org/batch.csv?for=a@b")
+    ('https://example.org/batch.csv', 'https://***')
     """
     if "://" not in address:
         return address
     scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}"
+    if "@" in rest.partition("?")[2] and not _has_login(address):
+        return f"{scheme}://{MASK}"  # a password or a token: where it ends cannot be told
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
 
 
-def masked(text: str, *secrets: str | None) -> str:
+def one_line(text: str, *secrets: str | None) -> str:
     r"""Bring a message on one short line, without these secrets or anything that looks like a login in a URL.
 
-    >>> masked("cannot open https://ada:secret@example.org/a.csv?token=abc\nfor ada", "ada")
+    >>> one_line("cannot open https://ada:secret@example.org/a.csv?token=abc\nfor ada", "ada")
     'cannot open https://***@example.org/a.csv for ***'
     """
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "***")
-    text = re.sub(r"://[^/\s@]*@", "://***@", text)
-    text = re.sub(r"(://[^\s?]+)\?\S+", r"\1", text)
-    return " ".join(text.split())[:300]
+            text = text.replace(secret, MASK)
+    return masked(" ".join(text.split()))[:300]
 
 
 def _allowed() -> set[str]:
@@ -175,7 +186,7 @@ def download(url: str, target: Path, *, max_bytes: int) -> bool:
         ) from None
     except (OSError, http.client.HTTPException) as error:
         raise SourceUnavailable(
-            f"{redacted(url)}: {masked(str(getattr(error, 'reason', error)))}",
+            f"{redacted(url)}: {one_line(str(getattr(error, 'reason', error)))}",
             do="see that the server is up; the next try may find it",
         ) from None
 
