@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import shutil
+import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,46 +20,49 @@ from retrain.errors import DatabaseCorrupt, RegistryDown
 from retrain.registry.mlflow import Registry, tables
 
 POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432/test"
-USER = """
-import sys
-from retrain.registry.mlflow import Registry, tables
-
-uri, key, stops = sys.argv[1:]
-if stops:
-    def made_by_half(uri, artifacts):
-        print("making", flush=True)
-        sys.stdin.readline()
-
-    tables._open_store = made_by_half
-import mlflow.store.tracking.sqlalchemy_store, mlflow.store.model_registry.sqlalchemy_store
-print("ready", flush=True)
-sys.stdin.readline()
-about = {"description": "", "params": {}, "metrics": {}, "tags": {}, "files": {}}
-print(Registry(uri).record(experiment="churn", key=key, name=key, **about))
-"""
+FORK = multiprocessing.get_context("fork")
+"""Processes that have the libraries loaded already."""
 
 
-def begin(uri: str, key: str, *, stops: bool = False) -> subprocess.Popen[str]:
-    """A process that will use MLflow once it is given a line; one that `stops` does so while it makes the tables."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", USER, uri, key, "stops" if stops else ""],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return process
+def use(uri: str, key: str, gate: Any, made_half: Any) -> None:
+    """Use MLflow once the gate is open; with `made_half` stop for good while the tables are made, and tell so."""
+    if made_half:
+
+        def stop(*_: object) -> None:
+            made_half.set()
+            signal.pause()
+
+        tables._open_store = stop  # type: ignore[assignment]
+    gate.wait()
+    about: dict[str, Any] = {"description": "", "params": {}, "metrics": {}, "tags": {}, "files": {}}
+    Registry(uri).record(experiment="churn", key=key, name=key, **about)
 
 
-def go(*processes: subprocess.Popen[str]) -> None:
-    """Let them all go once all are ready."""
+def begin(uri: str, *keys: str, made_half: Any = None) -> list[Any]:
+    """A process per key, all let go at the same moment."""
+    gate = FORK.Event()
+    processes = [FORK.Process(target=use, args=(uri, key, gate, made_half)) for key in keys]
     for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
+        process.start()
+    gate.set()
+    return processes
+
+
+def exit_codes(processes: list[Any]) -> list[int]:
     for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+@pytest.fixture
+def half_made(tmp_path: Path) -> Iterator[Any]:
+    """A process that has stopped while it makes the tables of `mlflow/mlflow.db`."""
+    stopped = FORK.Event()
+    (process,) = begin(f"sqlite:///{tmp_path}/mlflow/mlflow.db", "first", made_half=stopped)
+    assert stopped.wait(300)
+    yield process
+    process.kill()
+    process.join()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
@@ -80,10 +83,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_three_first_starts_at_once(uri: str) -> None:
-    processes = [begin(uri, f"use-{number}") for number in range(3)]
-    go(*processes)
-    ended = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], ended
+    assert exit_codes(begin(uri, "one", "two", "three")) == [0, 0, 0]
     client = Registry(uri)._client
     assert len(client.search_experiments()) == 2, "MLflow's own and ours, each once"
     churn = client.get_experiment_by_name("churn")
@@ -91,35 +91,19 @@ def test_three_first_starts_at_once(uri: str) -> None:
     assert len(client.search_runs([churn.experiment_id])) == 3
 
 
-def test_the_next_makes_them_where_the_first_is_killed(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    first = begin(uri, "first", stops=True)
-    go(first)
-    assert first.stdout
-    assert first.stdout.readline() == "making\n"
-    next_ones = [begin(uri, "second"), begin(uri, "third")]
-    go(*next_ones)
-    first.kill()
-    first.communicate()
-    for process in next_ones:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
+def test_the_next_makes_them_where_the_first_is_killed(tmp_path: Path, half_made: Any) -> None:
+    processes = begin(f"sqlite:///{tmp_path}/mlflow/mlflow.db", "second", "third")
+    half_made.kill()
+    assert exit_codes(processes) == [0, 0]
     left = {path.name for path in (tmp_path / "mlflow").iterdir()}
     assert left == {"mlflow.db", "mlflow.db.lock", "mlartifacts"}
 
 
-def test_who_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    first = begin(uri, "first", stops=True)
-    go(first)
-    assert first.stdout
-    assert first.stdout.readline() == "making\n"
+def test_who_waits_too_long_is_told(tmp_path: Path, half_made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "WAIT_SECONDS", 0)
     with pytest.raises(RegistryDown, match="another process has been making MLflow's tables") as caught:
-        Registry(uri)
+        Registry(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
     assert caught.value.retryable
-    first.kill()
-    first.communicate()
 
 
 def test_tables_that_are_there_are_asked_for_once(empty_mlflow: Path, tmp_path: Path) -> None:
@@ -128,20 +112,20 @@ def test_tables_that_are_there_are_asked_for_once(empty_mlflow: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"], "no lock was taken"
 
 
-def test_tables_that_are_missing_are_added_beside_what_is_there(tmp_path: Path, empty_mlflow: Path) -> None:
-    """As after an upgrade of MLflow: a table of its newest revision is missing, and the revision says so."""
+@pytest.mark.parametrize("more", ["SELECT 1", "DELETE FROM alembic_version"])
+def test_half_made_tables_are_refused_and_left_as_they_are(tmp_path: Path, empty_mlflow: Path, more: str) -> None:
+    """As two processes at once left them, before they waited for each other."""
     file = tmp_path / "mlflow.db"
     shutil.copyfile(empty_mlflow, file)
     Registry(f"sqlite:///{file}")._client.create_experiment("before")
     with closing(sqlite3.connect(file)) as connection:
-        (head,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("DROP TABLE job_locks")
+        connection.execute(more)
         connection.commit()
+    before = file.read_bytes()
     with pytest.raises(DatabaseCorrupt, match=r"MLflow's tables in mlflow\.db are half made"):
         Registry(f"sqlite:///{file}")
-    with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (head,)
-        assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (2,), "nothing was written over"
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, but long enough to be taken for one" * 40])
@@ -162,4 +146,3 @@ def test_nobody_else_reads_the_database(tmp_path: Path) -> None:
     for path in ("state", "state/mlflow"):
         assert stat.S_IMODE((tmp_path / path).stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state/mlflow").iterdir()} == {0o600}
-    assert os.access(tmp_path / "state/mlflow/mlflow.db", os.W_OK)

@@ -99,7 +99,11 @@ def _make_beside(file: Path, artifacts: Path) -> None:
         with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(private_file(beside))) as new:
             old.backup(new)
         try:
-            _open_store(f"sqlite:///{beside}", str(artifacts)).dispose()
+            engine = _open_store(f"sqlite:///{beside}", str(artifacts))
+            whole = _complete(engine)
+            engine.dispose()
+            if not whole:
+                raise ValueError("a table is missing that its revision should have")
         except Exception as error:
             raise refusal_of(error, f"MLflow's new database {beside.name}") or DatabaseCorrupt(
                 f"MLflow's tables in {file.name} are half made, or of another MLflow: {brief(error)[:200]}",
