@@ -116,7 +116,7 @@ def copied(saved: tuple[Path, str], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/a home #1 @ it:s/mlflow.db"
 
 
 @pytest.fixture(scope="module")

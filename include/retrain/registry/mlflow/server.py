@@ -40,6 +40,8 @@ class Server:
         scheme, _, rest = self._uri.partition("://")
         self._shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
         self._root: Path | None = None
+        if self._http and self._uri.count("@") > 1:
+            raise InvalidSpec("the login in the address of MLflow has an @", do="write it as %40, and / as %2F")
         with self._naming_failures():
             if not self._http:
                 self._connect_once()
