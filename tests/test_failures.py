@@ -44,7 +44,7 @@ def apart(tmp_path: Path, before: Callable[[], object], *arguments: str) -> tupl
     """Exit code and message of a command in a process of its own, to which something happens first."""
 
     def run() -> None:
-        sys.stderr = (tmp_path / "err").open("w")  # noqa: SIM115  closed with the process
+        sys.stderr = (tmp_path / "err").open("w")
         sys.argv = ["retrain", *arguments]
         before()
         cli.main()

@@ -1,4 +1,4 @@
-"""A password with every sign that means something in a URL, through every source and every refusal: it stands nowhere."""
+"""A password with every sign that means something in a URL, through every source and refusal: it stands nowhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First starts: three processes use a fresh home at the same moment, and some are killed while its databases are made."""
+"""First starts: three processes use a fresh home at once, and some are killed while its databases are made."""
 
 from __future__ import annotations
 
@@ -114,9 +114,8 @@ def _schema(world: World, file: str) -> list[str]:
     with closing(sqlite3.connect(world.folder / "state" / file)) as connection:
         (sound,) = connection.execute("PRAGMA integrity_check").fetchone()
         objects = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        version = connection.execute(
-            "SELECT version_num FROM " + ("retrain_version" if file == "ledger.db" else "alembic_version")
-        )
+        table = "retrain_version" if file == "ledger.db" else "alembic_version"
+        version = connection.execute(f"SELECT version_num FROM {table}")  # noqa: S608
         # MLflow writes the constraints of a table in any order.
         lines = [sorted(line.strip(" ,\t") for line in text.splitlines()) for (text,) in objects]
         return [sound, *(str(row) for row in version), *sorted(map(str, lines))]

@@ -1,4 +1,4 @@
-"""MLflow's tables: made once by several processes at once, by the next where the first is killed, or refused by name."""
+"""MLflow's tables: made once by several processes, by the next where the first is killed, or refused by name."""
 
 from __future__ import annotations
 

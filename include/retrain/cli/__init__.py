@@ -59,7 +59,7 @@ for group, commands in GROUPS.items():
 
 
 def main() -> None:
-    """Run the command that was typed; a refusal of ours, a full disk or a corrupt database is one message and code 1."""
+    """Run the command that was typed; a refusal, a full disk, a corrupt database is one message and exit code 1."""
     # Before a library starts its threads: those that wait must not take the core from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

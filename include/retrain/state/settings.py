@@ -124,7 +124,9 @@ def database_url(text: str) -> sa.URL:
     except (sa.exc.ArgumentError, ValueError):
         url = None
     if url is None or (url.get_backend_name() != "sqlite" and text.partition("__extra__=")[0].count("@") > 1):
-        raise ValueError("it cannot be understood; in a login @ is written %40, / %2F, : %3A, ? %3F, # %23 and % %25") from None
+        raise ValueError(
+            "it cannot be understood; in a login @ is written %40, / %2F, : %3A, ? %3F, # %23 and % %25"
+        ) from None
     hide(url.password)
     return url
 

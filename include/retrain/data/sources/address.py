@@ -6,7 +6,6 @@ import glob
 import http.client
 import ipaddress
 import os
-import re
 import string
 import urllib.error
 import urllib.request
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from retrain import masking
 from retrain.errors import InvalidSpec, SourceRefused, SourceUnavailable
-from retrain.masking import MASK, masked
+from retrain.masking import MASK
 from retrain.results import Interval
 
 SCHEMES = frozenset({"file", "s3", "gs", "abfs", "az", "https", "http", "memory"})
@@ -95,16 +95,16 @@ def redacted(address: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
 
 
-def one_line(text: str, *secrets: str | None) -> str:
+def masked(text: str, *secrets: str | None) -> str:
     r"""Bring a message on one short line, without these secrets or anything that looks like a login in a URL.
 
-    >>> one_line("cannot open https://ada:secret@example.org/a.csv?token=abc\nfor ada", "ada")
+    >>> masked("cannot open https://ada:secret@example.org/a.csv?token=abc\nfor ada", "ada")
     'cannot open https://***@example.org/a.csv for ***'
     """
     for secret in secrets:
         if secret:
             text = text.replace(secret, MASK)
-    return masked(" ".join(text.split()))[:300]
+    return masking.masked(" ".join(text.split()))[:300]
 
 
 def _allowed() -> set[str]:
@@ -186,7 +186,7 @@ def download(url: str, target: Path, *, max_bytes: int) -> bool:
         ) from None
     except (OSError, http.client.HTTPException) as error:
         raise SourceUnavailable(
-            f"{redacted(url)}: {one_line(str(getattr(error, 'reason', error)))}",
+            f"{redacted(url)}: {masked(str(getattr(error, 'reason', error)))}",
             do="see that the server is up; the next try may find it",
         ) from None
 

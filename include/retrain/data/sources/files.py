@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from retrain.data.sources.address import download, local_files, one_line, one_per_interval, redacted, render, scheme_of
+from retrain.data.sources.address import download, local_files, masked, one_per_interval, redacted, render, scheme_of
 from retrain.data.sources.declared import check_size
 from retrain.errors import SourceRefused, SourceUnavailable
 from retrain.results import Interval
@@ -93,7 +93,7 @@ def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path
         raise SourceRefused(f"{scheme}: {error}", do="install that file system for fsspec") from None
     except OSError as error:
         raise SourceUnavailable(
-            f"{redacted(address)}: {one_line(str(error))}", do="see that the address is right and may be read"
+            f"{redacted(address)}: {masked(str(error))}", do="see that the address is right and may be read"
         ) from None
 
 

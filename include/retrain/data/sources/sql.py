@@ -15,7 +15,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from retrain.data.sources.address import one_line
+from retrain.data.sources.address import masked
 from retrain.data.sources.declared import BATCH_ROWS, check_columns, dtype_changed
 from retrain.data.sources.typed import Mismatch, of_values
 from retrain.errors import SourceRefused, SourceUnavailable
@@ -43,7 +43,7 @@ def address(source: Source, root: Path) -> sa.URL:
     except (ValueError, TypeError, KeyError):
         raise SourceRefused(
             f"the URL of {_named(source)} cannot be understood",
-            do="write it as SQLAlchemy does; in a login @ is %40, / %2F, : %3A and % %25, but not in the value of a ${NAME}",
+            do="write it as SQLAlchemy does; in a login @ is %40, / %2F, : %3A, % %25, but not in the value of ${NAME}",
         ) from None
     query = {key: value for key, value in url.query.items() if key != "__extra__"}
     url = url.set(drivername=_DIALECTS.get(url.drivername, url.drivername), query=query)
@@ -162,7 +162,7 @@ def _masked(url: sa.URL, error: Exception) -> str:
     # Without SQLAlchemy's own words, which repeat the query and its values.
     message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     secrets = [url.password, *(str(value) for value in url.query.values())]
-    return one_line(message, *(str(secret) for secret in secrets if secret))
+    return masked(message, *(str(secret) for secret in secrets if secret))
 
 
 def _bound(moment: datetime, dialect: str) -> datetime | str:

@@ -48,7 +48,7 @@ class Server:
             self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def _connect_once(self) -> None:
-        """Connect once, since MLflow itself tries a database that is down for minutes, and make its tables if need be."""
+        """Connect once, since MLflow tries a database that is down for minutes; make its tables if need be."""
         try:
             url = database_url(self._uri)
             if url.get_backend_name() == "sqlite" and url.database:

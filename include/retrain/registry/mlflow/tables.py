@@ -45,7 +45,7 @@ def make_tables(engine: sa.Engine, uri: str, artifacts: Path | None) -> None:
         if not _complete(engine):
             with _locked(file.with_name(f"{file.name}.lock")):
                 if not _complete(engine):
-                    _make_beside(file, artifacts)
+                    _make_aside(file, artifacts)
     elif not _complete(engine):
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
@@ -68,7 +68,7 @@ def _open_store(uri: str, artifacts: str) -> sa.Engine:
     """MLflow's own start on a database: the tables, their migrations, and its first experiment."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    return SqlAlchemyStore(uri, artifacts).engine
+    return SqlAlchemyStore(uri, artifacts).engine  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -90,30 +90,30 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _make_beside(file: Path, artifacts: Path) -> None:
+def _make_aside(file: Path, artifacts: Path) -> None:
     """Make or complete the tables in a copy of the database, and bring that over whole."""
-    beside = file.with_name(f".{file.name}.new")
-    for left in file.parent.glob(f"{beside.name}*"):  # by a process that was killed
+    aside = file.with_name(f".{file.name}.new")
+    for left in file.parent.glob(f"{aside.name}*"):  # by a process that was killed
         left.unlink()
     try:
-        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(private_file(beside))) as new:
+        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(private_file(aside))) as new:
             old.backup(new)
         try:
-            engine = _open_store(f"sqlite:///{beside}", str(artifacts))
+            engine = _open_store(f"sqlite:///{aside}", str(artifacts))
             whole = _complete(engine)
             engine.dispose()
             if not whole:
                 raise ValueError("a table is missing that its revision should have")
         except Exception as error:
-            raise refusal_of(error, f"MLflow's new database {beside.name}") or DatabaseCorrupt(
+            raise refusal_of(error, f"MLflow's new database {aside.name}") or DatabaseCorrupt(
                 f"MLflow's tables in {file.name} are half made, or of another MLflow: {brief(error)[:200]}",
                 do="where nothing was ever registered move the file away and start again; else restore it from a"
                 " backup, or run `mlflow db upgrade` on a copy",
             ) from None
-        with closing(sqlite3.connect(beside)) as new, closing(sqlite3.connect(file)) as old:
+        with closing(sqlite3.connect(aside)) as new, closing(sqlite3.connect(file)) as old:
             new.backup(old, pages=-1, progress=_give_up_at(time.monotonic() + WAIT_SECONDS, file))
     finally:
-        for left in file.parent.glob(f"{beside.name}*"):
+        for left in file.parent.glob(f"{aside.name}*"):
             left.unlink(missing_ok=True)
 
 
