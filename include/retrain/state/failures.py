@@ -16,8 +16,8 @@ from retrain.masking import masked
 _ROOM = "make room or raise the quota, then run it again; what was on record before is as it was"
 _RIGHTS = "give this user the right to read and write it, or point RETRAIN_HOME at a folder that it owns"
 _BACKUP = (
-    "stop what writes to it, move it aside and restore it from a backup: docs/runbook.md, Disks and databases; nothing"
-    " was written over it"
+    "stop what writes to it, move it aside and restore it from a backup (docs/runbook.md, task-failed); nothing was"
+    " written over it"
 )
 
 KINDS: tuple[tuple[type[RetrainError], frozenset[int], re.Pattern[str], str], ...] = (
