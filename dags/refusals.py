@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.log import mask_secret
 
 from retrain.errors import RetrainError
+from retrain.masking import SHORTEST, secrets
 from retrain.state.failures import refusal_of
 
 
@@ -21,11 +23,16 @@ class Refusal(AirflowFailException):
 
 @contextmanager
 def final_refusals() -> Iterator[None]:
-    """Our own refusals, and a corrupt database, fail the task at once; what may pass is left to the retries."""
+    """Our own refusals, and a corrupt database, fail the task at once; what may pass is left to the retries.
+
+    Whatever else goes wrong is raised as it is, and Airflow masks what is secret in its traceback.
+    """
     try:
         yield
     except Exception as error:
         if (refusal := refusal_of(error)) is None:
+            for secret in filter(lambda value: len(value) >= SHORTEST, secrets()):
+                mask_secret(secret)
             raise
         if refusal.retryable:
             raise refusal from None

@@ -37,7 +37,7 @@ def masked(text: str) -> str:
     >>> masked("cannot log in with p%40ss%20w%25rd, 'p@ss w%rd'")
     "cannot log in with ***, '***'"
     """
-    for form in sorted({form for value in _secrets() for form in _forms(value)}, key=len, reverse=True):
+    for form in sorted({form for value in secrets() for form in _forms(value)}, key=len, reverse=True):
         text = text.replace(form, MASK)
     text = re.sub(r"://\S*@", f"://{MASK}@", text)
     return re.sub(r"(://[^\s?]+)\?[^\s;,'\")\]]+", r"\1", text)
@@ -66,7 +66,8 @@ def passwords_of(address: str) -> Iterator[str]:
             yield value
 
 
-def _secrets() -> Iterator[str]:
+def secrets() -> Iterator[str]:
+    """Every secret that is known here: what was given to `hide`, and what the environment holds."""
     yield from _hidden
     for name, value in os.environ.items():
         if _NAMED_SECRET.search(name) and not re.fullmatch(r"(?i)true|false|none|\d{1,7}", value):

@@ -70,5 +70,12 @@ def test_a_disk_is_tried_again_and_a_database_is_not(tasks: tuple[ModuleType, Mo
     with pytest.raises(refusals.Refusal) as caught, refusals.final_refusals():
         raise PermissionError(13, "Permission denied", "ledger.db")
     assert isinstance(caught.value.error, AccessDenied)
-    with pytest.raises(ZeroDivisionError), refusals.final_refusals():
-        raise ZeroDivisionError
+
+
+def test_airflow_masks_a_crash_too(tasks: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.log import redact
+
+    monkeypatch.setenv("WAREHOUSE_PASSWORD", PASSWORD)
+    with pytest.raises(ZeroDivisionError), tasks[1].final_refusals():
+        raise ZeroDivisionError(PASSWORD)
+    assert redact(f"ZeroDivisionError: {PASSWORD}") == "ZeroDivisionError: ***"
