@@ -74,7 +74,7 @@ def test_a_ledger_that_is_no_database_is_named_by_every_command(
     file.parent.mkdir()
     file.write_bytes(GARBAGE)
     message = typed(capsys, monkeypatch, *arguments)
-    assert "DatabaseCorrupt: the ledger: file is not a database\n  → stop what writes to it" in message
+    assert f"DatabaseCorrupt: the ledger at {file}: file is not a database\n  → stop what writes to it" in message
     model = "churn · " if "churn" in arguments else ""
     assert f"{model}{arguments[0]} · DatabaseCorrupt" in message
     assert "Traceback" not in message
@@ -85,7 +85,7 @@ def test_a_ledger_without_its_records_is_corrupt(churn: Model) -> None:
     Ledger(churn.home.ledger)
     with sqlite3.connect(churn.home.state / "ledger.db") as connection:
         connection.execute("DROP TABLE retrain_records")
-    with pytest.raises(DatabaseCorrupt, match="the ledger: no such table"):
+    with pytest.raises(DatabaseCorrupt, match=r"ledger\.db: no such table"):
         Ledger(churn.home.ledger).records("churn")
 
 

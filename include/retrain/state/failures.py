@@ -62,7 +62,7 @@ def refusal_of(error: BaseException, what: str = "") -> RetrainError | None:
     text = masked(" ".join(str(cause).split()))[:300]
     for kind, numbers, pattern, do in KINDS:
         if number in numbers or (_speaks_of_state(error) and pattern.search(text)):
-            where = what or str(getattr(cause, "filename", None) or "")
+            where = str(getattr(cause, "filename", None) or what)
             words = getattr(cause, "strerror", None) or text
             return kind(f"{where}: {words}" if where else words, do=do)
     return None

@@ -119,7 +119,7 @@ class Ledger:
         options: dict[str, Any]
         if backend == "sqlite":
             if address.database:
-                with naming_failures("the ledger"):
+                with naming_failures(str(address.database)):
                     private_file(Path(address.database))
             pool = sa.NullPool if address.database else sa.StaticPool
             options = {"poolclass": pool, "connect_args": {"timeout": BUSY_SECONDS}}
@@ -282,7 +282,8 @@ class Ledger:
         try:
             yield
         except DBAPIError as error:
-            if refusal := refusal_of(error, "the ledger"):
+            place = self.engine.url.database if self.engine.dialect.name == "sqlite" else self.engine.url.host
+            if refusal := refusal_of(error, f"the ledger at {place}"):
                 raise refusal from None
             if not any(word in str(error.orig).lower() for word in ("locked", "connect", "lock timeout")):
                 raise
