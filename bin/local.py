@@ -28,7 +28,22 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from bin import processes
 from bin.processes import Running
-from bin.settings import DAGS, LOOPBACK, PORTS, ROOT, USER, Refused, commands, environment, home, ports, read, write
+from bin.settings import (
+    DAGS,
+    LOOPBACK,
+    PORTS,
+    ROOT,
+    USER,
+    Refused,
+    commands,
+    environment,
+    home,
+    ports,
+    read,
+    tighten_all,
+    write,
+)
+from retrain.state.private import private_folder
 
 __all__ = ["Refused", "Services", "environment", "start", "status", "stop"]
 
@@ -67,8 +82,7 @@ def start(dags: Path = DAGS, *, say: Say = lambda _: None, timeout: float = 300)
         recorded = _recorded()
         running = {name: record for name, record in recorded.items() if processes.leader(record)}
         _check_ports(running)
-        for folder in ("airflow", "mlflow", "logs"):
-            (home() / folder).mkdir(parents=True, exist_ok=True)
+        tighten_all()
         env = environment(dags)
         # What a dead process left behind, a worker without its scheduler for instance, must not meet the new one.
         processes.end([record for name, record in recorded.items() if name not in running], grace=0)
@@ -122,7 +136,7 @@ def status() -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One starts or stops at a time."""
-    home().mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(home())
     with (home() / "local.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,11 +191,16 @@ def _refuse_taken(server: str, port: int) -> None:
 
 
 def _migrate(env: dict[str, str], say: Say) -> None:
-    """Bring Airflow's database to the installed version, once."""
+    """Bring Airflow's database to the installed version, once; a new one appears whole or not at all."""
     marker, installed = home() / "airflow" / "migrated", version("apache-airflow")
     if marker.exists() and marker.read_text() == installed:
         return
     say("preparing Airflow's database")
+    database, new = home() / "airflow" / "airflow.db", home() / "airflow" / "new.db"
+    if not database.exists():
+        for left in new.parent.glob("new.db*"):
+            left.unlink()
+        env = {**env, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{new}"}
     record = processes.spawn(["airflow", "db", "migrate"], _log("migrate"), ROOT, env)
     try:
         code = processes.exit_code(record, wait=True)
@@ -190,6 +209,8 @@ def _migrate(env: dict[str, str], say: Say) -> None:
         raise
     if code:
         raise _ended("migrate", record)
+    if not database.exists():
+        new.rename(database)
     marker.write_text(installed)
 
 
@@ -276,6 +297,13 @@ def main(verb: str) -> int:
             return 0 if follow(model, services.airflow_url, services.token(), console) else 1
     except Refused as refused:
         print(refused, file=sys.stderr)
+        return 1
+    except Exception as error:
+        from retrain.state.failures import refusal_of
+
+        if (refusal := refusal_of(error)) is None:
+            raise
+        print(refusal, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: what was started goes on; `make status` shows it, `make down` ends it", file=sys.stderr)

@@ -27,7 +27,10 @@ class Running(NamedTuple):
 
 
 def spawn(command: list[str], log: Path, cwd: Path, env: dict[str, str]) -> Running:
-    """Start `python -m` with these arguments; the log before this one is kept as `.log.1`."""
+    """Start `python -m` with these arguments; the log before this one is kept as `.log.1`.
+
+    What the process writes is readable by its owner alone: databases, passwords, logs.
+    """
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     with log.open("wb") as out:
@@ -39,6 +42,7 @@ def spawn(command: list[str], log: Path, cwd: Path, env: dict[str, str]) -> Runn
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,
         )
     _children[process.pid] = process
     return Running(process.pid, psutil.Process(process.pid).create_time())

@@ -16,11 +16,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from retrain.state.private import private_folder, tighten
+
 ROOT = Path(__file__).resolve().parents[1]
 DAGS = ROOT / "dags"
 LOOPBACK = "127.0.0.1"
 PORTS = {"airflow": ("AIRFLOW_PORT", 8080), "mlflow": ("MLFLOW_PORT", 5000)}
 USER = "admin"
+OURS = frozenset(
+    {"airflow", "mlflow", "logs", "services.json", "secrets.json", "local.lock"}
+    | {"ledger.db", "ledger.db-journal", "store", "registry.git", "remote", "replay"}
+)
+"""What lies in the state folder, of the servers and of the command line."""
 
 
 class Refused(RuntimeError):
@@ -29,7 +36,10 @@ class Refused(RuntimeError):
 
 def home() -> Path:
     """Where the servers keep their state."""
-    return Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
+    folder = Path(os.environ.get("RETRAIN_HOME") or ROOT / ".retrain").expanduser().resolve()
+    if {"%", "?"} & set(str(folder)):  # see `retrain.state.settings.Home`
+        raise Refused(f"{folder} has a % or a ? in its path, which databases cannot have: set RETRAIN_HOME to another")
+    return folder
 
 
 def read(name: str) -> dict[str, Any]:
@@ -40,11 +50,17 @@ def read(name: str) -> dict[str, Any]:
 
 def write(name: str, value: dict[str, Any]) -> None:
     """Write a JSON file of the state, whole or not at all, readable by its owner alone."""
-    home().mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = home() / f".{name}.{os.getpid()}"
+    new = private_folder(home()) / f".{name}.{os.getpid()}"
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(json.dumps(value, indent=2) + "\n")
     new.replace(home() / name)
+
+
+def tighten_all() -> None:
+    """Make the folders of the servers, and close what another command or an earlier version has left open to others."""
+    for folder in ("airflow", "mlflow", "logs"):
+        tighten(private_folder(home() / folder))
+    tighten(home(), OURS)
 
 
 def ports() -> dict[str, int]:
@@ -125,7 +141,7 @@ def commands() -> dict[str, list[str]]:
         *("--no-serve-artifacts", "--default-artifact-root", (store / "mlartifacts").as_uri()),
     ]
     return {
-        "mlflow": ["mlflow", "server", "--workers", "1", "--uvicorn-opts=--no-access-log", *where, *data],
+        "mlflow": ["bin.mlflow_server", "--workers", "1", "--uvicorn-opts=--no-access-log", *where, *data],
         "api-server": ["airflow", "api-server"],
         "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
         "dag-processor": ["airflow", "dag-processor"],

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.log import mask_secret
 
 from retrain.errors import RetrainError
+from retrain.masking import SHORTEST, secrets
+from retrain.state.failures import refusal_of
 
 
 class Refusal(AirflowFailException):
@@ -20,10 +23,17 @@ class Refusal(AirflowFailException):
 
 @contextmanager
 def final_refusals() -> Iterator[None]:
-    """Our own refusals fail the task at once; what may pass by itself is left to the retries."""
+    """Our own refusals, and a corrupt database, fail the task at once; what may pass is left to the retries.
+
+    Whatever else goes wrong is raised as it is, and Airflow masks what is secret in its traceback.
+    """
     try:
         yield
-    except RetrainError as error:
-        if error.retryable:
+    except Exception as error:
+        if (refusal := refusal_of(error)) is None:
+            for secret in filter(lambda value: len(value) >= SHORTEST, secrets()):
+                mask_secret(secret)
             raise
-        raise Refusal(error) from None
+        if refusal.retryable:
+            raise refusal from None
+        raise Refusal(refusal) from None

@@ -16,6 +16,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Self
 
+from retrain.masking import masked
+
 
 def near(word: object, known: Iterable[object]) -> str:
     """The end of a message that names the nearest known word, or nothing.
@@ -28,7 +30,7 @@ def near(word: object, known: Iterable[object]) -> str:
 
 
 class RetrainError(Exception):
-    """A refusal with a name.
+    """A refusal with a name. It is shown, logged and put on record, so no secret stands in it (`retrain.masking`).
 
     Args:
         found: what was found, one sentence or a bounded list.
@@ -39,9 +41,9 @@ class RetrainError(Exception):
     """Whether the same call may succeed later without a person (a lock, an outage)."""
 
     def __init__(self, found: str, *, do: str) -> None:
-        super().__init__(found)
-        self.found = found
-        self.do = do
+        self.found = masked(found)
+        self.do = masked(do)
+        super().__init__(self.found)
         self.model: str | None = None
         self.stage: str | None = None
 
@@ -86,6 +88,23 @@ class ConfigChanged(RetrainError):
 
 class MissingInput(RetrainError):
     """A stage was called before the one that it depends on. Whoever called it runs that one first."""
+
+
+# --- the disk and the databases of an installation
+
+
+class DiskFull(RetrainError):
+    """A disk, a quota or a file's limit is full. The operator makes room; it is tried again."""
+
+    retryable = True
+
+
+class AccessDenied(RetrainError):
+    """A file or folder may not be read or written. The operator gives it to the user who runs this."""
+
+
+class DatabaseCorrupt(RetrainError):
+    """A database is not one, or lacks what belongs in it. The operator restores it from a backup."""
 
 
 # --- data

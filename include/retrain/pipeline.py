@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
@@ -14,7 +15,9 @@ from typing import cast
 from pydantic import ConfigDict
 
 from retrain.errors import ConfigChanged, RetrainError
+from retrain.masking import masked
 from retrain.results import Context, Decision, Result, StageReport
+from retrain.state.failures import refusal_of
 from retrain.state.ledger import Kind
 from retrain.state.run import Run
 
@@ -147,6 +150,7 @@ def run_stage(name: str, run: Run) -> StageReport:
     began = time.monotonic()
     verdict, reasons = "done", ["done"]
     facts: dict[str, object] = {}
+    failure: BaseException | None = None
     try:
         _check_spec(run)
         stage = getattr(import_module(f"retrain.stages.{name}"), name)
@@ -157,15 +161,37 @@ def run_stage(name: str, run: Run) -> StageReport:
         if decision := getattr(report, "decision", None):
             verdict, reasons = decision.verdict, list(decision.reasons)
         return report
-    except RetrainError as error:
-        error.at(run.model, name)
-        verdict, reasons = type(error).__name__, [error.found, error.do]
-        raise
     except BaseException as error:
-        verdict, reasons = "crashed", [f"{type(error).__name__}: {error}"[:500]]
-        raise
+        failure = refusal_of(error) or error
+        if isinstance(failure, RetrainError):
+            failure.at(run.model, name)
+            verdict, reasons = type(failure).__name__, [failure.found, failure.do]
+        else:
+            verdict, reasons = "crashed", [masked(f"{type(error).__name__}: {error}")[:500]]
+        if failure is error:
+            raise
+        raise failure from None
     finally:
-        _record_stage(name, run, verdict, reasons, facts, time.monotonic() - began)
+        with _keeping(failure, run, name):
+            _record_stage(name, run, verdict, reasons, facts, time.monotonic() - began)
+
+
+@contextmanager
+def _keeping(failure: BaseException | None, run: Run, name: str) -> Iterator[None]:
+    """Let no failure of the body hide the stage's own, which then names it too."""
+    try:
+        yield
+    except Exception as error:
+        unrecorded = refusal_of(error) or error
+        if isinstance(unrecorded, RetrainError):
+            unrecorded.at(run.model, name)
+        if failure is None:
+            raise unrecorded from None
+        why = getattr(unrecorded, "found", unrecorded)
+        text = masked(f"nor could this be put on record: {type(unrecorded).__name__}: {why}")
+        if isinstance(failure, RetrainError):
+            failure.found = f"{failure.found}; {text}"
+        failure.add_note(text)
 
 
 def _record_signals(run: Run, report: StageReport) -> None:

@@ -16,8 +16,9 @@ from tests.chaos.play import MEMORY, play
 from tests.chaos.postgres import ledger_on_postgres
 from tests.chaos.prepared import Worlds
 from tests.chaos.server import servers
+from tests.chaos.starts import starts
 
-FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule", "backup")
+FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule", "backup", "first start")
 
 SHORT = {
     "2 racers and a rollback, 1",
@@ -32,6 +33,8 @@ SHORT = {
     "predecessor's file swapped",
     "random schedule of seed 0",
     "random schedule of seed 1",
+    "3 first starts",
+    "3 first starts, 1 killed before MLflow's first table",
 }
 """The histories of the short form, besides some kills."""
 
@@ -43,6 +46,7 @@ def histories(
     rounds = 1 if quick else 3
     drawn = [*races((2, 12), rounds), *locks(), *servers(), *hands(), *schedules(range(seed, seed + 60))]
     drawn += backups(random.Random(seed), quick)
+    drawn += starts(random.Random(seed))
     if {"one kill", "two kills"} & set(only):
         drawn += kills(worlds, random.Random(seed), quick)
     if postgres:

@@ -35,6 +35,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from xgboost import XGBClassifier, XGBRegressor
 
 from retrain.errors import (
+    AccessDenied,
     ArtifactMissing,
     ConfigChanged,
     DanglingChampion,
@@ -115,7 +116,7 @@ def copied(saved: tuple[Path, str], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/a home #1 @ it:s/mlflow.db"
 
 
 @pytest.fixture(scope="module")
@@ -633,7 +634,7 @@ def test_no_server_is_said_soon_and_without_the_password(monkeypatch: pytest.Mon
 
 def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(RegistryDown):
+    with pytest.raises(AccessDenied):
         Registry(f"sqlite:///{tmp_path}/taken")
     with pytest.raises(InvalidSpec):
         Registry("nothing at all")

@@ -82,6 +82,53 @@ def test_keys_are_long_made_once_and_private(home: Path) -> None:
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
+def modes(folder: Path) -> dict[str, int]:
+    """The rights of others on everything below a folder."""
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) & 0o077 for path in folder.rglob("*")}
+
+
+def test_what_another_command_left_open_is_tightened(home: Path) -> None:
+    (home / "mlflow").mkdir(parents=True)
+    for name in ("ledger.db", "mlflow/mlflow.db"):
+        (home / name).touch()
+        (home / name).chmod(0o644)
+    home.chmod(0o755)
+    settings.tighten_all()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert set(modes(home).values()) == {0}
+
+
+def test_a_folder_with_other_things_in_it_keeps_its_rights(home: Path) -> None:
+    home.mkdir()
+    for name in ("secrets.json", "thesis.tex"):
+        (home / name).touch()
+        (home / name).chmod(0o644)
+    home.chmod(0o755)
+    settings.tighten_all()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+    assert modes(home)["secrets.json"] == 0
+    assert modes(home)["thesis.tex"] == 0o044
+
+
+def test_a_state_folder_that_no_database_can_lie_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_HOME", "/tmp/a%20b")
+    assert local.main("up") == 1
+    assert "has a % or a ?" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_one_message(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:  # no disk of this machine is to be filled
+        raise OSError(28, "No space left on device", str(home / "local.lock"))
+
+    monkeypatch.setattr(local, "_check_ports", full)
+    assert local.main("up") == 1
+    assert "DiskFull: " in capsys.readouterr().err
+
+
 def test_one_command_at_a_time(home: Path) -> None:
     with local._alone(), pytest.raises(local.Refused, match="another command"):
         local.stop()
@@ -205,6 +252,16 @@ def test_both_servers_answer(up: Up) -> None:
     with urllib.request.urlopen(f"{up.services.mlflow_url}/version") as answer:
         assert answer.read()
     assert "healthy" in local.status().splitlines()
+
+
+@pytest.mark.airflow
+def test_nobody_else_reads_the_state(up: Up) -> None:
+    assert stat.S_IMODE(up.home.stat().st_mode) == 0o700
+    open_to_others = {name for name, mode in modes(up.home).items() if mode}
+    assert open_to_others == set()
+    assert (up.home / "airflow" / "airflow.db").stat().st_size
+    assert not list((up.home / "airflow").glob("new.db*")), "made beside, and moved into place whole"
+    assert (up.home / "mlflow" / "mlflow.db.lock").exists(), "MLflow's tables were made by our own hand"
 
 
 @pytest.mark.airflow

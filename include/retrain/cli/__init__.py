@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
 from retrain import pipeline
 from retrain.cli import authoring, champion, questions, stages
-from retrain.errors import RetrainError
+from retrain.state.failures import refusal_of
 
 GROUPS = {
     "Write a model": (authoring.new, authoring.check, authoring.replay),
@@ -33,17 +36,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Retrain models when it pays, and promote them when they are shown to be better.",
 )
+
+
+def _naming_failures(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its refusals named: the model that was asked for, and the command as the stage."""
+
+    @wraps(command)
+    def named(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except Exception as error:
+            if refusal := refusal_of(error):
+                raise refusal.at(str(options.get("model") or ""), command.__name__) from None
+            raise
+
+    return named
+
+
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(command.__name__, rich_help_panel=group)(command)
+        app.command(command.__name__, rich_help_panel=group)(_naming_failures(command))
 
 
 def main() -> None:
-    """Run the command that was typed; a refusal of ours is one message and exit code 1."""
+    """Run the command that was typed; a refusal, a full disk, a corrupt database is one message and exit code 1."""
     # Before a library starts its threads: those that wait must not take the core from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
-    except RetrainError as error:
-        typer.echo(str(error), err=True)
+    except Exception as error:
+        if (refusal := refusal_of(error)) is None:
+            raise
+        typer.echo(str(refusal), err=True)
         sys.exit(1)

@@ -23,6 +23,7 @@ from typing import Literal
 
 from retrain import errors
 from retrain.errors import RetrainError
+from retrain.masking import masked
 from retrain.results import (
     HELD,
     DecideReport,
@@ -161,7 +162,6 @@ KIND_OF_ROLLOUT = {
 LONGEST = 1000
 """Characters of one part of a message."""
 
-_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _SECRET = re.compile(r"(?i)\b([\w-]*(?:token|secret|passw|api_?key|signature|credential)[\w-]*\s*[=:]\s*)[^\s&;,'\"]+")
 
 
@@ -337,8 +337,8 @@ def _notice(
 def clean(text: str) -> str:
     """`text` without passwords of addresses, tokens and the like, and not too long.
 
-    >>> clean("postgresql://ada:pa55@db/x did not answer; https://x.org/a?token=abc&n=1")
-    'postgresql://***@db/x did not answer; https://x.org/a?token=***&n=1'
+    >>> clean("postgresql://ada:pa55@db/x did not answer; token=abc")
+    'postgresql://***@db/x did not answer; token=***'
     """
-    text = _SECRET.sub(r"\1***", _USER.sub("***", text))
+    text = _SECRET.sub(r"\1***", masked(text))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"

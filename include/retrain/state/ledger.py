@@ -34,11 +34,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
 
 from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, PromotionConflict
+from retrain.state.failures import naming_failures, refusal_of
 from retrain.state.former import KINDS, current_body, kinds_of
 from retrain.state.ledger_tables import RECORDS, are_current, bring_up_to_date, hash_of
+from retrain.state.private import private_file
+from retrain.state.settings import database_url
 
 BUSY_SECONDS = 30
 
@@ -99,18 +102,25 @@ class Ledger:
     """The history of all models of one installation.
 
     Raises:
-        InvalidSpec: a database that is neither SQLite nor PostgreSQL.
+        InvalidSpec: a database that is neither SQLite nor PostgreSQL, or no address of one.
         LedgerBusy: it does not answer.
         LedgerNewer: its tables were made by a newer Retrain.
+        DiskFull, AccessDenied, DatabaseCorrupt: the disk or the database, by name; these of every method too.
     """
 
     def __init__(self, url: str) -> None:
-        address = sa.make_url(url)
-        backend = address.get_backend_name()
+        try:
+            address = database_url(url)
+            backend = address.get_backend_name()
+        except (ValueError, NoSuchModuleError) as error:
+            raise InvalidSpec(
+                f"RETRAIN_LEDGER is no address of a database: {error}", do="set it to an SQLAlchemy URL"
+            ) from None
         options: dict[str, Any]
         if backend == "sqlite":
             if address.database:
-                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+                with naming_failures(str(address.database)):
+                    private_file(Path(address.database))
             pool = sa.NullPool if address.database else sa.StaticPool
             options = {"poolclass": pool, "connect_args": {"timeout": BUSY_SECONDS}}
         elif backend == "postgresql":
@@ -274,11 +284,14 @@ class Ledger:
 
     @contextmanager
     def _refuse_when_busy(self) -> Iterator[None]:
-        """Turn a lock or an outage of the database into our own refusal."""
+        """Turn a lock, an outage or a fault of the database into our own refusal."""
         try:
             yield
-        except OperationalError as error:
-            if not any(word in str(error).lower() for word in ("locked", "connect", "lock timeout")):
+        except DBAPIError as error:
+            place = self.engine.url.database if self.engine.dialect.name == "sqlite" else self.engine.url.host
+            if refusal := refusal_of(error, f"the ledger at {place}"):
+                raise refusal from None
+            if not any(word in str(error.orig).lower() for word in ("locked", "connect", "lock timeout")):
                 raise
             raise LedgerBusy(
                 f"the ledger did not answer within {BUSY_SECONDS} s ({error.orig})",

@@ -18,7 +18,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from retrain.errors import InvalidSpec, near
+from retrain.masking import hide, passwords_of
 from retrain.results import inside
 from retrain.spec import CASES, Spec, load
 
@@ -49,13 +52,23 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """The settings by the environment variables of this module's table, with their defaults."""
+        """The settings by the environment variables of this module's table, with their defaults.
+
+        Raises:
+            InvalidSpec: no database can lie in the folder of the state.
+        """
 
         def path(name: str, default: Path) -> Path:
             return Path(os.environ.get(name) or default).absolute()
 
         root = path("RETRAIN_ROOT", _default_root())
         state = path("RETRAIN_HOME", root / ".retrain")
+
+        if {"%", "?"} & set(str(state)):
+            raise InvalidSpec(
+                f"the state folder {state} has a % or a ? in its path, which SQLAlchemy and MLflow read otherwise",
+                do="set RETRAIN_HOME to another folder",
+            )
 
         def url(name: str, default: str) -> str:
             return os.environ.get(name) or default
@@ -91,6 +104,31 @@ class Home:
                 f" known: {', '.join(known) or 'none'}",
             ).at(model, "spec")
         return load(file)
+
+
+def database_url(text: str) -> sa.URL:
+    """The address of a database; its password is masked in every message from here on.
+
+    Raises:
+        ValueError: it cannot be understood, or a `@` stands unencoded in its password, which a client would cut there.
+
+    >>> database_url("postgresql://ada:pa%40ss@db/shop").password
+    'pa@ss'
+    >>> database_url("postgresql://ada:pa@ss@db/shop")
+    Traceback (most recent call last):
+    ValueError: it cannot be understood; in a login @ is written %40, / %2F, : %3A, ? %3F, # %23 and % %25
+    """
+    hide(*passwords_of(text))
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        url = None
+    if url is None or (url.get_backend_name() != "sqlite" and text.partition("__extra__=")[0].count("@") > 1):
+        raise ValueError(
+            "it cannot be understood; in a login @ is written %40, / %2F, : %3A, ? %3F, # %23 and % %25"
+        ) from None
+    hide(url.password)
+    return url
 
 
 def _default_root() -> Path:

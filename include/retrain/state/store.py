@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from retrain.errors import MissingInput, SnapshotCorrupt
 from retrain.results import inside
+from retrain.state.private import private_folder
 
 
 class Store:
@@ -127,7 +128,7 @@ class Store:
     @contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
         """A temporary path that becomes the key's file at the end, unless the body fails."""
-        target = Path(self.path) / inside(key)
+        target = private_folder(Path(self.path)) / inside(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:

@@ -6,7 +6,6 @@ import glob
 import http.client
 import ipaddress
 import os
-import re
 import string
 import urllib.error
 import urllib.request
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from retrain import masking
 from retrain.errors import InvalidSpec, SourceRefused, SourceUnavailable
+from retrain.masking import MASK
 from retrain.results import Interval
 
 SCHEMES = frozenset({"file", "s3", "gs", "abfs", "az", "https", "http", "memory"})
@@ -65,9 +66,17 @@ def scheme_of(address: str) -> str:
             + (" to be chained" if "::" in address else ""),
             do=f"use a path, or one of {', '.join(sorted(SCHEMES))}",
         )
-    if scheme in ("http", "https") and "@" in urlsplit(address).netloc:
+    if scheme != "file" and _has_login(address):
         raise SourceRefused(f"{redacted(address)} carries a login", do="let the server know this machine another way")
     return scheme
+
+
+def _has_login(address: str) -> bool:
+    """Whether a login stands in an address, also one with a slash in its password, where a client would cut it."""
+    rest = address.partition("://")[2]
+    host, _, _ = rest.partition("/")
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
+    return "@" in host or bool(port and not port.isdecimal() and "@" in rest)
 
 
 def redacted(address: str) -> str:
@@ -75,11 +84,15 @@ def redacted(address: str) -> str:
 
     >>> redacted("https://ada:secret@example.org/batch.csv?token=abc")
     'https://example.org/batch.csv'
+    >>> redacted("https://ada:s?cr#t@example.org/batch.csv"), redacted("https://example.org/batch.csv?for=a@b")
+    ('https://example.org/batch.csv', 'https://***')
     """
     if "://" not in address:
         return address
     scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}"
+    if "@" in rest.partition("?")[2] and not _has_login(address):
+        return f"{scheme}://{MASK}"  # a password or a token: where it ends cannot be told
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
 
 
 def masked(text: str, *secrets: str | None) -> str:
@@ -90,10 +103,8 @@ def masked(text: str, *secrets: str | None) -> str:
     """
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "***")
-    text = re.sub(r"://[^/\s@]*@", "://***@", text)
-    text = re.sub(r"(://[^\s?]+)\?\S+", r"\1", text)
-    return " ".join(text.split())[:300]
+            text = text.replace(secret, MASK)
+    return masking.masked(" ".join(text.split()))[:300]
 
 
 def _allowed() -> set[str]:

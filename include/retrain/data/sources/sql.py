@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from retrain.data.sources.address import masked
 from retrain.data.sources.declared import BATCH_ROWS, check_columns, dtype_changed
 from retrain.data.sources.typed import Mismatch, of_values
 from retrain.errors import SourceRefused, SourceUnavailable
+from retrain.masking import hide
 from retrain.results import Interval
 from retrain.spec import Source
+from retrain.state.settings import database_url
 
 _DIALECTS = {"postgres": "postgresql+psycopg2", "postgresql": "postgresql+psycopg2"}
 
@@ -29,7 +31,7 @@ def address(source: Source, root: Path) -> sa.URL:
     """Find the database's URL, from the spec with `${NAME}` filled in, or from Airflow's connection.
 
     Raises:
-        SourceRefused: a variable is not set, or the URL cannot be understood.
+        SourceRefused: a variable is not set, a password stands in the spec, or the URL cannot be understood.
     """
     text = (
         _filled(source.url)
@@ -37,10 +39,11 @@ def address(source: Source, root: Path) -> sa.URL:
         else _environment(f"AIRFLOW_CONN_{(source.connection or '').upper()}")
     )
     try:
-        url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else sa.make_url(text)
-    except (ArgumentError, ValueError, TypeError):
+        url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else database_url(text)
+    except (ValueError, TypeError, KeyError):
         raise SourceRefused(
-            f"the URL of {_named(source)} cannot be understood", do="write it as SQLAlchemy does"
+            f"the URL of {_named(source)} cannot be understood",
+            do="write it as SQLAlchemy does; in a login @ is %40, / %2F, : %3A, % %25, but not in the value of ${NAME}",
         ) from None
     query = {key: value for key, value in url.query.items() if key != "__extra__"}
     url = url.set(drivername=_DIALECTS.get(url.drivername, url.drivername), query=query)
@@ -58,7 +61,21 @@ def _named(source: Source) -> str:
 
 
 def _filled(text: str) -> str:
-    return re.sub(r"\$\{(\w+)\}", lambda name: _environment(name[1]), text)
+    """The URL with its variables; a value in the login or in the options is taken as it is, whatever stands in it."""
+    login, at, rest = text.rpartition("@")
+    password = login.partition("://")[2].partition(":")[2]
+    if _VARIABLE.sub("", password) and not text.startswith("sqlite"):
+        raise SourceRefused("source.url carries a password", do="write ${NAME}, and set NAME where the stages run")
+    place, mark, options = rest.partition("?")
+    parts = (_with_variables(login, encoded=True), at, _with_variables(place), mark)
+    return "".join(parts) + _with_variables(options, encoded=True)
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def _with_variables(text: str, *, encoded: bool = False) -> str:
+    return _VARIABLE.sub(lambda name: quote(_environment(name[1]), safe="") if encoded else _environment(name[1]), text)
 
 
 def _environment(name: str) -> str:
@@ -70,6 +87,7 @@ def _environment(name: str) -> str:
 
 def _of_json(connection: dict[str, Any]) -> sa.URL:
     kind = str(connection["conn_type"])
+    hide(connection.get("password"))
     return sa.URL.create(
         kind,
         username=connection.get("login"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrain.errors import RegistryUnavailable
+from retrain.masking import masked
 
 MAIN = "refs/heads/main"
 _RACE = re.compile(
@@ -145,4 +146,4 @@ def _unavailable(command: str, message: str) -> RegistryUnavailable:
 def one_line(message: str) -> str:
     """Bring a message of git on one line, bounded, without its hints and without a login in a URL."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("hint:")]
-    return re.sub(r"//[^/@\s]*@", "//", " | ".join(lines))[:400]
+    return masked(" | ".join(lines))[:400]

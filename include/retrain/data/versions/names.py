@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from retrain.errors import InvalidName, SnapshotCorrupt
 from retrain.results import inside
@@ -59,12 +58,15 @@ def is_local(address: str) -> bool:
 
 
 def has_password(address: str) -> bool:
-    """Whether an address carries a password, or a name that may be a token."""
-    if "://" not in address:
-        return False
-    parts = urlsplit(address)
+    """Whether an address carries a password, or a name that may be a token, however it is written.
+
+    >>> has_password("https://ada:pa/ss@example.org/registry.git"), has_password("ssh://git@example.org/registry.git")
+    (True, False)
+    """
+    scheme, separator, rest = address.partition("://")
+    login, at, _ = rest.partition("@")
     # Over http a name alone is as a rule a token.
-    return parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None)
+    return bool(separator and at) and (":" in login or scheme.lower() in ("http", "https"))
 
 
 def safe_name(name: str, kind: str = "path") -> str:

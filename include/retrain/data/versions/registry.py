@@ -25,6 +25,7 @@ from retrain.errors import (
     RegistryUnavailable,
     SnapshotCorrupt,
 )
+from retrain.state.private import private_folder
 from retrain.state.settings import Home
 
 OPTION = "RETRAIN_REMOTE_"
@@ -269,7 +270,7 @@ class DataRegistry:
         if not is_local(self.url) or home.exists():
             return
         try:
-            home.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(home.parent)
             with tempfile.TemporaryDirectory(dir=home.parent, prefix=".registry-") as folder:
                 Scratch(Path(folder)).run("init", "--quiet", "--bare", "--initial-branch=main", "new")
                 Path(folder, "new").rename(home)

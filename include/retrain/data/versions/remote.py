@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from retrain.data.versions.git import one_line
+from retrain.data.versions.names import is_local
 from retrain.errors import InvalidSpec, PushIncomplete, RegistryUnavailable, RetrainError, SnapshotCorrupt
+from retrain.state.private import private_folder
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Remote:
             return self.verify(path, md5, size)
         # Whatever lies under this MD5 is not what the MD5 says, and the right bytes are here.
         with self._reaching(path) as (files, key):
+            if is_local(self.url):
+                private_folder(Path(self.url))
             files.put_file(str(source), key(md5))
         if md5_of(source) != md5:
             raise PushIncomplete(f"{source} was rewritten while it was sent", do="publish a file that stays as it is")

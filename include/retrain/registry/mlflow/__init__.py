@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 # Before MLflow is imported. Its own defaults keep a task waiting for minutes on a dead server, and draw bars in logs.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -306,7 +305,7 @@ class Registry(Server):
 
     def run_url(self, run_id: str) -> str | None:
         """The run's page in the MLflow UI; None without a server."""
-        return f"{self._shown}{urlsplit(self._uri).path}/#/runs/{run_id}" if self._http else None
+        return f"{self._shown}/#/runs/{run_id}" if self._http else None
 
     def _holds(self, run_id: str, expected: str) -> bool:
         """Whether the run holds the files of the model; False where they are gone.

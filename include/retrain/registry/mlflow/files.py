@@ -29,6 +29,7 @@ from mlflow.models import Model, infer_signature
 from skops.io.exceptions import UnsupportedTypeException
 
 from retrain.errors import EstimatorRefused, ModelFormatRefused
+from retrain.masking import masked
 from retrain.modeling.model_io import (
     MODEL_FILE,
     REGISTER_AGAIN,
@@ -176,12 +177,12 @@ def load_model(folder: Path, expected: str) -> Any:
 
 
 def brief(error: Exception) -> str:
-    r"""An error's message in one line, at most 300 characters.
+    r"""An error's message in one line, without secrets, at most 300 characters.
 
     >>> brief(ValueError("no such\n    file"))
     'no such file'
     """
-    return " ".join(str(error).split())[:300]
+    return masked(" ".join(str(error).split()))[:300]
 
 
 def _canonical(data: bytes) -> bytes:

@@ -38,7 +38,7 @@ def follow_moved(engine: sa.Engine, root: Path) -> set[str]:
     Returns:
         The former roots; none where nothing was moved.
     """
-    if not root.is_dir() or not sa.inspect(engine).has_table("experiments"):
+    if not root.is_dir():
         return set()
     with engine.connect() as connection:
         known = connection.scalars(sa.text("SELECT artifact_location FROM experiments")).all()

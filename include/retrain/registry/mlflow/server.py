@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 import sqlalchemy
@@ -19,9 +18,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from retrain.errors import ArtifactMissing, InvalidName, InvalidSpec, OutOfBandChange, RegistryDown
+from retrain.masking import hide, passwords_of
 from retrain.registry.mlflow.files import brief
 from retrain.registry.mlflow.moved import FOLDER, follow_moved
+from retrain.registry.mlflow.tables import make_tables
 from retrain.results import inside
+from retrain.state.failures import refusal_of
+from retrain.state.settings import database_url
 
 log = logging.getLogger(__name__)
 
@@ -54,42 +57,48 @@ class Server:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
-        parts = urlsplit(self._uri)
-        self._http = parts.scheme in ("http", "https")
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+        self._http = self._uri.lower().startswith(("http://", "https://"))
+        hide(*passwords_of(self._uri))
+        scheme, _, rest = self._uri.partition("://")
+        self._shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
         self._root: Path | None = None
+        if self._http and self._uri.count("@") > 1:
+            raise InvalidSpec("the login in the address of MLflow has an @", do="write it as %40, and / as %2F")
         with self._naming_failures():
             if not self._http:
                 self._connect_once()
             self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     def _connect_once(self) -> None:
-        """Connect once: MLflow itself tries a database that is down for minutes."""
+        """Connect once, since MLflow tries a database that is down for minutes; make its tables if need be."""
         try:
-            url = sqlalchemy.engine.make_url(self._uri)
+            url = database_url(self._uri)
             if url.get_backend_name() == "sqlite" and url.database:
                 self._root = Path(url.database).resolve().parent / FOLDER
-                self._root.parent.mkdir(parents=True, exist_ok=True)
-            engine = sqlalchemy.create_engine(url)
-        except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
+            why = f": {error}" if type(error) is ValueError else ""
             raise InvalidSpec(
-                "not an address of an MLflow registry", do="give sqlite:///…, a database URL or http://host:port"
-            ) from error
-        engine.connect().close()
+                f"not an address of an MLflow registry{why}", do="give sqlite:///…, a database URL or http://host:port"
+            ) from None
+        make_tables(engine, self._uri, self._root)
         if self._root and (former := follow_moved(engine, self._root)):
             log.warning("MLflow's files are at %s now, were at %s: its database follows", self._root, ", ".join(former))
-        engine.dispose()
 
     @contextmanager
     def _naming_failures(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, requests.RequestException, sqlalchemy.exc.OperationalError) as error:
-            if isinstance(error, MlflowException) and error.error_code not in LATER:
+        except (MlflowException, requests.RequestException, sqlalchemy.exc.DBAPIError, OSError) as error:
+            if refusal := refusal_of(error, f"MLflow at {self._shown}"):
+                raise refusal from None
+            final = isinstance(error, MlflowException) and error.error_code not in LATER
+            known = isinstance(error, MlflowException | requests.RequestException | sqlalchemy.exc.OperationalError)
+            if final or not known:
                 raise
             # Not chained: the message of a client may hold the address with its password.
             raise RegistryDown(
-                f"MLflow at {self._shown} did not answer: {brief(error).replace(self._uri, self._shown)}",
+                f"MLflow at {self._shown} did not answer: {brief(error)}",
                 do="see whether it runs and whether its database is locked; the task tries again",
             ) from None
 
