@@ -33,7 +33,7 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
         ArtifactMissing, DigestMismatch, SmokeTestFailed: the target is not what it was; the champion goes on.
     """
     changes = promotion.promotions(run)
-    earlier_try = promotion.own_change(run, changes)
+    earlier_try = promotion.own_change(run, changes, "rollback")
     if earlier_try is not None:
         origin, target = earlier_try, Champion.model_validate(earlier_try.body["champion"])
         blocked = earlier_try.body["blocked"]

@@ -97,7 +97,7 @@ def _promote(
     )
     changes = promotion.promotions(run)
     try:
-        if promotion.own_change(run, changes) is None:
+        if promotion.own_change(run, changes, "promote") is None:
             promotion.check_promotable(run, changes, target, run.as_of)
             smoke_test.run_smoke_test(run, target)
         record, _ = promotion.change_champion(run, change)

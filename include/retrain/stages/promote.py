@@ -39,7 +39,7 @@ def promote(run: Run) -> PromoteReport:
     gate, context = run.read(GateReport, "gate"), run.read(Context, "context")
     target = refit_as_champion(run, registered.version, registered.run_id)
     changes = promotion.promotions(run)
-    if promotion.own_change(run, changes) is None:
+    if promotion.own_change(run, changes, "promote") is None:
         promotion.check_promotable(run, changes, target, run.as_of)
         if run.spec.promotion.mode != "auto":
             # An approval may come days later: of several first versions that waited only one may serve.
