@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from retrain.errors import (
     ArtifactMissing,
@@ -19,8 +20,10 @@ from retrain.registry import promotion, rollback, rollouts, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import CHALLENGER, ChampionChange
 from retrain.registry.rollout_rules import RolloutVerdict
+from retrain.rendering.text import run_key_of
 from retrain.results import Context, Decision, Rollout
 from retrain.state import projections
+from retrain.state.evidence import check_files
 from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ def _promote(
     try:
         if promotion.own_change(run, changes, "promote") is None:
             promotion.check_promotable(run, changes, target, run.as_of)
+            check_files(replace(run, key=run_key_of(target.reference)))
             smoke_test.run_smoke_test(run, target)
         record, _ = promotion.change_champion(run, change)
     except (StaleRun, ModelBlocked) as error:

@@ -32,6 +32,7 @@ from retrain.results import (
     RegisterReport,
     TrainReport,
 )
+from retrain.state import evidence
 from retrain.state.run import Run
 
 CARD = "card"
@@ -46,6 +47,7 @@ def register(run: Run) -> RegisterReport:
     Raises:
         MissingInput: an earlier stage has not run.
         NonFiniteMetric, ConfigChanged, OutOfBandChange, DigestMismatch: as `retrain.registry.mlflow.Registry` says.
+        EvidenceChanged: an earlier try has put on record what the version rests on, which has changed since.
         RegistryDown: MLflow does not answer.
     """
     context = run.read(Context, "context")
@@ -58,6 +60,8 @@ def register(run: Run) -> RegisterReport:
         "verdict": gate.decision.verdict,
         "reasons": "; ".join(gate.decision.reasons),
     }
+    if refit is not None and not run.trigger.dry_run:
+        evidence.seal(run)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder, ExitStack() as stack:
         files = {f"reports/{name}.json": _file(run, name, Path(folder)) for name in REPORTS if _has(run, name)}
         for name in FOLDERS:

@@ -55,6 +55,7 @@ Kind = Literal[
     "decision",
     "alert",
     "training",
+    "evidence",
     "interim_analysis",
     "score",
     "proposal",
