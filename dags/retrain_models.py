@@ -220,13 +220,8 @@ def rollback_dag(spec: Spec) -> DAG:
             with final_refusals():
                 report = actions.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
-            run = Run(
-                home,
-                spec,
-                report.interval,
-                loop_run_key("rollback", key),
-                Trigger(kind="manual", by=by, reason=params["reason"]),
-            )
+            trigger = Trigger(kind="manual", by=by, reason=params["reason"])
+            run = Run(home, spec, report.interval, loop_run_key("rollback", key), trigger)
             notify_of(report, run)
             return report.decision.model_dump()
 

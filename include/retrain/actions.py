@@ -39,9 +39,8 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None =
     from retrain.registry.rollback import roll_back as roll_back_run
 
     with named_refusals(spec, "rollback"):
-        return roll_back_run(
-            _run_of_no_batch(home, spec, _rollback_key(home, spec, key, reason), reason, by), reason, to=to
-        )
+        run = _run_of_no_batch(home, spec, _rollback_key(home, spec, key, reason), reason, by)
+        return roll_back_run(run, reason, to=to)
 
 
 def _rollback_key(home: Home, spec: Spec, key: str, reason: str) -> str:

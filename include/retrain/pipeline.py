@@ -201,9 +201,8 @@ def _report_of_then(name: str, run: Run, seal: Seal) -> StageReport | None:
     if name not in SEALED:
         return None
     if run.spec.digest != seal.spec:
-        raise RunSealed(
-            f"{rests}; it began with spec {seal.spec[:12]}, the file is now {run.spec.digest[:12]}", do=anew
-        )
+        specs = f"it began with spec {seal.spec[:12]}, the file is now {run.spec.digest[:12]}"
+        raise RunSealed(f"{rests}; {specs}", do=anew)
     if name == "register" and seal.version is None:
         return None
     if f"{name}.json" in seal.files:
@@ -221,10 +220,8 @@ def _report_of_then(name: str, run: Run, seal: Seal) -> StageReport | None:
         except BatchMissing:
             return report  # nor has anything else been delivered
         if now.sha256 != report.batch.sha256:
-            found = (
-                f"{rests}; it learnt from the batch {report.batch.sha256[:12]}, the delivery is now {now.sha256[:12]}"
-            )
-            raise RunSealed(found, do=anew)
+            batches = f"it took the batch {report.batch.sha256[:12]}, the delivery is now {now.sha256[:12]}"
+            raise RunSealed(f"{rests}; {batches}", do=anew)
     return report
 
 

@@ -191,12 +191,8 @@ class _Checks:
         for run in served & files.keys():
             written = report_digests([record for record in stages if record.run == run])
             files[run] |= {f"{name}.json": written[name] for name in REPORTED if name in written}
-        made = {
-            record.run
-            for record in stages
-            if record.body["stage"] == "register" and record.body["facts"].get("version")
-        }
-        if missing := len(made - files.keys()):
+        registered = [record for record in stages if record.body["stage"] == "register"]
+        if missing := len({record.run for record in registered if record.body["facts"].get("version")} - files.keys()):
             self.without_evidence = f"; of {missing} earlier versions none is on record"
         return {
             f"{self.name}/runs/{run}/{name}": partial(self._file, f"{self.name}/runs/{run}/{name}", sha256)
