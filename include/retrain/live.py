@@ -119,10 +119,19 @@ def _is_another(run: Run) -> bool:
         context, batch = run.read(Context, "context"), run.read(IngestReport, "ingest").batch
     except MissingInput:
         return True
-    from retrain.stages.ingest import accepted_batch, ingest
+    from retrain.stages import ingest, labels
 
-    accepted = accepted_batch(run)
+    if asked.revise:
+        if ingest.ingest(run).batch.sha256 != batch.sha256:
+            return True
+        labels.labels(run)
+    accepted = ingest.accepted_batch(run)
     if accepted is not None and accepted.batch.sha256 != batch.sha256:
+        return True
+    joined = [own.labels.sha256 for own in context.accepted if own.batch == batch and own.labels]
+    taken = [record.body for record in run.ledger.records(run.model, "labels")]
+    newest = [body["labels"]["sha256"] for body in taken if body["interval"] == run.interval.name]
+    if joined and newest and joined[-1] != newest[-1]:
         return True
     champions = [record.body["champion"] for record in run.ledger.records(run.model, "promotion")]
     if any(champion["reference"] == run.path("refit") for champion in champions):
@@ -130,9 +139,7 @@ def _is_another(run: Run) -> bool:
             return True  # it has served, and does so no more
     elif champions and (context.champion is None or context.champion.digest != champions[-1]["digest"]):
         return True  # it can serve no more
-    if asked.force and not context.trigger.force:
-        return True
-    return asked.revise and ingest(run).batch.sha256 != batch.sha256
+    return asked.force and not context.trigger.force
 
 
 def monitor_moments(spec: Spec, span: Interval) -> Iterator[datetime]:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.chaos.edited import edits
 from tests.chaos.hands import hands, schedules
 from tests.chaos.histories import Findings, History, kills, locks, races
 from tests.chaos.play import MEMORY, play
@@ -16,7 +17,7 @@ from tests.chaos.postgres import ledger_on_postgres
 from tests.chaos.prepared import Worlds
 from tests.chaos.server import servers
 
-FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule")
+FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule", "edited spec")
 
 SHORT = {
     "2 racers and a rollback, 1",
@@ -43,12 +44,15 @@ def histories(
     drawn = [*races((2, 12), rounds), *locks(), *servers(), *hands(), *schedules(range(seed, seed + 60))]
     if {"one kill", "two kills"} & set(only):
         drawn += kills(worlds, random.Random(seed), quick)
+    if "edited spec" in only:
+        drawn += edits(worlds, random.Random(seed), quick)
     if postgres:
         drawn += races((2, 12), rounds, " with PostgreSQL", ledger=postgres)
     return [
         history
         for history in drawn
-        if history.family in only and (not quick or history.family == "one kill" or history.name in SHORT)
+        if history.family in only
+        and (not quick or history.family in ("one kill", "edited spec") or history.name in SHORT)
     ]
 
 
