@@ -191,7 +191,7 @@ class _Checks:
         for run in served & files.keys():
             written = report_digests([record for record in stages if record.run == run])
             files[run] |= {f"{name}.json": written[name] for name in REPORTED if name in written}
-        registered = [record for record in stages if record.body["stage"] == "register"]
+        registered = [record for record in stages if record.body.get("stage") == "register"]
         if missing := len({record.run for record in registered if record.body["facts"].get("version")} - files.keys()):
             self.without_evidence = f"; of {missing} earlier versions none is on record"
         return {

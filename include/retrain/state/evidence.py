@@ -46,7 +46,7 @@ def seal_of(run: Run) -> Seal | None:
     registered = [
         stage
         for stage in run.ledger.records(run.model, "stage", run=run.key)
-        if stage.body["stage"] == "register" and stage.body["facts"].get("version")
+        if stage.body.get("stage") == "register" and stage.body["facts"].get("version")
     ]
     version = registered[-1].body["facts"]["version"] if registered else None
     if record is not None:
@@ -67,8 +67,9 @@ def seal(run: Run) -> None:
             with run.store.local(key) as path:
                 files[name] = sha256_of(path)
     body = {"spec": run.spec.digest, "files": files}
-    run.ledger.append(run.model, EVIDENCE, run.key, body, effective_at=run.as_of, run=run.key)
-    check_files(run)
+    record = run.ledger.append(run.model, EVIDENCE, run.key, body, effective_at=run.as_of, run=run.key)
+    if record.body != body:
+        check_files(run)
 
 
 def check_files(run: Run, *names: str) -> None:
