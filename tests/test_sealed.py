@@ -21,8 +21,17 @@ from retrain.live import run_to_go_on_with
 from retrain.registry.lineage import lineage_of
 from retrain.reporting.explain import explain
 from retrain.reporting.verify import verify
-from retrain.results import IngestReport, LabelsReport, RefitReport, Trigger
-from retrain.state.evidence import EVIDENCE
+from retrain.results import (
+    AcceptedBatch,
+    Batch,
+    Context,
+    IngestReport,
+    LabelBatch,
+    LabelsReport,
+    RefitReport,
+    Trigger,
+)
+from retrain.state.evidence import EVIDENCE, seal
 from retrain.state.ledger import Ledger, Record
 from retrain.state.run import Run
 from tests.conftest import Model, churn_rows, churn_spec, enter_home, lay_mlflow, put_back
@@ -200,6 +209,21 @@ def test_a_cleared_run_needs_no_delivery_and_does_no_new_stage(model: Model, kin
     report = pipeline.run_stage("labels", run)
     assert report == run.read(LabelsReport, "labels")
     assert not run.store.exists(key)
+
+
+def test_revised_labels_are_other_bytes(churn: Model) -> None:
+    run = churn.run(LAST, key=KEY)
+    about: dict[str, Any] = {"model": "churn", "interval": run.interval, "effective_at": run.as_of}
+    batch = Batch(interval=run.interval, sha256="b", rows=1, bytes=1, key="b")
+    labels = LabelBatch(sha256="first", rows=1, key="l")
+    accepted = AcceptedBatch(batch=batch, md5="m", commit="c", mature_at=run.as_of, labels=labels)
+    run.write(IngestReport(**about, batch=batch, source="here", source_digest="d"), "ingest")
+    run.write(Context(**about, spec_digest=run.spec.digest, trigger=run.trigger, accepted=(accepted,)), "context")
+    seal(run)
+    for sha256, key in (("first", KEY), ("second", f"{KEY}-2")):
+        body = {"interval": LAST, "labels": {"sha256": sha256}}
+        run.ledger.append("churn", "labels", sha256, body, effective_at=run.as_of, run=run.key)
+        assert run_to_go_on_with(run).key == key
 
 
 # --- killed, then run again
