@@ -19,7 +19,8 @@ from retrain import actions, pipeline
 from retrain.errors import InvalidSpec, NotApproved
 from retrain.results import Trigger
 from retrain.spec import Spec, load
-from retrain.state.run import Run, run_key
+from retrain.state.readiness import loop_run_key
+from retrain.state.run import Run
 from retrain.state.settings import Home
 
 log = logging.getLogger("retrain")
@@ -215,11 +216,12 @@ def rollback_dag(spec: Spec) -> DAG:
         def rollback() -> dict[str, Any]:
             context = get_current_context()
             home, params = Home.from_environment(), context["params"]
-            key, by = run_key(context["dag_run"].run_id), context["dag_run"].triggering_user_name or ""
+            key, by = context["dag_run"].run_id, context["dag_run"].triggering_user_name or ""
             with final_refusals():
                 report = actions.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
-            run = Run(home, spec, report.interval, key, Trigger(kind="manual", by=by, reason=params["reason"]))
+            trigger = Trigger(kind="manual", by=by, reason=params["reason"])
+            run = Run(home, spec, report.interval, loop_run_key("rollback", key), trigger)
             notify_of(report, run)
             return report.decision.model_dump()
 

@@ -42,7 +42,7 @@ def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
     Raises:
         AirflowSkipException: no interval has ended yet.
         InvalidInterval: the parameter `interval` is the start of none.
-        InvalidName: the run id would take the folder of another loop's run.
+        InvalidName: the run id would take the key of another kind's run.
     """
     context = context or get_current_context()
     dag_run, params = context["dag_run"], context["params"]

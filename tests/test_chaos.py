@@ -13,10 +13,11 @@ import pytest
 
 from retrain.registry import anchors, promotion
 from retrain.registry.mlflow import Registry
-from retrain.state import ledger
+from retrain.state import evidence, ledger
 from tests.chaos import histories as chaos_histories
 from tests.chaos.__main__ import FAMILIES, histories, table
 from tests.chaos.backups import backups
+from tests.chaos.edited import edits
 from tests.chaos.hands import HANDS
 from tests.chaos.histories import CHANGES, History, killed, write_points
 from tests.chaos.play import MEMORY, play, play_one
@@ -37,7 +38,7 @@ def test_nothing_is_violated(worlds: Worlds, family: str) -> None:
     assert {history.name: findings.wrong for history, findings in played if findings.wrong} == {}
     *_, (_, count, kills, races, _) = table(played)
     assert count == len(played)
-    assert bool(kills) == (family in ("one kill", "server", "schedule", "backup", "first start"))
+    assert bool(kills) == (family in ("one kill", "server", "schedule", "backup", "first start", "edited spec"))
     assert bool(races) == (family in ("race", "first start"))
 
 
@@ -99,3 +100,9 @@ def test_a_race_without_the_ledgers_sequence_is_found(worlds: Worlds, monkeypatc
     monkeypatch.setattr(ledger.Ledger, "append", unnumbered)
     (history, *_) = chaos_histories.races((2,), 1)
     assert planted(history, worlds) != []
+
+
+def test_a_version_whose_evidence_is_overwritten_is_found(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, history = edits(worlds, random.Random(0), quick=False)
+    monkeypatch.setattr(evidence, "seal_of", lambda run: None)
+    assert any("which is on record" in text or "is said to have made" in text for text in planted(history, worlds))

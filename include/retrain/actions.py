@@ -16,7 +16,8 @@ from retrain.pipeline import run_stage
 from retrain.results import Interval, PromoteReport, StageReport, Trigger
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
-from retrain.state.run import Run
+from retrain.state.readiness import loop_run_key
+from retrain.state.run import Run, former_run_key
 from retrain.state.settings import Home
 
 
@@ -26,7 +27,7 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None =
     Args:
         home: the installation.
         spec: the model's.
-        key: of the rollback; the same one twice is one rollback.
+        key: of the request; the same one twice is one rollback.
         reason: why, for the record.
         to: a version that was champion before.
         by: who asks for it.
@@ -38,7 +39,16 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None =
     from retrain.registry.rollback import roll_back as roll_back_run
 
     with named_refusals(spec, "rollback"):
-        return roll_back_run(_run_of_no_batch(home, spec, key, reason, by), reason, to=to)
+        run = _run_of_no_batch(home, spec, _rollback_key(home, spec, key, reason), reason, by)
+        return roll_back_run(run, reason, to=to)
+
+
+def _rollback_key(home: Home, spec: Spec, key: str, reason: str) -> str:
+    """The key of a rollback on record; of one that an earlier version made and that is tried again, the key of then."""
+    former = Ledger(home.ledger).find(spec.model, "promotion", former_run_key(key))
+    if former and former.body["action"] == "rollback" and former.body["trigger"].get("reason") == reason:
+        return former.key
+    return loop_run_key("rollback", key)
 
 
 def reconcile(
@@ -49,7 +59,7 @@ def reconcile(
     Args:
         home: the installation.
         spec: the model's.
-        key: of the reconciliation.
+        key: of the request.
         take: which of the two is right, where they differ; empty where nobody has said.
         reason: why, for the record.
         by: who asks for it.
@@ -63,7 +73,7 @@ def reconcile(
     from retrain.registry.reconcile import reconcile as reconcile_run
 
     with named_refusals(spec, "reconcile"):
-        return reconcile_run(_run_of_no_batch(home, spec, key, reason, by), take, reason)
+        return reconcile_run(_run_of_no_batch(home, spec, loop_run_key("reconcile", key), reason, by), take, reason)
 
 
 def proposed_run(home: Home, spec: Spec, version: int, digest: str = "") -> tuple[Run, Record]:

@@ -86,6 +86,10 @@ class ConfigChanged(RetrainError):
     """The spec was edited while a run was under way. Its author starts a new run, or puts the spec back."""
 
 
+class RunSealed(RetrainError):
+    """A run that has made a version was to run again otherwise. Whoever called starts a new run."""
+
+
 class MissingInput(RetrainError):
     """A stage was called before the one that it depends on. Whoever called it runs that one first."""
 
@@ -229,6 +233,10 @@ class RegistryDown(RetrainError):
 
 class DigestMismatch(RetrainError):
     """A model's files are not the ones that were registered. The operator finds out who changed them."""
+
+
+class EvidenceChanged(RetrainError):
+    """A file that a version points to is not the one on record, or is gone. The operator restores it from a backup."""
 
 
 class ArtifactMissing(RetrainError):

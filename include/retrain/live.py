@@ -11,14 +11,16 @@ again, like a task that is cleared: the delivery may have been mended.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from retrain import pipeline
-from retrain.errors import BatchMissing, RetrainError
-from retrain.results import Decision, Interval, StageReport, Trigger
+from retrain.errors import BatchMissing, MissingInput, RetrainError
+from retrain.results import Context, Decision, IngestReport, Interval, StageReport, Trigger
 from retrain.spec import Spec
+from retrain.state import evidence
 from retrain.state.ledger import Record
 from retrain.state.readiness import ENDS, loop_run_key, refusal_of
 from retrain.state.run import Run
@@ -93,6 +95,53 @@ def live_through(
         yield from steps
 
 
+def run_to_go_on_with(run: Run) -> Run:
+    """The run itself; the next of its name, `…-2` and so on, where it has made a version and another is asked for.
+
+    The same spec and the same bytes are the same run, however often it is called, and after a kill. Another are an
+    edited spec, a revision, `--force`, a rehearsal, and another champion to be held against.
+
+    Args:
+        run: by the first key of its name.
+    """
+    keys = itertools.chain([run.key], (f"{run.key}-{number}" for number in itertools.count(2)))
+    return next(this for this in (replace(run, key=key) for key in keys) if not _is_another(this))
+
+
+def _is_another(run: Run) -> bool:
+    """Whether a run is sealed, and what is asked for is not what it has done."""
+    seal, asked = evidence.seal_of(run), run.trigger
+    if seal is None:
+        return False
+    if asked.dry_run or seal.spec != run.spec.digest:
+        return True
+    try:
+        context, batch = run.read(Context, "context"), run.read(IngestReport, "ingest").batch
+    except MissingInput:
+        return True
+    from retrain.stages import ingest, labels
+
+    if asked.revise:
+        if ingest.ingest(run).batch.sha256 != batch.sha256:
+            return True
+        labels.labels(run)
+    accepted = ingest.accepted_batch(run)
+    if accepted is not None and accepted.batch.sha256 != batch.sha256:
+        return True
+    joined = [own.labels.sha256 for own in context.accepted if own.batch == batch and own.labels]
+    taken = [record.body for record in run.ledger.records(run.model, "labels")]
+    newest = [body["labels"]["sha256"] for body in taken if body["interval"] == run.interval.name]
+    if joined and newest and joined[-1] != newest[-1]:
+        return True
+    champions = [record.body["champion"] for record in run.ledger.records(run.model, "promotion")]
+    if any(champion["reference"] == run.path("refit") for champion in champions):
+        if asked.force and champions[-1]["reference"] != run.path("refit"):
+            return True  # it has served, and does so no more
+    elif champions and (context.champion is None or context.champion.digest != champions[-1]["digest"]):
+        return True  # it can serve no more
+    return asked.force and not context.trigger.force
+
+
 def monitor_moments(spec: Spec, span: Interval) -> Iterator[datetime]:
     """When the monitor looks at an interval as the newest that has ended: by its own schedule, up to now."""
     schedule = spec.interval.model_copy(update={"every": spec.monitor.every or spec.interval.every})
@@ -111,7 +160,10 @@ def _steps(run: Run, on_record: Sequence[Record], anew: bool, begin: Callable[[R
     if not _is_scored(run, on_record):
         scoring = replace(run, loop="score", key=loop_run_key("score", f"laptop-{run.interval.name}"))
         yield from _perform(scoring, [stage.name for stage in pipeline.SCORING], begin)
-    left = pipeline.NAMES if anew else () if _has_ended(run, on_record) else _left(run)
+    left: tuple[str, ...] = ()
+    if anew or not _has_ended(run, on_record):
+        run = run_to_go_on_with(run)
+        left = pipeline.NAMES if anew else _left(run)
     refusal = yield from _perform(run, [name for name in left if name in UNTIL_DECIDE], begin)
     if isinstance(refusal, BatchMissing) and datetime.now(UTC) < run.as_of + run.spec.source.wait:
         return  # it may still come, and the monitor waits for it
@@ -171,7 +223,11 @@ def _start(run: Run, moment: datetime, begin: Callable[[Run, str], None]) -> Ite
     trigger = Trigger(kind="alert", id=decision.key, reason="; ".join(decision.body["reasons"])[:500])
     known_at = moment if moment != run.interval.end else None
     started = replace(run, key=loop_run_key("retrain", f"alert-{decision.key}"), trigger=trigger, known_at=known_at)
-    if not any(_is_end(record) for record in run.ledger.records(run.model, "stage", run=started.key)):
+    of_alert = (
+        record for record in run.ledger.records(run.model, "stage") if record.body["trigger"]["id"] == trigger.id
+    )
+    if not any(_is_end(record) for record in of_alert):
+        started = run_to_go_on_with(started)
         yield from _perform(started, _left(started), begin)
 
 

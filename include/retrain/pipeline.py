@@ -5,18 +5,21 @@ A stage is imported only to run it. One name everywhere: module, function, DVC s
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import cast, get_type_hints
 
 from pydantic import ConfigDict
 
-from retrain.errors import ConfigChanged, RetrainError
+from retrain.errors import BatchMissing, ConfigChanged, MissingInput, RetrainError, RunSealed
 from retrain.masking import masked
-from retrain.results import Context, Decision, Result, StageReport
+from retrain.results import Context, Decision, IngestReport, Result, StageReport
+from retrain.state import evidence
+from retrain.state.evidence import Seal
 from retrain.state.failures import refusal_of
 from retrain.state.ledger import Kind
 from retrain.state.run import Run
@@ -78,6 +81,8 @@ MONITORING = (
 )
 NAMES = tuple(stage.name for stage in STAGES)
 DATA_STAGES = NAMES[:4]
+SEALED = NAMES[: NAMES.index("register") + 1]
+"""What a run that makes a version does once: its stages up to `register`."""
 BY_NAME = {stage.name: stage for stage in (*SCORING, *MONITORING, *STAGES)}
 STAGE_KINDS: Mapping[str, Kind] = {"retrain": "stage", "score": "score stage", "monitor": "monitor stage"}
 """Loop → the kind of the ledger's records of its stages."""
@@ -108,15 +113,15 @@ def skip(name: str, run: Run, why: str) -> StageReport:
         run: where its report goes.
         why: the reason that the report gives.
     """
-    report = Skipped(
-        model=run.model,
-        interval=run.interval,
-        effective_at=run.as_of,
-        decision=Decision(verdict="skipped", reasons=(why,)),
-    )
+    report = _skipped(run, why)
     run.write(report, name)
     run.store.write(run.path(name, "skipped.json"), report.to_json().encode())
     return report
+
+
+def _skipped(run: Run, why: str) -> Skipped:
+    decision = Decision(verdict="skipped", reasons=(why,))
+    return Skipped(model=run.model, interval=run.interval, effective_at=run.as_of, decision=decision)
 
 
 class Skipped(StageReport):
@@ -143,20 +148,28 @@ def last_line(report: StageReport, stage: str) -> str:
 def run_stage(name: str, run: Run) -> StageReport:
     """Run one stage: its report lies in the run's folder, its record in the ledger.
 
+    In a run that has made a version a stage up to `register` is not run again: its report is as it was.
+
     Raises:
         RetrainError: the stage's own refusal, with model and stage; it is in the ledger too.
         ConfigChanged: the spec is not the one that the run began with.
+        RunSealed: the run has made a version, and is to run otherwise.
+        EvidenceChanged: the report of then is not the one on record.
     """
     began = time.monotonic()
     verdict, reasons = "done", ["done"]
     facts: dict[str, object] = {}
+    written = ""
     failure: BaseException | None = None
     try:
-        _check_spec(run)
-        stage = getattr(import_module(f"retrain.stages.{name}"), name)
-        report = cast(StageReport, stage(run))
-        run.write(report, name)
-        _record_signals(run, report)
+        seal = evidence.seal_of(run) if run.loop == "retrain" else None
+        report = _report_of_then(name, run, seal) if seal else None
+        if report is None:
+            _check_spec(run, sealed=seal is not None)
+            report = _stage(name)(run)
+            run.write(report, name)
+            written = hashlib.sha256(report.to_json().encode()).hexdigest()
+            _record_signals(run, report)
         facts = report.facts()
         if decision := getattr(report, "decision", None):
             verdict, reasons = decision.verdict, list(decision.reasons)
@@ -173,7 +186,7 @@ def run_stage(name: str, run: Run) -> StageReport:
         raise failure from None
     finally:
         with _keeping(failure, run, name):
-            _record_stage(name, run, verdict, reasons, facts, time.monotonic() - began)
+            _record_stage(name, run, verdict, reasons, facts, time.monotonic() - began, written)
 
 
 @contextmanager
@@ -192,6 +205,50 @@ def _keeping(failure: BaseException | None, run: Run, name: str) -> Iterator[Non
         if isinstance(failure, RetrainError):
             failure.found = f"{failure.found}; {text}"
         failure.add_note(text)
+
+
+def _stage(name: str) -> Callable[[Run], StageReport]:
+    return cast(Callable[[Run], StageReport], getattr(import_module(f"retrain.stages.{name}"), name))
+
+
+def _report_of_then(name: str, run: Run, seal: Seal) -> StageReport | None:
+    """What a stage of a sealed run has reported; None where the stage is to run.
+
+    Raises:
+        RunSealed: the run is to run otherwise.
+        EvidenceChanged: the report is not the one on record.
+    """
+    at_work = f"version {seal.version}" if seal.version else "a version"
+    rests = f"{run.key} has made {at_work}: what that rests on stays as it is"
+    anew = f"start a new run: python -m retrain run {run.model} --interval {run.interval.name}"
+    anew += f", or trigger {run.model}_retrain with that interval"
+    if run.trigger.dry_run:
+        raise RunSealed(f"{rests}, and this is a dry run", do=anew)
+    if name not in SEALED:
+        return None
+    if run.spec.digest != seal.spec:
+        specs = f"it began with spec {seal.spec[:12]}, the file is now {run.spec.digest[:12]}"
+        raise RunSealed(f"{rests}; {specs}", do=anew)
+    if name == "register" and seal.version is None:
+        return None
+    if f"{name}.json" in seal.files:
+        evidence.check_file(run, f"{name}.json", seal.files[f"{name}.json"])
+    else:
+        evidence.check_reports(run, name)
+    try:
+        report = cast(StageReport, run.read(get_type_hints(_stage(name))["return"], name))
+    except MissingInput:
+        # A stage that came into the loop since, or that had nothing to do.
+        return _skipped(run, f"{rests}, and it has no report of {name}")
+    if isinstance(report, IngestReport):
+        try:
+            now = cast(IngestReport, _stage(name)(run)).batch
+        except BatchMissing:
+            return report  # nor has anything else been delivered
+        if now.sha256 != report.batch.sha256:
+            batches = f"it took the batch {report.batch.sha256[:12]}, the delivery is now {now.sha256[:12]}"
+            raise RunSealed(f"{rests}; {batches}", do=anew)
+    return report
 
 
 def _record_signals(run: Run, report: StageReport) -> None:
@@ -215,12 +272,13 @@ def _record_signals(run: Run, report: StageReport) -> None:
         )
 
 
-def _check_spec(run: Run) -> None:
+def _check_spec(run: Run, *, sealed: bool) -> None:
     """Refuse a run whose spec was edited since it began."""
     key = f"{run.folder}/spec.json"
-    _keep_spec(run)
-    # The laptop's run folder is used again after every edit; DVC decides there what is stale.
-    if run.trigger.kind == "laptop" or not run.store.exists(key):
+    # The laptop's run folder is used again after every edit, until it makes a version.
+    anew = run.trigger.kind == "laptop" and not sealed
+    _keep_spec(run, anew)
+    if anew or not run.store.exists(key):
         run.store.write(key, run.spec.digest.encode())
     elif (begun := run.store.read(key).decode()) != run.spec.digest:
         raise ConfigChanged(
@@ -229,19 +287,19 @@ def _check_spec(run: Run) -> None:
         )
 
 
-def _keep_spec(run: Run) -> None:
+def _keep_spec(run: Run, anew: bool) -> None:
     """Keep the spec and the files beside it in the run's folder, for whoever reproduces the run."""
     own = run.spec.training.features
     files = {"spec.yaml": run.spec.text, own.file if own else "": run.spec.code}
     files |= {run.spec.gate.cases or "": run.spec.cases}
     for name, text in files.items():
         key = run.path("spec", name) if name and text else ""
-        if key and (run.trigger.kind == "laptop" or not run.store.exists(key)):
+        if key and (anew or not run.store.exists(key)):
             run.store.write(key, text.encode())
 
 
 def _record_stage(
-    name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float
+    name: str, run: Run, verdict: str, reasons: list[str], facts: dict[str, object], seconds: float, written: str
 ) -> None:
     """Put on record that a stage ran, and how it ended."""
     run.ledger.append(
@@ -257,6 +315,7 @@ def _record_stage(
             "seconds": round(seconds, 3),
             "trigger": run.trigger.model_dump(mode="json"),
             "spec": run.spec.digest,
+            **({"report": written} if written else {}),
         },
         effective_at=run.as_of,
         run=run.key,

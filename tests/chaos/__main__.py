@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.backups import backups
+from tests.chaos.edited import edits
 from tests.chaos.hands import hands, schedules
 from tests.chaos.histories import Findings, History, kills, locks, races
 from tests.chaos.play import MEMORY, play
@@ -18,7 +19,10 @@ from tests.chaos.prepared import Worlds
 from tests.chaos.server import servers
 from tests.chaos.starts import starts
 
-FAMILIES = ("one kill", "two kills", "race", "locked", "server", "hand", "schedule", "backup", "first start")
+FAMILIES = (
+    *("one kill", "two kills", "race", "locked", "server", "hand", "schedule"),
+    *("backup", "first start", "edited spec"),
+)
 
 SHORT = {
     "2 racers and a rollback, 1",
@@ -49,12 +53,15 @@ def histories(
     drawn += starts(random.Random(seed))
     if {"one kill", "two kills"} & set(only):
         drawn += kills(worlds, random.Random(seed), quick)
+    if "edited spec" in only:
+        drawn += edits(worlds, random.Random(seed), quick)
     if postgres:
         drawn += races((2, 12), rounds, " with PostgreSQL", ledger=postgres)
     return [
         history
         for history in drawn
-        if history.family in only and (not quick or history.family in ("one kill", "backup") or history.name in SHORT)
+        if history.family in only
+        and (not quick or history.family in ("one kill", "backup", "edited spec") or history.name in SHORT)
     ]
 
 

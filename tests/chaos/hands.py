@@ -151,7 +151,8 @@ def scheduled(seed: int, steps: int = 8) -> Callable[[Worlds], Findings]:
                 if outcome.ended == "crashed":
                     findings.wrong.append(f"step {step}, {kind}, crashed: {outcome.value}")
             _settle_all(world, findings)
-            came = world.result_of(lambda w: {record.key for record in changes(w)})
+            keys = world.result_of(lambda w: [record.key for record in changes(w)])
+            came = {key.removeprefix("rollback-").removeprefix("reconcile-") for key in keys}
             findings.wrong += violations(world, gone=gone, replays=[body for key, body in requests if key in came])
         return findings
 

@@ -39,6 +39,7 @@ SOUND = {
     "batches": "2 of 2 as recorded",
     "labels": "1 of 1 as recorded",
     "scores": "1 of 1 as recorded",
+    "evidence": "0 of 0 as recorded",
 }
 
 

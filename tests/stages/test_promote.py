@@ -43,7 +43,7 @@ from retrain.results import (
 from retrain.stages.promote import promote
 from retrain.state import projections
 from retrain.state.ledger import Ledger, Record
-from retrain.state.run import Run
+from retrain.state.run import Run, former_run_key
 from tests.conftest import Model
 
 pytestmark = pytest.mark.usefixtures("mlflow")
@@ -329,6 +329,35 @@ def test_rollback_puts_the_predecessor_back_and_again(churn: Model) -> None:
     changes = chain(churn)
     assert (changes[-1].body["action"], changes[-1].body["reasons"]) == ("rollback", ["still bad"])
     assert changes[-2].by == "ada"
+    sound(churn)
+
+
+def test_a_retraining_and_a_rollback_of_one_id_are_two(churn: Model) -> None:
+    promote(registered(churn, MONTHS[0]))
+    promote(registered(churn, MONTHS[1], key="one-id"))
+    spec, home = churn.home.spec("churn"), churn.home
+    assert actions.roll_back(home, spec, "one-id", "bad").version == serving(churn) == 1
+    assert promote(registered(churn, MONTHS[2], key="a-b")).version == serving(churn) == 3
+    assert actions.roll_back(home, spec, "a:b", "bad", to=2).version == serving(churn) == 2
+    assert actions.reconcile(home, spec, "one-id", "", "?") == "version 2 serves, by ledger and alias"
+    sound(churn)
+
+
+def test_a_rollback_of_an_earlier_version_that_is_tried_again_is_the_same(
+    churn: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for month in MONTHS[:3]:
+        promote(registered(churn, month))
+    spec, home = churn.home.spec("churn"), churn.home
+    with monkeypatch.context() as patch:  # its key said nothing of its kind
+        patch.setattr(actions, "loop_run_key", lambda kind, run_id: former_run_key(run_id))
+        actions.roll_back(home, spec, "by-hand__10:00", "bad")
+    assert chain(churn)[-1].key == "by-hand__10-00"
+    assert actions.roll_back(home, spec, "by-hand__10:00", "bad").version == serving(churn) == 2
+    assert len(chain(churn)) == 4
+    with pytest.raises(PromotionConflict, match="the key by-hand__10-00 is that of a rollback on record"):
+        promote(registered(churn, MONTHS[3], key="by-hand__10-00"))
+    assert actions.roll_back(home, spec, "by-hand__10-00", "worse still").version == serving(churn) == 1
     sound(churn)
 
 

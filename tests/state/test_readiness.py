@@ -167,8 +167,8 @@ def test_runs_of_several_loops_have_folders_of_their_own() -> None:
     assert len({loop_run_key(loop, "scheduled__2024-01-01") for loop in ("retrain", "score", "monitor")}) == 3
 
 
-@pytest.mark.parametrize("run_id", ["monitor-scheduled__2024-01-01", "score-1"])
+@pytest.mark.parametrize("run_id", ["monitor-scheduled__2024-01-01", "score-1", "rollback-1", "reconcile-1", "undo-3"])
 def test_no_retraining_takes_the_folder_of_another_loop(run_id: str) -> None:
-    with pytest.raises(InvalidName, match="another loop"):
+    with pytest.raises(InvalidName, match="another kind of run"):
         loop_run_key("retrain", run_id)
     assert loop_run_key("monitor", run_id) == f"monitor-{run_id}"

@@ -13,7 +13,6 @@ from retrain.cli.options import IntervalStart, Model, Reason, Version, laptop_tr
 from retrain.cli.output import show_report
 from retrain.errors import MissingInput
 from retrain.results import HELD
-from retrain.state.run import run_key
 from retrain.state.settings import Home
 
 
@@ -24,7 +23,7 @@ def rollback(
 ) -> None:
     """Put the champion's predecessor back, and block the champion from coming again."""
     home = Home.from_environment()
-    report = actions.roll_back(home, home.spec(model), _new_key("rollback"), reason, to=to, by=getpass.getuser())
+    report = actions.roll_back(home, home.spec(model), _new_key(), reason, to=to, by=getpass.getuser())
     show_report("rollback", report)
 
 
@@ -52,7 +51,7 @@ def reconcile(
     outcome = actions.reconcile(
         home,
         home.spec(model),
-        _new_key("reconcile"),
+        _new_key(),
         cast(Literal["", "ledger", "alias"], take),
         reason or "reconciled",
         by=getpass.getuser(),
@@ -79,6 +78,6 @@ def release(model: Model, reason: Reason, interval: IntervalStart = "") -> None:
     typer.echo(f"{model} · {name} · release: {sha256[:12]} {effect}")
 
 
-def _new_key(command: str) -> str:
+def _new_key() -> str:
     """A key that no other call of the command has: each is an act of its own."""
-    return run_key(f"{command}-{datetime.now(UTC).isoformat()}")
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%f}"

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from retrain.results import Trigger
-from retrain.state.run import Run, run_key
+from retrain.state.readiness import loop_run_key
+from retrain.state.run import PLAIN, Run
 from retrain.state.settings import Home
 
 Model = Annotated[str, typer.Argument(help="name of the spec in include/models")]
@@ -51,6 +52,7 @@ def make_run(model: str, interval: str, folder: str, trigger: Trigger) -> Run:
     Raises:
         InvalidSpec: there is no such spec, or it cannot be read.
         InvalidInterval: no interval of the spec starts there.
+        InvalidName: the folder would be one of another kind of run.
         typer.BadParameter: no interval has ended yet.
     """
     home = Home.from_environment()
@@ -62,4 +64,7 @@ def make_run(model: str, interval: str, folder: str, trigger: Trigger) -> Run:
         if not ended:
             raise typer.BadParameter(f"no interval of {model} has ended yet")
         span = ended[-1]
-    return Run(home=home, spec=spec, interval=span, key=run_key(folder or f"laptop-{span.name}"), trigger=trigger)
+    key = loop_run_key("retrain", folder or f"laptop-{span.name}")
+    if PLAIN.fullmatch(folder):  # the folder itself, also that of a run of Airflow
+        key = folder
+    return Run(home=home, spec=spec, interval=span, key=key, trigger=trigger)

@@ -24,7 +24,7 @@ from retrain.cli.options import (
 )
 from retrain.cli.output import show_report
 from retrain.errors import RetrainError
-from retrain.live import ends_one_interval
+from retrain.live import ends_one_interval, run_to_go_on_with
 from retrain.results import DecideReport
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import Run
@@ -46,17 +46,26 @@ def stage_command(stage: pipeline.Stage) -> Callable[..., None]:
         revise: Revise = False,
     ) -> None:
         newest = make_run(model, interval, run, laptop_trigger(force=force, dry_run=dry_run, revise=revise))
+        newest = newest if run else _go_on(newest)
         if history and stage.name in pipeline.DATA_STAGES:
             for span in newest.spec.intervals_until(newest.interval.end):
                 if span != newest.interval:
                     key = loop_run_key("retrain", f"laptop-{span.name}")
-                    _run_earlier(stage.name, replace(newest, interval=span, key=key))
+                    _run_earlier(stage.name, run_to_go_on_with(replace(newest, interval=span, key=key)))
         why = pipeline.idle(stage.name, newest)
         report = pipeline.skip(stage.name, newest, why) if why else pipeline.run_stage(stage.name, newest)
         show_report(stage.name, report)
 
     command.__name__, command.__doc__ = stage.name, stage.does[0].upper() + stage.does[1:] + "."
     return command
+
+
+def _go_on(run: Run) -> Run:
+    """The run to go on with, and a word where it is another than the first of its interval."""
+    this = run_to_go_on_with(run)
+    if this.key != run.key:
+        typer.echo(f"{run.key} has made a version, and stays as it is: this run is {this.key}", err=True)
+    return this
 
 
 def _run_earlier(stage: str, run: Run) -> None:
@@ -80,7 +89,7 @@ def run(
     """Retrain as of an interval, where the policy says so; with `--history` live through every interval until then."""
     newest = make_run(model, interval, "", laptop_trigger(force=force, dry_run=dry_run, revise=revise))
     if not history:
-        for stage, report in pipeline.run_all(newest):
+        for stage, report in pipeline.run_all(_go_on(newest)):
             show_report(stage, report)
         return
     if dry_run:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from retrain.data import dataset
 from retrain.data.versions import code_version
-from retrain.errors import UnknownVersion
+from retrain.errors import EvidenceChanged, UnknownVersion
 from retrain.registry.champion import refit_as_champion
 from retrain.rendering.text import run_key_of
-from retrain.results import Champion, Context, DecideReport, FittedModel, RegisterReport, TrainReport
+from retrain.results import Champion, Context, DecideReport, FittedModel, RefitReport, RegisterReport, TrainReport
 from retrain.spec import Spec
 from retrain.state.ledger import Ledger, Record
 from retrain.state.projections import known_versions
@@ -45,10 +45,12 @@ def lineage_of(home: Home, spec: Spec, version: int) -> Lineage:
     Raises:
         UnknownVersion: no run on record has registered it.
         MissingInput: the run's folder is gone.
+        EvidenceChanged: its reports are those of another model by now.
     """
     records = tuple(Ledger(home.ledger).records(spec.model))
     if known := known_versions(records).get(version):
         run, context = run_of(home, spec, run_key_of(known.champion.reference))
+        check_maker(run, known.champion)
         return Lineage(run, context, known.champion, records)
     # Registered, and then refused before anybody was to serve by it.
     for record in reversed(records):
@@ -61,6 +63,21 @@ def lineage_of(home: Home, spec: Spec, version: int) -> Lineage:
         f"no run on record has registered version {version} of {spec.model}",
         do=f"see which there are: python -m retrain changelog {spec.model}",
     )
+
+
+def check_maker(run: Run, champion: Champion) -> None:
+    """Refuse the reports of a run that has since made another model than the version: earlier versions allowed it.
+
+    Raises:
+        MissingInput: there are none.
+        EvidenceChanged: they are of another model.
+    """
+    digest = run.read(RefitReport, "refit").fitted.digest
+    if digest != champion.digest:
+        raise EvidenceChanged(
+            f"{run.folder} is of the model {digest[:12]}, version {champion.version} is {champion.digest[:12]}",
+            do="bring the folder back from a backup of the store; MLflow has the version's files and lineage",
+        )
 
 
 def run_of(home: Home, spec: Spec, key: str) -> tuple[Run, Context]:

@@ -79,9 +79,24 @@ def promotions(run: Run) -> list[Record]:
     return run.ledger.records(run.model, PROMOTION)
 
 
-def own_change(run: Run, changes: list[Record]) -> Record | None:
-    """The change that this run has made; None if it has made none."""
-    return next((record for record in changes if record.key == run.key), None)
+def own_change(run: Run, changes: list[Record], action: str = "") -> Record | None:
+    """The change that this run has made; None if it has made none.
+
+    Args:
+        run: by its key.
+        changes: every change of the champion on record.
+        action: what the run does; empty: whatever it has done.
+
+    Raises:
+        PromotionConflict: a run of another kind had this key, when keys did not tell the kind.
+    """
+    record = next((record for record in changes if record.key == run.key), None)
+    if record is not None and record.body["action"] != (action or record.body["action"]):
+        raise PromotionConflict(
+            f"the key {run.key} is that of a {record.body['action']} on record",
+            do="start a new run, under an id of its own",
+        )
+    return record
 
 
 def check_promotable(run: Run, changes: list[Record], target: Champion, effective_at: datetime) -> None:
@@ -148,7 +163,7 @@ def change_champion(run: Run, change: ChampionChange) -> tuple[Record, bool]:
     """
     registry = Registry(run.home.mlflow)
     changes = promotions(run)
-    record = own_change(run, changes)
+    record = own_change(run, changes, change.action)
     if record is None:
         anchors.check_anchor(run, urgent=change.action == "rollback")
         if change.action == "promote":

@@ -35,7 +35,7 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
             MLflow alone has lost is registered again first.
     """
     changes = promotion.promotions(run)
-    earlier_try = promotion.own_change(run, changes)
+    earlier_try = promotion.own_change(run, changes, "rollback")
     if earlier_try is not None:
         origin, target = earlier_try, Champion.model_validate(earlier_try.body["champion"])
         blocked = earlier_try.body["blocked"]

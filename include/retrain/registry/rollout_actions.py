@@ -20,8 +20,10 @@ from retrain.registry import promotion, restore, rollback, rollouts, smoke_test
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import CHALLENGER, ChampionChange
 from retrain.registry.rollout_rules import RolloutVerdict
+from retrain.rendering.text import run_key_of
 from retrain.results import Context, Decision, Rollout
 from retrain.state import projections
+from retrain.state.evidence import check_files
 from retrain.state.run import Run
 
 log = logging.getLogger(__name__)
@@ -98,8 +100,9 @@ def _promote(
     )
     changes = promotion.promotions(run)
     try:
-        if promotion.own_change(run, changes) is None:
+        if promotion.own_change(run, changes, "promote") is None:
             promotion.check_promotable(run, changes, target, run.as_of)
+            check_files(replace(run, key=run_key_of(target.reference)))
             try:
                 smoke_test.run_smoke_test(run, target)
             except ArtifactMissing:  # MLflow may have lost it, the run's own files have not

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retrain import errors
-from retrain.errors import InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
+from retrain.errors import EvidenceChanged, InvalidInterval, MissingInput, RetrainError, SnapshotCorrupt
 from retrain.rendering.text import number, plain, run_key_of, stamp, who
 from retrain.results import AcceptedBatch, Champion, Context, RefitReport
 from retrain.spec import Spec
@@ -225,7 +225,7 @@ def _other_clock(promotions: Sequence[Record], at: datetime, recorded: bool) -> 
 
 
 def _training_lines(home: Home, spec: Spec, champion: Champion) -> Iterator[str]:
-    from retrain.registry.lineage import run_of  # which loads MLflow; the plugin shows the table without
+    from retrain.registry.lineage import check_maker, run_of  # which loads MLflow; the plugin shows the table without
 
     yield (
         f"made of  {champion.rows:,} rows until {stamp(champion.trained_until)}, {champion.configuration.label};"
@@ -233,8 +233,9 @@ def _training_lines(home: Home, spec: Spec, champion: Champion) -> Iterator[str]
     )
     try:
         run, context = run_of(home, spec, run_key_of(champion.reference))
+        check_maker(run, champion)
         batches = training_batches(run, context)
-    except MissingInput as error:
+    except (MissingInput, EvidenceChanged) as error:
         yield f"         its run's files are gone: {error.found}"
         return
     for accepted in batches[-INTERVALS:]:

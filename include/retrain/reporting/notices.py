@@ -132,7 +132,7 @@ KINDS: dict[str, Kind] = {
     "model-damaged": Kind(
         "critical",
         "The model was not used.",
-        (errors.ArtifactMissing, errors.DigestMismatch, errors.ModelFormatRefused),
+        (errors.ArtifactMissing, errors.DigestMismatch, errors.EvidenceChanged, errors.ModelFormatRefused),
     ),
     "chain-broken": Kind("critical", "The task has stopped; who serves is not changed.", (errors.ChainBroken,)),
     # everything else

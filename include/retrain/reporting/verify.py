@@ -26,12 +26,16 @@ from retrain.data.versions import DataRegistry, DataVersion, registry_of
 from retrain.errors import OutOfBandChange, RetrainError, SnapshotCorrupt
 from retrain.registry import anchors, promotion
 from retrain.registry.mlflow import Registry
+from retrain.rendering.text import run_key_of
 from retrain.results import Champion
 from retrain.state import projections
+from retrain.state.evidence import EVIDENCE, report_digests
 from retrain.state.ledger import Ledger
 from retrain.state.settings import Home
 from retrain.state.store import Store
 
+REPORTED = ("register", "smoke_test")
+"""Stages whose report a version points to, and which comes after the evidence is put on record."""
 UNREACHED = "could not be asked: "
 """How the finding of a check begins that could not reach what it is about."""
 
@@ -80,6 +84,7 @@ def verify(home: Home, model: str, progress: Callable[[str], None] = lambda text
         *_check_each("batches", partial(checks.files, "ingest", "batch"), progress),
         *_check_each("labels", partial(checks.files, "labels", "labels"), progress),
         *_check_each("scores", partial(checks.files, "score"), progress),
+        *_check_each("evidence", checks.evidence, progress, lambda: checks.without_evidence),
     )
 
 
@@ -103,6 +108,7 @@ class _Checks:
 
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
+        self.without_evidence = ""
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -163,6 +169,25 @@ class _Checks:
         bodies = [record.body[part] if part else record.body for record in records]
         return {body["key"]: partial(self._file, body["key"], body["sha256"]) for body in bodies if body}
 
+    def evidence(self) -> dict[str, CheckFunction]:
+        """What the versions rest on, and of those that served the reports of `register` and `smoke_test`."""
+        stages = self.ledger.records(self.name, "stage")
+        files = {record.run: dict(record.body["files"]) for record in self.ledger.records(self.name, EVIDENCE)}
+        served = {
+            run_key_of(record.body["champion"]["reference"]) for record in self.ledger.records(self.name, "promotion")
+        }
+        for run in served & files.keys():
+            written = report_digests([record for record in stages if record.run == run])
+            files[run] |= {f"{name}.json": written[name] for name in REPORTED if name in written}
+        registered = [record for record in stages if record.body.get("stage") == "register"]
+        if missing := len({record.run for record in registered if record.body["facts"].get("version")} - files.keys()):
+            self.without_evidence = f"; of {missing} earlier versions none is on record"
+        return {
+            f"{self.name}/runs/{run}/{name}": partial(self._file, f"{self.name}/runs/{run}/{name}", sha256)
+            for run, names in files.items()
+            for name, sha256 in names.items()
+        }
+
     def _model_files(self, champion: Champion) -> None:
         # Under the number that the files have now: what MLflow had lost was registered again.
         known = self.registry.find(self.name, champion.digest)
@@ -194,7 +219,10 @@ def _check(what: str, check: CheckFunction) -> Verification:
 
 
 def _check_each(
-    what: str, list_checks: Callable[[], Mapping[str, CheckFunction]], progress: Callable[[str], None]
+    what: str,
+    list_checks: Callable[[], Mapping[str, CheckFunction]],
+    progress: Callable[[str], None],
+    more: Callable[[], str] = str,
 ) -> Iterator[Verification]:
     """The outcome of each check that fails, then one for all; an outage ends the checking."""
     checks: dict[str, CheckFunction] = {}
@@ -212,4 +240,5 @@ def _check_each(
         if outcome.finding.startswith(UNREACHED):
             break
     all_sound = sound == len(checks)
-    yield Verification(what, all_sound, f"{sound:,} of {len(checks):,} as recorded", "" if all_sound else "see above")
+    finding = f"{sound:,} of {len(checks):,} as recorded{more()}"
+    yield Verification(what, all_sound, finding, "" if all_sound else "see above")

@@ -91,7 +91,7 @@ def _report(run: Run, batch: Batch, address: str, digest: str) -> IngestReport:
 
 
 def _refuse_conflict(run: Run, sha256: str, digest: str) -> None:
-    accepted = _accepted(run)
+    accepted = accepted_batch(run)
     if accepted is None or accepted.batch.sha256 == sha256 or run.trigger.revise:
         return
     # A column declared anew retypes the same delivery: nobody delivered anything else.
@@ -103,11 +103,13 @@ def _refuse_conflict(run: Run, sha256: str, digest: str) -> None:
     raise IntervalConflict(
         f"{run.interval} was accepted as {accepted.batch.sha256[:12]} with {accepted.batch.rows:,} rows,"
         f" the delivery is now {sha256[:12]}",
-        do="put the delivery back, or take it as a new revision with --revise",
+        do="put the delivery back, or take it as a new revision, in a run of its own: python -m retrain run"
+        f" {run.model} --interval {run.interval.name} --revise, or trigger {run.model}_retrain with revise",
     )
 
 
-def _accepted(run: Run) -> AcceptedBatch | None:
+def accepted_batch(run: Run) -> AcceptedBatch | None:
+    """The batch of the run's interval that was accepted last, by whichever run; None before the first."""
     records = _of_interval(run, "snapshot")
     return AcceptedBatch.model_validate(records[-1].body["accepted"]) if records else None
 

@@ -12,6 +12,7 @@ from retrain.registry import approval, promotion, rollouts
 from retrain.registry.champion import refit_as_champion
 from retrain.registry.promotion import ChampionChange
 from retrain.results import Champion, Context, Decision, GateReport, PromoteReport, RegisterReport, SmokeTestReport
+from retrain.state import evidence
 from retrain.state.run import Run
 
 
@@ -19,6 +20,7 @@ def promote(run: Run) -> PromoteReport:
     """Make this run's version the champion, or begin the way there that the spec asks for.
 
     Raises:
+        EvidenceChanged: what the version rests on is not what was registered and smoke-tested.
         MissingInput: another version than the registered one was smoke-tested.
         NotApproved: the version has other files than the one that this run proposed.
         StaleRun: a newer run has promoted since.
@@ -30,6 +32,8 @@ def promote(run: Run) -> PromoteReport:
     registered = run.read(RegisterReport, "register")
     if registered.version is None:
         return _report(run, Decision(verdict="kept", reasons=registered.decision.reasons))
+    evidence.check_files(run)
+    evidence.check_reports(run, "register", "smoke_test")
     tested = run.read(SmokeTestReport, "smoke_test")
     if tested.version != registered.version:
         raise MissingInput(
@@ -39,7 +43,7 @@ def promote(run: Run) -> PromoteReport:
     gate, context = run.read(GateReport, "gate"), run.read(Context, "context")
     target = refit_as_champion(run, registered.version, registered.run_id)
     changes = promotion.promotions(run)
-    if promotion.own_change(run, changes) is None:
+    if promotion.own_change(run, changes, "promote") is None:
         promotion.check_promotable(run, changes, target, run.as_of)
         if run.spec.promotion.mode != "auto":
             # An approval may come days later: of several first versions that waited only one may serve.

@@ -1,4 +1,4 @@
-"""One MLflow run per run of the loop, and one version per promoted candidate.
+"""One MLflow run per run of the loop and what it came to, and one version per promoted candidate.
 
 The run holds what a person needs to judge it later: parameters, the gated candidate's metrics on the holdout rows,
 plots, reports, and the lineage from data hash to lock digest. A rejected candidate leaves its run and no version. The
@@ -32,8 +32,10 @@ from retrain.results import (
     RegisterReport,
     TrainReport,
 )
+from retrain.state import evidence
 from retrain.state.projections import numbers
 from retrain.state.run import Run
+from retrain.state.store import json_digest
 
 CARD = "card"
 """Folder of the model card among the files of an MLflow run."""
@@ -47,6 +49,7 @@ def register(run: Run) -> RegisterReport:
     Raises:
         MissingInput: an earlier stage has not run.
         NonFiniteMetric, ConfigChanged, OutOfBandChange, DigestMismatch: as `retrain.registry.mlflow.Registry` says.
+        EvidenceChanged: an earlier try has put on record what the version rests on, which has changed since.
         RegistryDown: MLflow does not answer.
     """
     context = run.read(Context, "context")
@@ -59,6 +62,8 @@ def register(run: Run) -> RegisterReport:
         "verdict": gate.decision.verdict,
         "reasons": "; ".join(gate.decision.reasons),
     }
+    if refit is not None and not run.trigger.dry_run:
+        evidence.seal(run)
     with tempfile.TemporaryDirectory(prefix="retrain-") as folder, ExitStack() as stack:
         files = {f"reports/{name}.json": _file(run, name, Path(folder)) for name in REPORTS if _has(run, name)}
         for name in FOLDERS:
@@ -66,13 +71,16 @@ def register(run: Run) -> RegisterReport:
                 files[name] = stack.enter_context(run.store.local(f"{run.folder}/{name}"))
         (Path(folder) / "gate.html").write_bytes(table.page(gate))
         files["gate/gate.html"] = Path(folder) / "gate.html"
+        parameters, metrics = _parameters(run, fitted), _metrics(run, fitted, gate)
+        # A run that comes to something else, as one may that makes no version, is another run in MLflow.
+        outcome = json_digest([run.spec.digest, fitted.digest, gate.decision.verdict, parameters, metrics])
         run_id = registry.record(
             experiment=run.model,
-            key=run.key,
+            key=f"{run.key} {outcome[:12]}",
             name=f"{run.interval.name} {gate.decision.verdict}",
             description=f"{run.spec.objective}\n\n{gate.decision.verdict}: {'; '.join(gate.decision.reasons)}",
-            params=_parameters(run, fitted),
-            metrics=_metrics(run, fitted, gate),
+            params=parameters,
+            metrics=metrics,
             tags=tags,
             files=files,
         )

@@ -58,6 +58,7 @@ Kind = Literal[
     "decision",
     "alert",
     "training",
+    "evidence",
     "interim_analysis",
     "score",
     "proposal",

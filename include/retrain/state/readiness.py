@@ -19,8 +19,8 @@ from retrain.errors import InvalidName, RetrainError
 from retrain.state.ledger import Record
 from retrain.state.run import Run, run_key
 
-RUN_PREFIX = {"retrain": "", "score": "score-", "monitor": "monitor-"}
-"""How the keys of a loop's runs begin: Airflow gives the runs of several DAGs the same id."""
+RUN_PREFIX = {"retrain": "", **{kind: f"{kind}-" for kind in ("score", "monitor", "rollback", "reconcile", "undo")}}
+"""How the keys of runs of each kind begin: Airflow gives the runs of several DAGs the same id."""
 
 KINDS = ("stage", "score stage", "score")
 """The kinds of records that the rule reads."""
@@ -38,11 +38,11 @@ START_GRACE = timedelta(minutes=1)
 """Time that a loop which was started together with this one has for its first record."""
 
 
-def loop_run_key(loop: str, run_id: str) -> str:
-    """The key of a run in the store, by its loop and the id of its Airflow run.
+def loop_run_key(kind: str, run_id: str) -> str:
+    """The key of a run, by its loop or what else it does, and the id of its Airflow run.
 
     Raises:
-        InvalidName: the run id would take the folder of another loop's run.
+        InvalidName: the run id of a retraining would take the key of another kind's run.
 
     >>> loop_run_key("score", "scheduled__2013-02-01T00:00:00+00:00")
     'score-scheduled__2013-02-01T00-00-00-00-00'
@@ -50,12 +50,12 @@ def loop_run_key(loop: str, run_id: str) -> str:
     'alert-42'
     """
     key = run_key(run_id)
-    if loop == "retrain" and key.startswith(tuple(filter(None, RUN_PREFIX.values()))):
+    if kind == "retrain" and key.startswith(tuple(filter(None, RUN_PREFIX.values()))):
         raise InvalidName(
-            f"the run id {run_id!r} is one of another loop's run",
+            f"the run id {run_id!r} is one of another kind of run",
             do="begin it otherwise, like alert-… for the run that an alert asks for",
         )
-    return RUN_PREFIX[loop] + key
+    return RUN_PREFIX[kind] + key
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Stages hand on by files in the run's folder of the store: `<model>/runs/<run>/<s
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -92,10 +93,39 @@ class Run:
         self.store.write(f"{self.folder}/{stage}.json", report.to_json().encode())
 
 
-def run_key(text: str) -> str:
-    """The folder name that an Airflow run id becomes.
+PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,179}")
+"""The name of a run's folder: 180 characters, so that with what stands before and after it a name of a file."""
+OF_AIRFLOW = re.compile(
+    r"[a-z_]+__\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d(\.\d+)?[+-]\d\d[:-]\d\d(_[A-Za-z0-9]+)?", re.ASCII
+)
+"""A run id of Airflow's own, or the folder that it becomes."""
+HASHED = re.compile(r".*\.[0-9a-f]{12}", re.DOTALL)
+"""A key that ends with a digest of the text that it was made of."""
 
-    >>> run_key("scheduled__2013-02-01T00:00:00+00:00")
-    'scheduled__2013-02-01T00-00-00-00-00'
+
+def run_key(text: str) -> str:
+    """The folder name that a run id becomes: of no two ids the same.
+
+    A plain text stays as it is, and an id of Airflow's own becomes what it always became. What is left might become
+    one of those, so it gets a digest of its own.
+
+    >>> run_key("alert-42"), run_key("scheduled__2013-02-01T00:00:00+00:00")
+    ('alert-42', 'scheduled__2013-02-01T00-00-00-00-00')
+    >>> run_key("a:b"), run_key("a+b")
+    ('a-b.6783a31eabf6', 'a-b.300273daf0bb')
+    """
+    plain, ours = former_run_key(text), OF_AIRFLOW.fullmatch(text)
+    if ours and plain != text and text.count(":") == 3 and text.count("+") == 1 and PLAIN.fullmatch(plain):
+        return plain
+    if PLAIN.fullmatch(text) and not ours and not HASHED.fullmatch(text):
+        return text
+    return f"{plain[:167]}.{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def former_run_key(text: str) -> str:
+    """The folder name that earlier versions made of a run id: several ids could become the same.
+
+    >>> former_run_key("a:b"), former_run_key("a+b")
+    ('a-b', 'a-b')
     """
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text).lstrip(".") or "run"

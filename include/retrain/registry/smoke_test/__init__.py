@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
 from retrain.registry.mlflow import Registry
 from retrain.registry.mlflow.files import check_model
+from retrain.rendering.text import run_key_of
 from retrain.results import Champion, GateCheck
 from retrain.spec import Spec
+from retrain.state import evidence
 from retrain.state.run import Run
 
 KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -87,6 +89,7 @@ def run_smoke_test(run: Run, target: Champion, *, back: bool = False) -> tuple[G
 
     Raises:
         ArtifactMissing, DigestMismatch, InvalidName, ModelFormatRefused, EstimatorRefused: nothing was loaded.
+        EvidenceChanged: the golden rows are others than when the version was registered.
         SmokeTestFailed: too large to load, or it does not load, does not answer as training did, or is over its budget.
     """
     rows, expected = _golden(run, target)
@@ -173,6 +176,8 @@ def run_child(spec: Spec, folder: Path, digest: str, rows: list[dict[str, Any]])
 
 
 def _golden(run: Run, target: Champion) -> tuple[list[dict[str, Any]], Array]:
+    maker = replace(run, key=run_key_of(target.reference))
+    evidence.check_files(maker, "refit/golden.json")
     key = f"{target.reference}/golden.json"
     if not run.store.exists(key):
         raise ArtifactMissing(
