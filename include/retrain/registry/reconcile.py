@@ -104,12 +104,12 @@ def _serve(
     target: Champion,
     reason: str,
 ) -> None:
-    smoke_test.run_smoke_test(run, target, back=True)
+    warnings = smoke_test.warnings(smoke_test.run_smoke_test(run, target, back=True))
     change = ChampionChange(
         action=action,
         target=target,
         kind=action,
-        reasons=(reason,),
+        reasons=(reason, *warnings),
         reference_champion=projections.reference_champion(changes) or target,
         effective_at=changes[-1].effective_at if changes else target.effective_at,
         details={"unblocks": target.digest},
