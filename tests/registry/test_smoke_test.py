@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,35 @@ def test_only_what_is_pinned_can_be_imported(registered: Callable[..., tuple[Run
         smoke_test.run_smoke_test(run, target)
     assert "does not answer" in caught.value.found
     assert "the pinned requirements bring no module 'yaml'" in caught.value.found
+
+
+def older_pandas(folder: Path) -> None:
+    text = (folder / "requirements.txt").read_text()
+    (folder / "requirements.txt").write_text(text.replace(f"pandas=={pd.__version__}", "pandas==1.0"))
+
+
+def test_a_version_of_other_libraries_comes_back_and_it_is_told(
+    registered: Callable[..., tuple[Run, Champion]],
+) -> None:
+    run, target = registered(spec_with(), older_pandas)
+    skew = f"pandas is {pd.__version__}, 1.0 is pinned"
+    with pytest.raises(SmokeTestFailed, match=skew):
+        smoke_test.run_smoke_test(run, target)
+    checks = smoke_test.run_smoke_test(run, target, back=True)
+    assert smoke_test.warnings(checks) == (f"warning: {skew}",)
+    refuses = run.spec.serving.model_copy(update={"library_skew": "refuse"})
+    with pytest.raises(SmokeTestFailed, match=skew):
+        smoke_test.run_smoke_test(
+            replace(run, spec=run.spec.model_copy(update={"serving": refuses})), target, back=True
+        )
+
+
+def test_a_version_that_does_not_come_to_its_answers_does_not_come_back(
+    registered: Callable[..., tuple[Run, Champion]],
+) -> None:
+    run, target = registered(spec_with(), lambda folder: (folder / "requirements.txt").write_bytes(b"\xff\xfe"))
+    with pytest.raises(SmokeTestFailed, match="its requirements could not be read"):
+        smoke_test.run_smoke_test(run, target, back=True)
 
 
 def test_what_a_model_tries_is_refused_and_reported_even_if_it_hides_it(

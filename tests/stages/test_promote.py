@@ -327,6 +327,17 @@ def test_rollback_puts_the_predecessor_back_and_again(churn: Model) -> None:
     sound(churn)
 
 
+def test_a_predecessor_of_other_libraries_is_told_on_record(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    skew = GateCheck(name="requirements", model="v1", passed=False, reason="pandas is 3.0, 2.2 is pinned")
+    monkeypatch.setattr(smoke_test, "run_smoke_test", lambda *_, **__: (skew,))
+    for _ in range(2):
+        report = actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+        assert report.decision.reasons == ("version 1 serves again: bad; warning: pandas is 3.0, 2.2 is pinned",)
+    assert chain(churn)[-1].body["reasons"] == ["bad", "warning: pandas is 3.0, 2.2 is pinned"]
+
+
 def test_what_was_put_back_does_not_come_again(churn: Model) -> None:
     first, second = registered(churn, MONTHS[0]), registered(churn, MONTHS[1])
     promote(first)
