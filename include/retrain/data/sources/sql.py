@@ -38,7 +38,7 @@ def address(source: Source, root: Path) -> sa.URL:
     )
     try:
         url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else sa.make_url(text)
-    except (ArgumentError, ValueError, TypeError):
+    except (ArgumentError, ValueError, TypeError, RecursionError):
         raise SourceRefused(
             f"the URL of {_named(source)} cannot be understood", do="write it as SQLAlchemy does"
         ) from None
@@ -69,7 +69,8 @@ def _environment(name: str) -> str:
 
 
 def _of_json(connection: dict[str, Any]) -> sa.URL:
-    kind = str(connection["conn_type"])
+    if not (kind := connection.get("conn_type")) or not isinstance(kind, str):
+        raise SourceRefused("the connection names no conn_type", do='write it as {"conn_type": "postgres", …}')
     return sa.URL.create(
         kind,
         username=connection.get("login"),
