@@ -43,7 +43,7 @@ def approve(
 def reconcile(
     model: Model,
     take: Annotated[str, typer.Option("--take", help="where an alias was moved by hand: ledger or alias")] = "",
-    reason: Reason = "",
+    reason: Reason = "reconciled",
 ) -> None:
     """Make the ledger and MLflow's alias agree again."""
     if take not in ("", "ledger", "alias"):
@@ -54,7 +54,7 @@ def reconcile(
         home.spec(model),
         _new_key("reconcile"),
         cast(Literal["", "ledger", "alias"], take),
-        reason or "reconciled",
+        reason,
         by=getpass.getuser(),
     )
     typer.echo(f"{model} · reconcile: {outcome}")
