@@ -47,6 +47,7 @@ Kind = Literal[
     "batch",
     "snapshot",
     "labels",
+    "data restored",
     "release",
     "stage",
     "score stage",
