@@ -130,13 +130,17 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
             "'double' of .* is another in another batch of",
         ),
         (
-            "def build(frame):\n    return frame.assign(double=frame.index if len(frame) > 1 else 0)",
+            "def build(frame):\n    return frame.assign(double=0.0 if len(frame) > 1 else 1.0)",
             "alone",
+        ),
+        (
+            "def build(frame):\n    return frame.assign(double=frame.index)",
+            "'double' of .* is another in another batch of",
         ),
         ("def build(frame):\n    return frame.assign(double=len(frame) > 3)", r"of 2 row\(s\), such as row 3 of 4"),
         ("SEEN = []\ndef build(frame):\n    SEEN.append(1)\n    return frame.assign(double=len(SEEN))", "is another"),
         (
-            "FIRST = []\ndef build(frame):\n    FIRST.append(frame.index[0])\n    return frame.assign(double=FIRST[0])",
+            "FIRST = []\ndef build(frame):\n    FIRST.append(frame['id'][0] == 'x')\n    return frame.assign(double=FIRST[0])",
             "is another",
         ),
         ("import numpy\ndef build(frame):\n    return frame.assign(double=numpy.random.random())", "is another"),
@@ -168,6 +172,13 @@ def test_a_category_and_a_blank_that_depend_on_the_batch(frame: pd.DataFrame) ->
         code = f"def build(frame):\n    return frame.assign(both={value})"
         with pytest.raises(FeatureCodeRefused, match=r"'both' of .* is another"):
             own(code, {"both": "category"}).fit(Typed(KINDS).transform(frame))
+
+
+def test_rows_keep_the_index_that_they_came_with(frame: pd.DataFrame) -> None:
+    rows = Typed(KINDS).transform(frame).set_axis([7, 7, 3, 1])
+    added = own("def build(frame):\n    return frame.assign(double=frame['visits'])").fit_transform(rows)
+    assert added.index.tolist() == [7, 7, 3, 1]
+    assert added["double"].equals(rows["visits"].rename("double"))
 
 
 def test_last_digits_and_shared_blanks_are_no_difference(frame: pd.DataFrame) -> None:

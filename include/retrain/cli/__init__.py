@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import typer
-from typer import Context
 from typer.core import TyperGroup
 
 from retrain import pipeline
@@ -35,7 +34,7 @@ GROUPS = {
 class Commands(TyperGroup):
     """The commands; one that was renamed is told, in place of whichever sounds alike."""
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that was typed."""
         if args and args[0] in STAGES:
             ctx.fail(f"'{args[0]}' is now called '{STAGES[args[0]]}'")

@@ -181,21 +181,24 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _answer(self, frame: pd.DataFrame, load: Callable[[str, str, str], Callable[..., object]]) -> pd.DataFrame:
         """The frame with the columns that the function adds, as `load` brings it."""
+        # Numbered anew: where a row lies in its batch is nothing of the row's own.
+        given = frame.reset_index(drop=True)
         try:
-            returned = load(self.code, self.function, self.digest)(frame.copy())
+            returned = load(self.code, self.function, self.digest)(given.copy())
         except RetrainError:
             raise
         except (Exception, SystemExit) as error:  # a function that exits ends no process but its own answer
             raise self.refuse(f"failed: {type(error).__name__}: {str(error)[:300]}", "mend the function") from error
         if not isinstance(returned, pd.DataFrame):
             raise self.refuse(f"returned {type(returned).__name__}", "return the data frame with the added columns")
-        if len(returned) != len(frame) or not returned.index.equals(frame.index):
+        if len(returned) != len(given) or not returned.index.equals(given.index):
             raise self.refuse(
                 f"was given {len(frame)} rows and returned {len(returned)}, or reordered them",
                 "keep every row and the index",
             )
         if absent := [name for name in self.adds if name not in returned]:
             raise self.refuse(f"did not add {', '.join(absent[:5])}", "add every column that `adds` names")
+        returned = returned.set_axis(frame.index)
         try:
             return frame.assign(**{name: _cast(returned[name], kind) for name, kind in self.adds.items()})
         except DtypeChanged as error:

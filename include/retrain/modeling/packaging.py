@@ -47,19 +47,19 @@ def pinned_versions(text: str) -> tuple[dict[str, str], list[str]]:
     >>> pinned_versions("mlflow==3.1\nnumpy==2.4.6\nscipy>=1\n")
     ({'numpy': '2.4.6'}, ['scipy>=1'])
     """
-    pinned, loose = {}, []
+    pins, loose = {}, []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if (match := re.fullmatch(r"([\w.-]+)==([\w.+!-]+)", line)) is None:
             loose.append(line)
         elif match[1] != "mlflow":
-            pinned[match[1]] = match[2]
-    return pinned, loose
+            pins[match[1]] = match[2]
+    return pins, loose
 
 
-def mismatches(pinned: dict[str, str]) -> list[str]:
+def mismatches(pins: dict[str, str]) -> list[str]:
     """The packages that are not installed in the version that is pinned, each in words."""
     texts = []
-    for name, version in pinned.items():
+    for name, version in pins.items():
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -98,6 +98,6 @@ def _load(folder: Path, registry: str, model: str, version: int, digest: str) ->
     """The pipeline, and what `library_skew` says: what is installed does not change while a process runs."""
     if not folder.is_dir():
         Registry(registry).fetch(model, version, digest, folder)
-    pipeline, pins = load_model(folder, digest), folder / "requirements.txt"
-    pinned, _ = pinned_versions(pins.read_text() if pins.is_file() else "")
-    return pipeline, tuple(mismatches(pinned))
+    pipeline, file = load_model(folder, digest), folder / "requirements.txt"
+    pins, _ = pinned_versions(file.read_text() if file.is_file() else "")
+    return pipeline, tuple(mismatches(pins))

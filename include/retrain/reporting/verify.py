@@ -193,13 +193,13 @@ class _Checks:
 
     def _snapshot(self, record: Record) -> None:
         version = version_of(self.ledger, record)
-        found = self.data.lookup(version.tag)
-        if found is None:
+        tagged = self.data.lookup(version.tag)
+        if tagged is None:
             raise SnapshotCorrupt(
                 f"the tag {version.tag} of the data registry is gone",
                 do=f"bring the data registry back from a clone; without one: {_again(self.name, [version.tag])}",
             )
-        if found != version:
+        if tagged != version:
             raise SnapshotCorrupt(
                 f"the tag {version.tag} of the data registry stands for other data than on record",
                 do="bring the data registry back from a clone",
