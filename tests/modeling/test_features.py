@@ -140,7 +140,7 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
         ("def build(frame):\n    return frame.assign(double=len(frame) > 3)", r"of 2 row\(s\), such as row 3 of 4"),
         ("SEEN = []\ndef build(frame):\n    SEEN.append(1)\n    return frame.assign(double=len(SEEN))", "is another"),
         (
-            "FIRST = []\ndef build(frame):\n    FIRST.append(frame['id'][0] == 'x')\n    return frame.assign(double=FIRST[0])",
+            "A = []\ndef build(frame):\n    A.append(frame['id'][0] == 'x')\n    return frame.assign(double=A[0])",
             "is another",
         ),
         ("import numpy\ndef build(frame):\n    return frame.assign(double=numpy.random.random())", "is another"),
