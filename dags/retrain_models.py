@@ -17,7 +17,7 @@ from stage_tasks import Loop, current_run, failure_notifier, notify_of, perform,
 
 from retrain import actions, pipeline
 from retrain.errors import InvalidSpec, NotApproved
-from retrain.results import Trigger
+from retrain.results import SHORTEST_REASON, Trigger
 from retrain.spec import Spec, load
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import Run
@@ -201,7 +201,9 @@ def rollback_dag(spec: Spec) -> DAG:
         dag_id=f"{spec.model}_rollback",
         description=f"Put an earlier champion of {spec.model} back",
         params={
-            "reason": Param(type="string", minLength=3, maxLength=500, title="Reason", description="for the record"),
+            "reason": Param(
+                type="string", minLength=SHORTEST_REASON, maxLength=500, title="Reason", description="for the record"
+            ),
             "to": Param(
                 None, type=["null", "integer"], minimum=1, title="To",
                 description="version to put back; empty: the champion's predecessor",

@@ -23,7 +23,7 @@ BY = ("test_ledger", "test_promote", "test_reconcile", "test_rollout", "test_ver
 """Test modules that are measured."""
 
 _TRACER = coverage.Coverage(
-    data_file=".coverage/part",
+    data_file=".coverage/all",
     data_suffix=True,
     branch=True,
     include=[f"*/{name.replace('.', '/')}.py" for name in MODULES],

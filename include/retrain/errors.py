@@ -243,6 +243,10 @@ class ArtifactMissing(RetrainError):
     """The files of a registered version are gone. The operator restores them, or trains again."""
 
 
+class LibrarySkew(RetrainError):
+    """A version was fitted under other libraries, and the spec refuses that. The operator installs them or retrains."""
+
+
 class DanglingChampion(RetrainError):
     """The champion alias points at nothing. The operator reconciles it."""
 

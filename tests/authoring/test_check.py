@@ -157,9 +157,40 @@ def test_feature_code_is_not_run(home: Home, tmp_path: Path, spec_of: Callable[[
     spec = spec_of()
     spec["training"]["features"] = {"file": "own.py", "adds": {"twice": "number"}}
     write(home, spec)
-    (home.models / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef build(frame):\n    return frame\n")
+    touch = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    (home.models / "own.py").write_text(f"{touch}def build(frame):\n    return frame\n")
     assert CliRunner().invoke(app, ["check"]).exit_code == 0
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("frame['at'] = pd.Timestamp.now()", "own.py:6: now() reads the clock"),
+        ("frame['at'] = time.time()", "own.py:6: time.time reads the clock"),
+        ("more = pd.read_csv('rates.csv')", "own.py:6: read_csv() reads what does not travel with the model"),
+        ("more = open('rates.csv')", "own.py:6: open() reads what does not travel with the model"),
+        ("rate = os.environ['RATE']", "own.py:6: os.environ reads what does not travel with the model"),
+        ("os._exit(1)", "own.py:6: os._exit ends the process that calls it"),
+        ("exit()", "own.py:6: exit() ends the process that calls it"),
+        ("import random", "own.py:6: random draws at random"),
+        ("return frame,", ""),
+        ("frame['time'] = frame['signup'].dt.time.map(lambda when: when.time()) if 0 else 1", ""),
+        ("return frame frame", "own.py:6: invalid syntax"),
+    ],
+)
+def test_a_feature_function_of_more_than_the_row_is_refused(
+    line: str, problem: str, home: Home, spec_of: Callable[[], dict[str, Any]]
+) -> None:
+    spec = spec_of()
+    spec["training"]["features"] = {"file": "own.py", "adds": {"twice": "number"}}
+    write(home, spec)
+    (home.models / "own.py").write_text(
+        f"import os\nimport time\nimport pandas as pd\n\ndef build(frame):\n    {line}\n    return frame\n"
+    )
+    answer = CliRunner().invoke(app, ["check"])
+    assert answer.exit_code == (1 if problem else 0), answer.output
+    assert problem in answer.output
 
 
 def test_every_key_is_on_the_page_with_its_default_and_a_word() -> None:

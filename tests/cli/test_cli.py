@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from retrain import cli, pipeline
 from tests.conftest import Model
@@ -37,3 +38,25 @@ def test_a_refusal_is_one_message_and_an_exit_code(
         cli.main()
     assert ended.value.code == 1
     assert "churn · release · MissingInput: no quarantined or held batch of [2024-02-01" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "no", " ab "])
+@pytest.mark.parametrize(
+    "command", [["rollback", "churn"], ["approve", "churn", "1"], ["reconcile", "churn"], ["release", "churn"]]
+)
+def test_a_reason_that_says_nothing_is_refused_as_in_airflow(churn: Model, command: list[str], reason: str) -> None:
+    answer = CliRunner().invoke(cli.app, [*command, "--reason", reason])
+    assert answer.exit_code == 2
+    assert "say why, in 3 characters or more" in " ".join(answer.output.replace("│", " ").split())
+
+
+def test_a_reconciliation_without_a_reason_needs_none(mlflow: object, churn: Model) -> None:
+    answer = CliRunner().invoke(cli.app, ["reconcile", "churn"])
+    assert (answer.exit_code, answer.output.strip()) == (0, "churn · reconcile: no champion yet")
+
+
+def test_a_command_that_was_renamed_is_told() -> None:
+    answer = CliRunner().invoke(cli.app, ["probe", "churn"])
+    assert answer.exit_code == 2
+    assert "'probe' is now called 'smoke_test'" in answer.output
+    assert "promote" not in answer.output

@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 
 from retrain.data import sources
-from retrain.data.sources import address
+from retrain.data.sources import address, delivery, files, formats
 from retrain.errors import (
     BatchMissing,
     BatchTooLarge,
@@ -220,6 +220,14 @@ def test_broken_json_lines(tmp_path: Path) -> None:
         deliver(tmp_path, source("{start:%Y-%m}.jsonl"))
 
 
+def test_json_lines_that_are_nested_without_end(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    for line in (f'{{"id": {deep}}}', deep, f'{{"more": {deep}}}'):
+        (tmp_path / "a.jsonl").write_text(f"{line}\n")
+        with pytest.raises(SourceRefused, match=r"a\.jsonl line 1 is not JSON: maximum recursion depth"):
+            deliver(tmp_path, source("a.jsonl"))
+
+
 def test_parquet_types(tmp_path: Path) -> None:
     file, origin = tmp_path / "2024-01.parquet", source("{start:%Y-%m}.parquet")
     table = typed_table()
@@ -315,6 +323,34 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
 
 
 # --- addresses
+
+
+@pytest.mark.parametrize("place", ["found", "hashed", "read", "read whole"])
+def test_a_file_that_is_deleted_while_it_is_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.csv", "csv")
+
+    def deletes(module: Any, name: str, *, before: bool = True) -> None:
+        real = getattr(module, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            if before:
+                file.unlink(missing_ok=True)
+            answer = real(*given, **more)
+            file.unlink(missing_ok=True)
+            return answer
+
+        monkeypatch.setattr(module, name, call)
+
+    module, name = {
+        "found": (files, "local_files"),
+        "hashed": (files, "_stamps"),
+        "read": (formats, "read"),
+        "read whole": (delivery, "_write"),
+    }[place]
+    deletes(module, name, before=place == "read")
+    with pytest.raises(SourceUnavailable, match=r"a\.csv went away while it was read") as caught:
+        deliver(tmp_path, source("a.csv"))
+    assert caught.value.retryable
 
 
 def test_any_file_system_by_url(tmp_path: Path) -> None:
@@ -514,6 +550,25 @@ def test_airflow_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ke
     database = sources.sql.address(sql(connection="shop_db"), tmp_path)
     assert database.render_as_string(hide_password=False) == url
     assert "ada" not in sources.sql.redacted_url(database)
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ('{"host": "db.example.org"}', "names no conn_type"),
+        ('{"conn_type": "", "host": "db"}', "names no conn_type"),
+        ('{"conn_type": null, "host": "db"}', "names no conn_type"),
+        ("ada:secret@db.example.org/shop", "cannot be understood"),
+        ("postgres", "cannot be understood"),
+        ('{"conn_type": ' + "[" * 100_000 + "]" * 100_000 + "}", "cannot be understood"),
+    ],
+    ids=["none", "empty", "null", "no scheme", "a word", "deep"],
+)
+def test_a_connection_without_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, says: str) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", kept)
+    with pytest.raises(SourceRefused, match=says) as caught:
+        deliver(tmp_path, sql(connection="shop"))
+    assert "secret" not in str(caught.value)
 
 
 def test_a_connection_to_sqlite(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

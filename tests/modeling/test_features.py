@@ -121,8 +121,35 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("def build(frame):\n    return frame.assign(double=frame['visits'].mean())", "row alone"),
-        ("def build(frame):\n    return frame.assign(double=frame['visits'].shift().fillna(0))", "row alone"),
+        (
+            "def build(frame):\n    return frame.assign(double=frame['visits'].mean())",
+            "'double' of .* is another in another batch of",
+        ),
+        (
+            "def build(frame):\n    return frame.assign(double=frame['visits'].shift().fillna(0))",
+            "'double' of .* is another in another batch of",
+        ),
+        (
+            "def build(frame):\n    return frame.assign(double=0.0 if len(frame) > 1 else 1.0)",
+            "alone",
+        ),
+        (
+            "def build(frame):\n    return frame.assign(double=frame.index)",
+            "'double' of .* is another in another batch of",
+        ),
+        ("def build(frame):\n    return frame.assign(double=len(frame) > 3)", r"of 2 row\(s\), such as row 3 of 4"),
+        ("SEEN = []\ndef build(frame):\n    SEEN.append(1)\n    return frame.assign(double=len(SEEN))", "is another"),
+        (
+            "A = []\ndef build(frame):\n    A.append(frame['id'][0] == 'x')\n    return frame.assign(double=A[0])",
+            "is another",
+        ),
+        ("import numpy\ndef build(frame):\n    return frame.assign(double=numpy.random.random())", "is another"),
+        ("import sys\ndef build(frame):\n    sys.exit(3)", "failed: SystemExit: 3"),
+        ("raise SystemExit('on import')", "failed: SystemExit: on import"),
+        (
+            "import re\nif hasattr(re, 'ran'): exit()\nre.ran = 1\ndef build(frame): return frame.assign(double=1.0)",
+            "failed: SystemExit",
+        ),
         ("def build(frame):\n    return frame.assign(double=1.0).head(1)", "returned 1"),
         ("def build(frame):\n    return frame.assign(double=1.0).sample(frac=1, random_state=3)", "reordered"),
         ("def build(frame):\n    return frame", "did not add double"),
@@ -138,6 +165,26 @@ def test_own_features_are_added_and_nothing_else(frame: pd.DataFrame) -> None:
 def test_own_features_that_break_their_promise(frame: pd.DataFrame, code: str, message: str) -> None:
     with pytest.raises(FeatureCodeRefused, match=message):
         own(code).fit(Typed(KINDS).transform(frame))
+
+
+def test_a_category_and_a_blank_that_depend_on_the_batch(frame: pd.DataFrame) -> None:
+    for value in ("frame['id'].iloc[0]", "frame['id'].where(frame['id'] != frame['id'].max())"):
+        code = f"def build(frame):\n    return frame.assign(both={value})"
+        with pytest.raises(FeatureCodeRefused, match=r"'both' of .* is another"):
+            own(code, {"both": "category"}).fit(Typed(KINDS).transform(frame))
+
+
+def test_rows_keep_the_index_that_they_came_with(frame: pd.DataFrame) -> None:
+    rows = Typed(KINDS).transform(frame).set_axis([7, 7, 3, 1])
+    added = own("def build(frame):\n    return frame.assign(double=frame['visits'])").fit_transform(rows)
+    assert added.index.tolist() == [7, 7, 3, 1]
+    assert added["double"].equals(rows["visits"].rename("double"))
+
+
+def test_last_digits_and_shared_blanks_are_no_difference(frame: pd.DataFrame) -> None:
+    code = "def build(frame):\n    return frame.assign(double=frame['visits'] / 3 + len(frame) * 1e-13)"
+    added = own(code).fit_transform(Typed(KINDS).transform(frame))
+    assert added["double"].isna().tolist() == [False, True, False, False]
 
 
 def test_changed_code_is_not_run(frame: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,19 @@ from retrain.errors import (
     ArtifactMissing,
     DigestMismatch,
     EstimatorRefused,
+    FeatureCodeRefused,
     ModelFormatRefused,
     RetrainError,
     SmokeTestFailed,
 )
 from retrain.modeling import packaging, pipelines
+from retrain.modeling.packaging import mismatches, pinned_versions
 from retrain.modeling.recalibration import recalibrate
 from retrain.registry import smoke_test
 from retrain.registry.mlflow import Registry, digest, save_model
 from retrain.registry.recalibrated import CODE
 from retrain.registry.smoke_test import ChildReport
-from retrain.registry.smoke_test.child import mismatches, modules_of, pinned_versions
+from retrain.registry.smoke_test.child import modules_of
 from retrain.results import Champion, Configuration, GateCheck
 from retrain.spec import Spec
 from retrain.state.run import Run
@@ -170,10 +173,40 @@ def test_only_what_is_pinned_can_be_imported(registered: Callable[..., tuple[Run
     assert "the pinned requirements bring no module 'yaml'" in caught.value.found
 
 
+def older_pandas(folder: Path) -> None:
+    text = (folder / "requirements.txt").read_text()
+    (folder / "requirements.txt").write_text(text.replace(f"pandas=={pd.__version__}", "pandas==1.0"))
+
+
+def test_a_version_of_other_libraries_comes_back_and_it_is_told(
+    registered: Callable[..., tuple[Run, Champion]],
+) -> None:
+    run, target = registered(spec_with(), older_pandas)
+    skew = f"pandas is {pd.__version__}, 1.0 is pinned"
+    with pytest.raises(SmokeTestFailed, match=skew):
+        smoke_test.run_smoke_test(run, target)
+    checks = smoke_test.run_smoke_test(run, target, back=True)
+    assert smoke_test.warnings(checks) == (f"warning: {skew}",)
+    refuses = run.spec.serving.model_copy(update={"library_skew": "refuse"})
+    with pytest.raises(SmokeTestFailed, match=skew):
+        smoke_test.run_smoke_test(
+            replace(run, spec=run.spec.model_copy(update={"serving": refuses})), target, back=True
+        )
+
+
+def test_a_version_that_does_not_come_to_its_answers_does_not_come_back(
+    registered: Callable[..., tuple[Run, Champion]],
+) -> None:
+    run, target = registered(spec_with(), lambda folder: (folder / "requirements.txt").write_bytes(b"\xff\xfe"))
+    with pytest.raises(SmokeTestFailed, match="its requirements could not be read"):
+        smoke_test.run_smoke_test(run, target, back=True)
+
+
 def test_what_a_model_tries_is_refused_and_reported_even_if_it_hides_it(
     registered: Callable[..., tuple[Run, Champion]], tmp_path: Path
 ) -> None:
-    ran = str(tmp_path / "ran")
+    ran, read = str(tmp_path / "ran"), tmp_path / "rates.csv"
+    read.write_text("beside the model, and not of it")
     tries = [
         f"open({ran!r}, 'w')",
         f"os.system('touch {ran}')",
@@ -181,12 +214,13 @@ def test_what_a_model_tries_is_refused_and_reported_even_if_it_hides_it(
         "__import__('socket').create_connection(('127.0.0.1', 9), 1)",
         "__import__('ctypes').CDLL(None)",
         f"os.mkdir({ran!r})",
+        f"open({str(read)!r})",
     ]
     lines = "\n".join(f"        try: {attempt}\n        except PermissionError: pass" for attempt in tries).strip()
     run, target = registered(spec_with(lines))
     with pytest.raises(SmokeTestFailed) as caught:
         smoke_test.run_smoke_test(run, target)
-    for event in ("open(", "os.system(", "subprocess.Popen(", "socket.", "ctypes.dlopen(", "os.mkdir("):
+    for event in ("open(", "os.system(", "subprocess.Popen(", "socket.", "ctypes.dlopen(", "os.mkdir(", "rates.csv"):
         assert event in caught.value.found
     assert not Path(ran).exists()
     assert "golden" not in caught.value.found, "its answers were right all the same"
@@ -291,6 +325,57 @@ def test_answers_of_another_kind(batch: list[Any], message: str) -> None:
     assert not check.passed
     assert check.reason.startswith("its answers cannot be compared")
     assert pd.Series([check.reason]).str.contains(message).all()
+
+
+# --- a feature function, before anything is fitted with it
+
+WHOLE = "frame['visits'].astype('float64') * 2"
+
+
+def tried(body: str, top: str = "") -> None:
+    data = churn_spec()
+    data["training"]["features"] = {"file": "more.py", "adds": {"double": "number"}}
+    code = f"import numpy as np\nimport os\n{top}\n\ndef build(frame):\n    {body}\n"
+    frame = churn_rows(START).assign(signup=lambda rows: pd.to_datetime(rows["signup"], utc=True))
+    smoke_test.check_features(spec_from(data, code), frame)
+
+
+def test_a_feature_function_of_the_row_alone_may_be_fitted() -> None:
+    for body in (f"return frame.assign(double={WHOLE})", f"frame['double'] = {WHOLE}; return frame"):
+        tried(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "top", "message"),
+    [
+        ("getattr(os, '_ex' + 'it')(3)", "", r"build\(\) was tried, and its process ended with 3"),
+        ("import ctypes; ctypes.string_at(0)", "", "its process was ended by SIGSEGV"),
+        ("__builtins__['ex' + 'it'](3)", "", "failed: SystemExit: 3"),
+        (f"return frame.assign(double={WHOLE} - ({WHOLE}).mean())", "", "'double' of .* is another in another batch"),
+        (f"return frame.assign(double=({WHOLE}).rank())", "", "'double' of .* is another in another batch"),
+        (f"return frame.assign(double=({WHOLE}).cumsum())", "", "'double' of .* is another in another batch"),
+        ("return frame.assign(double=float(len(frame) > 100))", "", "'double' of .* is another in another batch"),
+        ("return frame.assign(double=np.random.random())", "", "is another"),
+        (f"np.random.seed(1); return frame.assign(double={WHOLE})", "", "changes the state of numpy's random numbers"),
+        ("return frame.assign(double=np.load('/etc/hostname'))", "", r"build\(\) tried open\('/etc/hostname'"),
+        ("return frame", "import helper_beside_the_spec", "bring no module 'helper_beside_the_spec'"),
+        ("frame['double'] = pd.Timestamp.now().year; return frame", "import pandas as pd", r"line 6: now\(\) reads"),
+    ],
+)  # fmt: skip
+def test_a_feature_function_that_breaks_its_contract_costs_no_worker(body: str, top: str, message: str) -> None:
+    with pytest.raises(FeatureCodeRefused, match=message):
+        tried(body, top)
+
+
+def test_a_feature_function_that_never_ends() -> None:
+    data = churn_spec()
+    data["training"]["features"] = {"file": "more.py", "adds": {"double": "number"}}
+    spec = spec_from(data, "def build(frame):\n    while True: pass\n")
+    soon = spec.serving.model_copy(update={"timeout": timedelta(seconds=2)})
+    with pytest.raises(FeatureCodeRefused, match="did not answer within 0:00:02"):
+        smoke_test.check_features(
+            spec.model_copy(update={"serving": soon}), churn_rows(START).assign(signup=pd.Timestamp(START, tz="UTC"))
+        )
 
 
 def test_requirements() -> None:

@@ -70,6 +70,7 @@ def test_every_section_says_what_to_do() -> None:
         ("ContradictoryLabels", "suspect-labels"),
         ("OutOfBandChange", "alias-moved"),
         ("DigestMismatch", "model-damaged"),
+        ("LibrarySkew", "library-skew"),
         ("NotApproved", "not-approved"),
         ("SmokeTestFailed", "smoke-test-failed"),
         ("ModelBlocked", "blocked"),
@@ -144,14 +145,31 @@ def test_a_message_says_who_what_and_where(spec: Spec) -> None:
         (results.PromoteReport(**BEGIN, decision=decided("kept")), ""),
         (results.ScoreReport(**BEGIN, decision=decided("scored")), ""),
         (results.ScoreReport(**BEGIN, decision=decided("scored"), alias_moved="it is at 7"), "alias-moved"),
+        (
+            results.ScoreReport(**BEGIN, decision=decided("scored"), library_skew=("numpy is 2, 1 is pinned",)),
+            "library-skew",
+        ),
     ],
     ids=[
         *("broken", "suspect", "changed", "sound", "keep", "inconclusive", "gate", "nothing to promote"),
-        *("scored", "alias"),
+        *("scored", "alias", "libraries"),
     ],
 )
 def test_a_report_is_told_where_a_person_must_know(spec: Spec, report: results.StageReport, kind: str) -> None:
     assert [notice.kind for notice in notices_of_report(spec, report, link=TASK)] == [kind] * bool(kind)
+
+
+def test_other_libraries_are_told_once_and_not_for_every_interval(spec: Spec) -> None:
+    def key(month: str, skew: str, version: int = 3) -> str:
+        begin = {**BEGIN, "interval": spec.at(month)}
+        report = results.ScoreReport(**begin, decision=decided("scored"), version=version, library_skew=(skew,))
+        return next(notices_of_report(spec, report, link=TASK)).key
+
+    first = key("2024-02-01", "numpy is 2, 1 is pinned")
+    assert key("2024-03-01", "numpy is 2, 1 is pinned") == first
+    assert (
+        len({first, key("2024-03-01", "numpy is 3, 1 is pinned"), key("2024-03-01", "numpy is 2, 1 is pinned", 4)}) == 3
+    )
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,7 @@ BROKEN: dict[Callable[[Home], None], dict[str, str]] = {
     alter_the_remote: {"churn/2024-01-01.parquet/tag": "bytes with MD5", "snapshots": "2 of 3 "},
     lose_from_the_remote: {"churn/2024-02-01.parquet/tag": "does not hold", "snapshots": "2 of 3 "},
     lose_the_data_registry: {
+        "anchors": "knows none of the 3 versions on record: it was deleted",
         "churn/2024-01-01.parquet/tag": "is gone",
         "churn/2024-02-01.parquet/tag": "is gone",
         "churn/labels/2024-01-01.parquet/tag": "is gone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -140,6 +141,24 @@ def test_what_is_on_record_brings_back_the_exact_bytes(apart: Disparity, rows_of
     back = registry_of(apart.model.home).fetch(DataVersion(**body["version"]), tmp_path / "back.parquet")
     assert back.read_bytes() == apart.model.run().store.read(body["labels"]["key"])
     assert body["version"]["path"] == "churn/labels/2024-01-01.parquet"
+
+
+def test_labels_after_a_lost_data_registry_bring_back_what_is_on_record(apart: Disparity, rows_of: Frames) -> None:
+    for month in (JAN, FEB):
+        apart.accept(month, rows_of(month))
+    apart.label(JAN, of(rows_of(JAN)))
+    apart.take()
+    home, ledger = apart.model.home, apart.model.run().ledger
+    shutil.rmtree(home.registry)
+    apart.label(FEB, of(rows_of(FEB)))
+    assert apart.take(MAR).decision.verdict == "joined"
+    (record,) = ledger.records("churn", "data restored")
+    assert len(record.body["commits"]) == 3, "two batches and one month's labels"
+    assert len(apart.records) == 2
+    for published in (*ledger.records("churn", "snapshot"), *apart.records):
+        version = registry_of(home).lookup(published.body["version"]["tag"])
+        assert version is not None
+        assert version.md5 == published.body["version"]["md5"]
 
 
 def test_nothing_is_read_before_it_is_mature(apart: Disparity, rows_of: Frames) -> None:

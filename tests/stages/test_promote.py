@@ -271,9 +271,8 @@ def test_a_person_settles_an_alias_moved_by_hand(churn: Model) -> None:
     assert (last.body["action"], last.body["version"], last.by) == ("adopt", 1, "ada")
     registered(churn, MONTHS[3], seed=1)
     move_by_hand(churn, 4)
-    with pytest.raises(UnknownVersion):
-        actions.reconcile(home, spec, "rc-3", "alias", "never promoted")
-    assert "put back" in actions.reconcile(home, spec, "rc-4", "ledger", "")
+    assert "version 4 serves" in actions.reconcile(home, spec, "rc-3", "alias", "it passed the gate, and is wanted")
+    sound(churn)
     assert "by ledger and alias" in actions.reconcile(home, spec, "rc-5", "", "")
 
 
@@ -359,6 +358,17 @@ def test_a_rollback_of_an_earlier_version_that_is_tried_again_is_the_same(
         promote(registered(churn, MONTHS[3], key="by-hand__10-00"))
     assert actions.roll_back(home, spec, "by-hand__10-00", "worse still").version == serving(churn) == 1
     sound(churn)
+
+
+def test_a_predecessor_of_other_libraries_is_told_on_record(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    for month in MONTHS[:2]:
+        promote(registered(churn, month))
+    skew = GateCheck(name="requirements", model="v1", passed=False, reason="pandas is 3.0, 2.2 is pinned")
+    monkeypatch.setattr(smoke_test, "run_smoke_test", lambda *_, **__: (skew,))
+    for _ in range(2):
+        report = actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+        assert report.decision.reasons == ("version 1 serves again: bad; warning: pandas is 3.0, 2.2 is pinned",)
+    assert chain(churn)[-1].body["reasons"] == ["bad", "warning: pandas is 3.0, 2.2 is pinned"]
 
 
 def test_what_was_put_back_does_not_come_again(churn: Model) -> None:

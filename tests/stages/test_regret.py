@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from retrain import pipeline
 from retrain.modeling import pipelines
 from retrain.results import Champion, DecideReport, Decision, DiagnoseReport, DriftReport, RegretReport, Signal
+from retrain.stages.regret import regret
 from retrain.state.run import Run
 from retrain.state.settings import Home
 from tests.conftest import enter_home
 from tests.monitoring.stale import Stale, counted
+from tests.trained import spec_from
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,17 @@ def test_after_a_training_it_begins_anew_whatever_the_gate_said(world: Stale, ch
     newest = {of.window: of.gain / (sum(losses) / 3) for of in report.measured[-1].regret}
     assert report.sums == pytest.approx(newest)
     assert len(report.measured) == 3, "the page shows what was before"
+
+
+def test_a_feature_function_that_ends_its_process_ends_no_monitoring(world: Stale, champion: Champion) -> None:
+    run = world.run(4)
+    world.write_context(run, champion)
+    data = yaml.safe_load(run.spec.text)
+    data["training"]["features"] = {"file": "more.py", "adds": {"double": "number"}}
+    spec = spec_from(data, "import os\ndef build(frame):\n    getattr(os, '_ex' + 'it')(3)\n")
+    report = regret(replace(run, spec=spec))
+    assert report.decision.verdict == "undetermined"
+    assert "build() was tried, and its process ended with 3" in report.decision.reasons[0]
 
 
 def test_intervals_in_doubt_neither_judge_nor_teach(world: Stale, champion: Champion) -> None:

@@ -24,6 +24,7 @@ from retrain.data import dataset
 from retrain.errors import (
     AmbiguousKeys,
     ArtifactMissing,
+    LibrarySkew,
     NonFiniteMetric,
     RegistryDown,
     RowsRejected,
@@ -32,9 +33,11 @@ from retrain.errors import (
 )
 from retrain.modeling import pipelines
 from retrain.monitoring import prediction_log
+from retrain.registry.answers import AnswersOfTheTime
 from retrain.registry.mlflow import Registry, save_model
 from retrain.results import AcceptedBatch, Champion, Configuration, IngestReport, Rollout, ScoreReport
 from retrain.stages.ingest import ingest
+from retrain.stages.measure import UNANSWERED
 from retrain.stages.score import score
 from retrain.state.ledger import Ledger
 from retrain.state.run import Run
@@ -106,13 +109,13 @@ class Bench:
         y = dataset.outcome(self.spec, frame).to_numpy()
         return pipelines.fit(self.spec, configuration, frame[np.isfinite(y)], y[np.isfinite(y)])
 
-    def register(self, model: Pipeline, *, as_of: str = FEBRUARY) -> int:
+    def register(self, model: Pipeline, *, as_of: str = FEBRUARY, pins: tuple[str, ...] = ("scikit-learn",)) -> int:
         """A version in the registry, as the stages register it; returns its number."""
         number = len(self.models) + 1
         run = self.begin(JANUARY, key="training")
         example = dataset.read(run, [self.accept(run)])[list(model[0].columns)]
         folder = self.home.root / "made" / str(number)
-        digest = save_model(model, folder, example=example, requirements=["scikit-learn"])
+        digest = save_model(model, folder, example=example, requirements=list(pins))
         run_id = self.registry.record(
             experiment="churn", key=str(number), name="n", description="", params={}, metrics={}, tags={}, files={}
         )
@@ -664,6 +667,58 @@ def test_a_share_is_kept_and_grows_by_adding_rows() -> None:
     assert (other & steps[0]).mean() < 0.01, "another model's canary has other rows"
     text = pa.table({"a": [str(n) for n in range(20_000)], "b": pa.array(["x"] * 20_000).dictionary_encode()})
     assert prediction_log.canary_rows("churn", text, 0.05).tolist() == steps[0].tolist(), "however the key is stored"
+
+
+# --- a champion that was fitted under other libraries
+
+PINS = ("numpy==1.0", f"pandas=={pd.__version__}")
+SKEW = f"numpy is {np.__version__}, 1.0 is pinned"
+
+
+def test_a_champion_of_other_libraries_answers_and_it_is_told(lay: Lay, caplog: pytest.LogCaptureFixture) -> None:
+    bench = lay()
+    old = bench.register(bench.fit(), pins=PINS)
+    bench.promote(old)
+    report = bench.score()
+    assert (report.decision.verdict, report.library_skew) == ("scored", (SKEW,))
+    told = f"version {old} was fitted under other libraries: {SKEW}"
+    assert f"warning: {told}" in report.decision.reasons
+    assert told in caplog.text
+    assert bench.records()[0].body["library_skew"] == [SKEW]
+    assert report.html is None or SKEW.encode() in bench.store.read(report.html)
+    assert SKEW.encode() in bench.store.read((report.key or "").removesuffix("parquet") + "html")
+    bench.promote(FIRST, as_of=MARCH)
+    assert bench.score(MARCH).library_skew == ()
+    assert "library_skew" not in bench.records(MARCH)[0].body
+
+
+def test_a_champion_of_other_libraries_does_not_answer_where_the_spec_refuses(lay: Lay) -> None:
+    bench = lay(serving={"library_skew": "refuse"})
+    old = bench.register(bench.fit(), pins=PINS)
+    bench.promote(old)
+    with pytest.raises(LibrarySkew, match=SKEW):
+        bench.score()
+    assert bench.records() == []
+    bench.challenge(FIRST, champion=old, purpose="watch")
+    with pytest.raises(LibrarySkew, match=SKEW):
+        bench.score()
+    bench.promote(FIRST)
+    bench.challenge(old, champion=FIRST)
+    report = bench.score()
+    assert (report.version, report.shadow) == (FIRST, None)
+    shadow = bench.records()[0].body["shadow"]
+    assert (shadow["failed"], shadow["breach"]) == (
+        f"LibrarySkew: version {old} was fitted under other libraries: {SKEW}", False,
+    )  # fmt: skip
+
+
+def test_answers_are_not_computed_again_under_other_libraries_where_the_spec_refuses(lay: Lay) -> None:
+    bench = lay(serving={"library_skew": "refuse"})
+    bench.promote(bench.register(bench.fit(), pins=PINS))
+    run = bench.begin(FEBRUARY)
+    with pytest.raises(LibrarySkew, match=SKEW):
+        AnswersOfTheTime(run).of(bench.accept(run))
+    assert LibrarySkew in UNANSWERED, "measure says that nothing was measured, and the retraining goes on"
 
 
 # --- a champion under watch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retrain import pipeline
-from retrain.data.versions import DataRegistry, DataVersion
+from retrain.data.versions import DataRegistry, DataVersion, registry_of
 from retrain.errors import InvalidSpec, MissingInput, PushIncomplete, SnapshotCorrupt
+from retrain.reporting import verify
 from retrain.results import AcceptedBatch, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
 
@@ -92,6 +94,95 @@ def test_what_the_remote_lost_is_published_again(churn: Model) -> None:
     assert snapshot(run) == first
     DataRegistry(run.home.registry, run.home.remote).verify(version)
     assert len(commits(churn)) == 1
+
+
+def published(model: Model) -> dict[str, tuple[str, str, int]]:
+    """Path, MD5 and size of what each tag of the data registry stands for."""
+    tags = subprocess.run(["git", "tag"], cwd=model.home.registry, capture_output=True, text=True, check=True)
+    versions = [registry_of(model.home).lookup(tag) for tag in tags.stdout.split()]
+    return {version.tag: (version.path, version.md5, version.bytes) for version in versions if version}
+
+
+def states(model: Model) -> dict[str, str]:
+    names = ("anchors", "snapshots")
+    return {each.what: each.finding for each in verify.verify(model.home, "churn") if each.what in names and each.ok}
+
+
+@pytest.mark.usefixtures("mlflow")
+@pytest.mark.parametrize(
+    ("month", "also"),
+    [
+        ("2024-01-01", "nothing"),
+        ("2024-02-01", "nothing"),
+        ("2024-03-01", "store"),
+        ("2024-03-01", "remote"),
+        ("2024-03-01", "head start"),
+    ],
+)
+def test_a_lost_data_registry_is_built_again_from_the_record(churn: Model, month: str, also: str) -> None:
+    first, second = snapshot(accepted(churn)), accepted(churn, "2024-02-01")
+    snapshot(second)
+    before, registry, home = published(churn), registry_of(churn.home), churn.home
+    shutil.rmtree(home.registry)
+    if also == "store":
+        for batch in Path(home.store, "churn", "batches").rglob("*.parquet"):
+            if "2024-01-01" in str(batch):
+                batch.unlink()
+    elif also == "remote":
+        shutil.rmtree(home.remote)
+    elif also == "head start":
+        registry.anchor("other", 1, "a" * 64)
+    broken = {each.what: each for each in verify.verify(home, "churn") if not each.ok}
+    assert broken[first.tag].do.endswith(": python -m retrain snapshot churn --interval 2024-01-01")
+    assert "anchors" in broken
+    run = accepted(churn, month)
+    report = snapshot(run)
+    assert before.items() <= published(churn).items(), "the same tags, of the same data"
+    assert len(published(churn)) == 2 + (month == "2024-03-01")
+    (record,) = run.ledger.records("churn", "data restored")
+    assert (set(record.body["commits"]), record.body["gone"]) == (set(before), [])
+    version = DataVersion(report.path, report.md5, report.bytes, report.commit, report.tag)
+    assert registry.lookup(report.tag) == version, "the report names the commit that is there"
+    assert states(churn).keys() == {"anchors", "snapshots"}
+    assert f"before record {record.place} was lost with the data registry" in states(churn)["anchors"]
+    assert registry.fetch(
+        DataVersion(first.path, first.md5, first.bytes, "", first.tag), Path(home.state, "x")
+    ).is_file()
+    snapshot(run)
+    assert len(run.ledger.records("churn", "data restored")) == 1
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_what_nobody_holds_any_more_is_named_and_the_rest_is_built_again(churn: Model) -> None:
+    first = snapshot(accepted(churn))
+    second = snapshot(accepted(churn, "2024-02-01"))
+    for folder in (churn.home.registry, churn.home.remote, f"{churn.home.store}/churn/batches/2024-01-01"):
+        shutil.rmtree(folder)
+    run = accepted(churn, "2024-03-01")
+    snapshot(run)
+    (record,) = run.ledger.records("churn", "data restored")
+    assert (list(record.body["commits"]), record.body["gone"]) == ([second.tag], [first.tag])
+    broken = {each.what: each.finding for each in verify.verify(churn.home, "churn") if not each.ok}
+    assert broken[first.tag].endswith("is gone")
+    assert second.tag not in broken
+    snapshot(accepted(churn, "2024-04-01"))
+    assert len(run.ledger.records("churn", "data restored")) == 1, "not tried again with every interval"
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_a_data_registry_of_an_older_backup_is_brought_up_to_the_record(churn: Model, tmp_path: Path) -> None:
+    snapshot(accepted(churn))
+    shutil.copytree(churn.home.registry, tmp_path / "older")
+    run = accepted(churn, "2024-02-01")
+    snapshot(run)
+    before = published(churn)
+    shutil.rmtree(churn.home.registry)
+    shutil.copytree(tmp_path / "older", churn.home.registry)
+    snapshot(accepted(churn, "2024-03-01"))
+    assert before.items() <= published(churn).items()
+    (record,) = run.ledger.records("churn", "data restored")
+    assert len(record.body["commits"]) == 1
+    assert "snapshots" in states(churn)
 
 
 def test_altered_bytes_are_not_versioned(churn: Model) -> None:

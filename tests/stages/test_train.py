@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from retrain.data import dataset
-from retrain.errors import DegenerateTraining, EstimatorRefused, MissingInput
+from retrain.errors import DegenerateTraining, EstimatorRefused, FeatureCodeRefused, MissingInput
 from retrain.modeling import early_stopping, folds, pipelines, search
 from retrain.modeling.folds import Rows
 from retrain.modeling.trainer import labelled_rows
@@ -345,6 +345,17 @@ def test_nothing_before_the_holdout_month(begin: Callable[..., Run]) -> None:
 def test_one_outcome(begin: Callable[..., Run]) -> None:
     with pytest.raises(DegenerateTraining, match="outcome False"):
         train(begin(lambda _, frame: frame.assign(churned=False)))
+
+
+def test_a_feature_function_is_tried_elsewhere_before_it_is_fitted(
+    home: Home, tmp_path: Path, spec_of: Callable[[], Data]
+) -> None:
+    data = spec_of()
+    data["training"]["features"] = {"file": "more.py", "adds": {"double": "number"}}
+    spec = spec_from(data, "import os\ndef build(frame):\n    getattr(os, '_ex' + 'it')(3)\n")
+    accepted = publish(home, spec, {month: churn_rows(month) for month in MONTHS}, tmp_path)
+    with pytest.raises(FeatureCodeRefused, match=r"build\(\) was tried, and its process ended with 3"):
+        train(begun(home, spec, accepted))
 
 
 def test_an_estimator_off_the_list(begin: Callable[..., Run]) -> None:

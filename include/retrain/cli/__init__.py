@@ -13,10 +13,12 @@ from functools import wraps
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from retrain import pipeline
 from retrain.cli import authoring, champion, questions, stages
 from retrain.state.failures import refusal_of
+from retrain.state.former import STAGES
 
 GROUPS = {
     "Write a model": (authoring.new, authoring.check, authoring.replay),
@@ -30,7 +32,19 @@ GROUPS = {
 }
 """Group in the help → its commands; a function's name is the command's."""
 
+
+class Commands(TyperGroup):
+    """The commands; one that was renamed is told, in place of whichever sounds alike."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was typed."""
+        if args and args[0] in STAGES:
+            ctx.fail(f"'{args[0]}' is now called '{STAGES[args[0]]}'")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -42,7 +42,7 @@ def approve(
 def reconcile(
     model: Model,
     take: Annotated[str, typer.Option("--take", help="where an alias was moved by hand: ledger or alias")] = "",
-    reason: Reason = "",
+    reason: Reason = "reconciled",
 ) -> None:
     """Make the ledger and MLflow's alias agree again."""
     if take not in ("", "ledger", "alias"):
@@ -53,7 +53,7 @@ def reconcile(
         home.spec(model),
         _new_key(),
         cast(Literal["", "ledger", "alias"], take),
-        reason or "reconciled",
+        reason,
         by=getpass.getuser(),
     )
     typer.echo(f"{model} · reconcile: {outcome}")

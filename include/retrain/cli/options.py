@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retrain.results import Trigger
+from retrain.results import SHORTEST_REASON, Trigger
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import PLAIN, Run
 from retrain.state.settings import Home
@@ -32,7 +32,16 @@ LiveHistory = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="retrain whatever the policy says")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="stop before a version is registered")]
 Revise = Annotated[bool, typer.Option("--revise", help="take other bytes for an accepted interval")]
-Reason = Annotated[str, typer.Option("--reason", help="why, for the record")]
+
+
+def _with_words(reason: str) -> str:
+    """The reason, if it says something: the form in Airflow refuses the same."""
+    if len(reason.strip()) < SHORTEST_REASON:
+        raise typer.BadParameter(f"say why, in {SHORTEST_REASON} characters or more: it stays on record")
+    return reason
+
+
+Reason = Annotated[str, typer.Option("--reason", help="why, for the record", callback=_with_words)]
 
 
 def laptop_trigger(**parameters: Any) -> Trigger:

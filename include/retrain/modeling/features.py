@@ -20,6 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from retrain.errors import DtypeChanged, FeatureCodeRefused, RetrainError, SchemaChanged
 
 CHECKED_ROWS = 40
+CLOSE = 1e-9
+"""How far two answers to one row may lie apart, beyond 1 as a share: a library may add rows up in another order."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PARTS: dict[str, Callable[[Any], Any]] = {
@@ -119,8 +121,9 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     r"""A model's own features, from source text that travels inside the fitted pipeline.
 
     The function is given a copy of the inputs, without the target, and returns the frame with the added columns;
-    only those are taken. It must work row by row: on fitting, some rows are given to it again, alone and in another
-    order, and a function that answers otherwise (a mean of the batch, a shift, today's date) is refused.
+    only those are taken. It must work row by row: on fitting, some rows are given to it again, in another order, in
+    halves and alone, by a module that was loaded anew, and a function that answers otherwise (a mean of the batch, a
+    shift, a rank, a chance, what an earlier call has left behind) is refused.
 
     Args:
         code: the text of the module.
@@ -145,37 +148,64 @@ class FeatureFunction(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, frame: pd.DataFrame, y: Any = None) -> Self:
         """Remember the names of the inputs, and refuse a function that does not work row by row."""
-        self.inputs_ = [str(name) for name in frame.columns]
-        checked = frame.iloc[:: -max(len(frame) // CHECKED_ROWS, 1)]
-        together = self.transform(checked)
-        for place in range(min(len(checked), CHECKED_ROWS)):
-            if not self.transform(checked.iloc[[place]]).astype(object).equals(together.iloc[[place]].astype(object)):
-                raise self._refuse("answers differently for a row alone than among others", "make it work row by row")
+        self.fit_transform(frame)
         return self
+
+    def fit_transform(self, frame: pd.DataFrame, y: Any = None) -> pd.DataFrame:
+        """What `transform` gives, once some rows have the same answers in other batches too."""
+        self.inputs_ = [str(name) for name in frame.columns]
+        whole = self.transform(frame)
+        again = lru_cache(maxsize=1)(_loaded)
+        places = np.arange(len(frame))[:: -max(len(frame) // CHECKED_ROWS, 1)]
+        halves = np.array_split(places, 2)
+        for batch in (places, *halves, *places[:CHECKED_ROWS, None]):
+            if len(batch):
+                self._compare(self._answer(frame.iloc[batch], again), whole.iloc[batch], batch, len(frame))
+        return whole
+
+    def _compare(self, answered: pd.DataFrame, expected: pd.DataFrame, places: Array, total: int) -> None:
+        """Refuse answers to some rows that differ from those among all rows."""
+        for name, kind in self.adds.items():
+            apart = places[_apart(answered[name], expected[name], kind)]
+            if len(apart):
+                batch = "alone" if len(places) == 1 else f"in another batch of {len(places):,}"
+                raise self.refuse(
+                    f"is no function of one row: {name!r} of {len(apart):,} row(s), such as row {apart.min() + 1:,} of"
+                    f" {total:,}, is another {batch}",
+                    "make it work row by row, without the batch's size and order, chance, or what earlier calls left",
+                )
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame with the columns that the function adds."""
+        return self._answer(frame, _function)
+
+    def _answer(self, frame: pd.DataFrame, load: Callable[[str, str, str], Callable[..., object]]) -> pd.DataFrame:
+        """The frame with the columns that the function adds, as `load` brings it."""
+        # Numbered anew: where a row lies in its batch is nothing of the row's own.
+        given = frame.reset_index(drop=True)
         try:
-            returned = _function(self.code, self.function, self.digest)(frame.copy())
+            returned = load(self.code, self.function, self.digest)(given.copy())
         except RetrainError:
             raise
-        except Exception as error:
-            raise self._refuse(f"failed: {type(error).__name__}: {str(error)[:300]}", "mend the function") from error
+        except (Exception, SystemExit) as error:  # a function that exits ends no process but its own answer
+            raise self.refuse(f"failed: {type(error).__name__}: {str(error)[:300]}", "mend the function") from error
         if not isinstance(returned, pd.DataFrame):
-            raise self._refuse(f"returned {type(returned).__name__}", "return the data frame with the added columns")
-        if len(returned) != len(frame) or not returned.index.equals(frame.index):
-            raise self._refuse(
+            raise self.refuse(f"returned {type(returned).__name__}", "return the data frame with the added columns")
+        if len(returned) != len(given) or not returned.index.equals(given.index):
+            raise self.refuse(
                 f"was given {len(frame)} rows and returned {len(returned)}, or reordered them",
                 "keep every row and the index",
             )
         if absent := [name for name in self.adds if name not in returned]:
-            raise self._refuse(f"did not add {', '.join(absent[:5])}", "add every column that `adds` names")
+            raise self.refuse(f"did not add {', '.join(absent[:5])}", "add every column that `adds` names")
+        returned = returned.set_axis(frame.index)
         try:
             return frame.assign(**{name: _cast(returned[name], kind) for name, kind in self.adds.items()})
         except DtypeChanged as error:
-            raise self._refuse(f"broke its promise: {error.found}", "add finite values of the kind named") from None
+            raise self.refuse(f"broke its promise: {error.found}", "add finite values of the kind named") from None
 
-    def _refuse(self, what: str, do: str) -> FeatureCodeRefused:
+    def refuse(self, what: str, do: str) -> FeatureCodeRefused:
+        """The refusal that names the function and the key of the spec."""
         return FeatureCodeRefused(f"{self.function}() {what}", do=f"{do} (training.features)")
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -189,8 +219,24 @@ def code_digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
+def _apart(answered: pd.Series[Any], expected: pd.Series[Any], kind: str) -> Array:
+    """Where two columns of one kind differ by more than the last digits, (n,)."""
+    missing = answered.isna().to_numpy(), expected.isna().to_numpy()
+    if kind == "number":
+        left, right = (values.to_numpy(dtype=np.float64, na_value=0.0) for values in (answered, expected))
+        differ = np.abs(left - right) > CLOSE * np.maximum(np.abs(right), 1)
+    else:
+        differ = (answered.astype(object) != expected.astype(object)).to_numpy() & ~(missing[0] & missing[1])
+    return cast(Array, differ | (missing[0] != missing[1]))
+
+
 @lru_cache(maxsize=16)
 def _function(code: str, function: str, digest: str) -> Callable[[pd.DataFrame], object]:
+    return _loaded(code, function, digest)
+
+
+def _loaded(code: str, function: str, digest: str) -> Callable[[pd.DataFrame], object]:
+    """The function of a module that is run anew."""
     if code_digest(code) != digest:
         raise FeatureCodeRefused(
             f"the feature code does not have the digest {digest[:12]} it was fitted under",

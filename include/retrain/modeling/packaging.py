@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from functools import cache
@@ -36,3 +37,34 @@ def carry(folder: Path, *more: str) -> Path:
     for name in ("__init__.py", "errors.py", *(f"modeling/{file}" for file in ("__init__.py", "features.py", *more))):
         shutil.copyfile(room / name, package / name)
     return package
+
+
+def pinned_versions(text: str) -> tuple[dict[str, str], list[str]]:
+    r"""Package → version of a requirements file, and the lines that pin nothing.
+
+    MLflow puts itself first in every file that it writes; nothing here loads a model with it.
+
+    >>> pinned_versions("mlflow==3.1\nnumpy==2.4.6\nscipy>=1\n")
+    ({'numpy': '2.4.6'}, ['scipy>=1'])
+    """
+    pins, loose = {}, []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        if (match := re.fullmatch(r"([\w.-]+)==([\w.+!-]+)", line)) is None:
+            loose.append(line)
+        elif match[1] != "mlflow":
+            pins[match[1]] = match[2]
+    return pins, loose
+
+
+def mismatches(pins: dict[str, str]) -> list[str]:
+    """The packages that are not installed in the version that is pinned, each in words."""
+    texts = []
+    for name, version in pins.items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            texts.append(f"{name} is not installed, {version} is pinned")
+            continue
+        if installed != version:
+            texts.append(f"{name} is {installed}, {version} is pinned")
+    return texts

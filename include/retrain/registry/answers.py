@@ -16,7 +16,7 @@ from retrain.modeling import pipelines
 from retrain.modeling.metrics import Array
 from retrain.monitoring import prediction_log
 from retrain.monitoring.prediction_log import JoinedPredictions
-from retrain.registry.champion import load_champion
+from retrain.registry.champion import library_skew, load_champion
 from retrain.results import AcceptedBatch, Champion
 from retrain.state import projections
 from retrain.state.ledger import Record
@@ -62,6 +62,7 @@ class AnswersOfTheTime:
             AmbiguousKeys: a key stands for several rows, so an answer belongs to none of them.
             RowsRejected, ScoringFailed, NonFiniteMetric: the version cannot answer these rows.
             ArtifactMissing, DigestMismatch, RegistryDown: its files are gone, are others, or cannot be had.
+            LibrarySkew: it was fitted under other libraries, and the spec refuses that.
             SnapshotCorrupt, MissingInput: a batch or its scores are not the ones on record, or gone.
         """
         name = accepted.batch.interval.name
@@ -87,6 +88,7 @@ class AnswersOfTheTime:
         return newest[0] if newest else None
 
     def _recompute(self, champion: Champion, accepted: AcceptedBatch) -> JoinedPredictions:
+        library_skew(self._run, champion)
         model = load_champion(self._run, champion)
         rows = read_scoring_rows(self._run, accepted.batch, model[0].columns)
         answered = predict_rows(self._run, model, champion.version, rows)

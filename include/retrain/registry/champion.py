@@ -8,8 +8,9 @@ from typing import Any
 
 from sklearn.pipeline import Pipeline
 
-from retrain.errors import ArtifactMissing
+from retrain.errors import ArtifactMissing, LibrarySkew
 from retrain.modeling.estimators import BASELINES
+from retrain.modeling.packaging import mismatches, pinned_versions
 from retrain.registry.mlflow import Registry, load_model
 from retrain.results import Champion, Context, GateReport, MeasureReport, RefitReport, TrainReport
 from retrain.state.run import Run
@@ -67,13 +68,34 @@ def load_champion(run: Run, champion: Champion) -> Pipeline:
         ArtifactMissing, DigestMismatch: its files are gone, or are others.
         RegistryDown: the registry does not answer and there is no copy.
     """
-    return _load(
-        run.home.state / "models" / champion.digest, run.home.mlflow, run.model, champion.version, champion.digest
-    )
+    return _load(*_place(run, champion))[0]
+
+
+def library_skew(run: Run, champion: Champion) -> tuple[str, ...]:
+    """The libraries that the champion's files pin and that are installed here in other versions, each in words.
+
+    Raises:
+        LibrarySkew: there are some, and the spec says that such a champion does not answer.
+        ArtifactMissing, DigestMismatch, RegistryDown: as `load_champion`.
+    """
+    skew = _load(*_place(run, champion))[1]
+    if skew and run.spec.serving.library_skew == "refuse":
+        raise LibrarySkew(
+            f"version {champion.version} was fitted under other libraries: {'; '.join(skew)}",
+            do="install what its requirements.txt pins, or retrain under the new ones, or say"
+            " serving.library_skew: tell",
+        )
+    return skew
+
+
+def _place(run: Run, champion: Champion) -> tuple[Path, str, str, int, str]:
+    folder = run.home.state / "models" / champion.digest
+    return folder, run.home.mlflow, run.model, champion.version, champion.digest
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, registry: str, model: str, version: int, digest: str) -> Any:
+def _load(folder: Path, registry: str, model: str, version: int, digest: str) -> tuple[Any, tuple[str, ...]]:
+    """The pipeline, and what `library_skew` says: what is installed does not change while a process runs."""
     if not folder.is_dir():
         server = Registry(registry)
         try:
@@ -83,4 +105,6 @@ def _load(folder: Path, registry: str, model: str, version: int, digest: str) ->
             if known is None or known.version == version:
                 raise
             server.fetch(model, known.version, digest, folder)
-    return load_model(folder, digest)
+    pipeline, file = load_model(folder, digest), folder / "requirements.txt"
+    pins, _ = pinned_versions(file.read_text() if file.is_file() else "")
+    return pipeline, tuple(mismatches(pins))

@@ -22,6 +22,7 @@ from retrain.registry.restore import register_again, restore_served
 from retrain.registry.rollouts import ROLLOUT
 from retrain.results import Champion
 from retrain.state import projections
+from retrain.state.evidence import seal
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
@@ -137,7 +138,7 @@ def _facts(run: Run, registry: Registry, alias: RegisteredVersion) -> Champion:
     champion = None
     with suppress(MissingInput):
         if key:
-            maker, _ = run_of(run.home, run.spec, key)
+            maker, context = run_of(run.home, run.spec, key)
             champion = refit_as_champion(maker, alias.version, alias.run_id)
     if champion is None or champion.digest != alias.digest:
         raise UnknownVersion(
@@ -145,6 +146,7 @@ def _facts(run: Run, registry: Registry, alias: RegisteredVersion) -> Champion:
             " neither the ledger nor the store knows how it was made",
             do=f"python -m retrain reconcile {run.model} --take ledger puts the alias back",
         )
+    seal(maker, context.spec_digest)  # what an older ledger has forgotten
     return champion
 
 
@@ -168,13 +170,13 @@ def _serve(
     target: Champion,
     reason: str,
 ) -> None:
-    smoke_test.run_smoke_test(run, target, back=True)
+    warnings = smoke_test.warnings(smoke_test.run_smoke_test(run, target, back=True))
     newest = changes[-1].effective_at if changes else target.effective_at
     change = ChampionChange(
         action=action,
         target=target,
         kind=action,
-        reasons=(reason,),
+        reasons=(reason, *warnings),
         reference_champion=projections.reference_champion(changes) or target,
         effective_at=max(newest, target.effective_at) if action == "adopt" else newest,
         details={"unblocks": target.digest},

@@ -67,18 +67,21 @@ def register_again(run: Run, lost: Champion, reason: str) -> Champion:
     return lost.model_copy(update={"version": version, "run_id": run_id})
 
 
-def tested_target(run: Run, target: Champion, reason: str) -> Champion:
+def tested_target(run: Run, target: Champion, reason: str) -> tuple[Champion, tuple[str, ...]]:
     """The model once it has shown that it still serves, registered again first where MLflow has lost it.
+
+    Returns:
+        The model as it is registered now, and what does not bar its way, for the record.
 
     Raises:
         ArtifactMissing, DigestMismatch, SmokeTestFailed: it is not what it was.
     """
     try:
-        smoke_test.run_smoke_test(run, target, back=True)
+        checks = smoke_test.run_smoke_test(run, target, back=True)
     except ArtifactMissing:
         target = register_again(run, target, reason)
-        smoke_test.run_smoke_test(run, target, back=True)
-    return target
+        checks = smoke_test.run_smoke_test(run, target, back=True)
+    return target, smoke_test.warnings(checks)
 
 
 def restore_served(run: Run, changes: Sequence[Record], reason: str) -> tuple[str, ...]:

@@ -38,24 +38,26 @@ def roll_back(run: Run, reason: str, *, to: int | None = None, effective_at: dat
     earlier_try = promotion.own_change(run, changes, "rollback")
     if earlier_try is not None:
         origin, target = earlier_try, Champion.model_validate(earlier_try.body["champion"])
-        blocked = earlier_try.body["blocked"]
+        blocked, warnings = earlier_try.body["blocked"], tuple(earlier_try.body["reasons"][1:])
     else:
         anchors.check_anchor(run, urgent=True)
         origin = predecessor(run, changes, to)
-        target = restore.tested_target(run, Champion.model_validate(origin.body["champion"]), reason)
+        target, warnings = restore.tested_target(run, Champion.model_validate(origin.body["champion"]), reason)
         champion = Champion.model_validate(changes[-1].body["champion"])
         blocked = block(champion, reason).model_dump(mode="json")
     change = ChampionChange(
         action="rollback",
         target=target,
         kind="rollback",
-        reasons=(reason,),
+        reasons=(reason, *warnings),
         reference_champion=Champion.model_validate(origin.body.get("reference_champion") or origin.body["champion"]),
         effective_at=effective_at or max(record.effective_at for record in run.ledger.records(run.model)),
         details={"blocked": blocked, "unblocks": target.digest},
     )
     record, newest = promotion.change_champion(run, change)
-    outcome = f"version {target.version} serves again: {reason}" if newest else "rolled back before"
+    outcome = (
+        f"version {target.version} serves again: {'; '.join((reason, *warnings))}" if newest else "rolled back before"
+    )
     return promotion.promote_report(run, record, outcome)
 
 

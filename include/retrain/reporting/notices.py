@@ -39,6 +39,7 @@ from retrain.results import (
     ValidateReport,
 )
 from retrain.spec import Spec
+from retrain.state.store import json_digest
 
 Severity = Literal["info", "warning", "critical"]
 """Info: nothing to do. Warning: look today. Critical: what serves may be wrong, or the loop stands still."""
@@ -134,6 +135,7 @@ KINDS: dict[str, Kind] = {
         "The model was not used.",
         (errors.ArtifactMissing, errors.DigestMismatch, errors.EvidenceChanged, errors.ModelFormatRefused),
     ),
+    "library-skew": Kind("warning", "Nothing was answered.", (errors.LibrarySkew,)),
     "chain-broken": Kind("critical", "The task has stopped; who serves is not changed.", (errors.ChainBroken,)),
     # everything else
     "task-failed": Kind("critical", "The run has stopped here; what was on record before is as it was."),
@@ -286,6 +288,14 @@ def notices_of_report(spec: Spec, report: StageReport, *, link: str) -> Iterator
     if isinstance(report, ScoreReport) and report.alias_moved:
         did = "The alias was left where it is; the version on record has scored."
         yield _notice(spec, "alias-moved", name, report.alias_moved, did, link=link)
+    if isinstance(report, ScoreReport) and report.library_skew:
+        happened = f"version {report.version} was fitted under other libraries: {'; '.join(report.library_skew)}"
+        did = (
+            "The version answers all the same, as serving.library_skew says; each report and record of scores tells it."
+        )
+        # Once for a version and what is installed, and not for every interval.
+        about = f"v{report.version}/{json_digest(report.library_skew)[:8]}"
+        yield _notice(spec, "library-skew", "", happened, did, link=link, about=about)
 
 
 def notices_of_monitoring(

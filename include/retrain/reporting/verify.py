@@ -13,7 +13,7 @@ held by the chain alone.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from retrain.data.versions import DataRegistry, DataVersion, registry_of
+from retrain.data.versions import RESTORED, DataRegistry, published, registry_of, version_of
 from retrain.errors import OutOfBandChange, RetrainError, SnapshotCorrupt
 from retrain.registry import anchors, promotion
 from retrain.registry.mlflow import Registry
@@ -30,7 +30,7 @@ from retrain.rendering.text import run_key_of
 from retrain.results import Champion
 from retrain.state import projections
 from retrain.state.evidence import EVIDENCE, report_digests
-from retrain.state.ledger import Ledger
+from retrain.state.ledger import Ledger, Record
 from retrain.state.settings import Home
 from retrain.state.store import Store
 
@@ -133,13 +133,26 @@ class _Checks:
     def anchors(self) -> str:
         if wrong := anchors.contradicting(self.ledger, self.data, self.name):
             raise anchors.contradiction(self.ledger, self.name, wrong[0])
-        lost = anchors.given_up(self.ledger, self.name)
+        lost, again = anchors.given_up(self.ledger, self.name), self.ledger.records(self.name, RESTORED)
         sound = [anchor for anchor in self.data.anchors(self.name) if anchor.hash not in lost]
-        if not sound:
-            return "none yet: a ledger written anew would not show"
-        newest, length = max(anchor.place for anchor in sound), len(self.ledger.records(self.name))
         also = f"; {len(lost):,} of records that were given up when the ledger was restored" if lost else ""
+        if again:
+            also += f"; what was anchored before record {again[-1].place:,} was lost with the data registry"
+        if not sound:
+            self._check_data_registry()
+            return f"none yet: a ledger written anew would not show{also}"
+        newest, length = max(anchor.place for anchor in sound), len(self.ledger.records(self.name))
         return f"{len(sound):,} agree, the newest with record {newest:,} of {length:,}{also}"
+
+    def _check_data_registry(self) -> None:
+        """Refuse a data registry that knows nothing of what is on record: it was deleted, or is another one."""
+        records = published(self.ledger, self.name)
+        if records and not any(map(self.data.lookup, reversed(records))):
+            raise SnapshotCorrupt(
+                f"the data registry {self.home.registry} knows none of the {len(records):,} versions on record: it was"
+                " deleted, or is another one",
+                do=f"bring it back from a clone, anchors and all; without one: {_again(self.name, records)}",
+            )
 
     def alias(self) -> str:
         promotions = self.ledger.records(self.name, "promotion")
@@ -159,9 +172,8 @@ class _Checks:
 
     def snapshots(self) -> dict[str, CheckFunction]:
         """The batches and labels that were brought into the data registry."""
-        records = [record for kind in ("snapshot", "labels") for record in self.ledger.records(self.name, kind)]
-        versions = [DataVersion(**record.body["version"]) for record in records]
-        return {version.tag: partial(self._snapshot, version) for version in versions}
+        records = published(self.ledger, self.name)
+        return {tag: partial(self._snapshot, record) for tag, record in records.items()}
 
     def files(self, kind: str, part: str = "") -> dict[str, CheckFunction]:
         """The store's files that records of a kind name by their SHA-256."""
@@ -195,10 +207,17 @@ class _Checks:
             number = known.version if known else champion.version
             self.registry.fetch(self.name, number, champion.digest, Path(folder, "model"))
 
-    def _snapshot(self, version: DataVersion) -> None:
-        if self.data.lookup(version.tag) != version:
+    def _snapshot(self, record: Record) -> None:
+        version = version_of(self.ledger, record)
+        tagged = self.data.lookup(version.tag)
+        if tagged is None:
             raise SnapshotCorrupt(
-                f"the tag {version.tag} of the data registry is gone or stands for other data than on record",
+                f"the tag {version.tag} of the data registry is gone",
+                do=f"bring the data registry back from a clone; without one: {_again(self.name, [version.tag])}",
+            )
+        if tagged != version:
+            raise SnapshotCorrupt(
+                f"the tag {version.tag} of the data registry stands for other data than on record",
                 do="bring the data registry back from a clone",
             )
         self.data.verify(version, whole=True)
@@ -206,6 +225,12 @@ class _Checks:
     def _file(self, key: str, sha256: str) -> None:
         with self.store.verified(key, sha256):
             pass
+
+
+def _again(model: str, tags: Iterable[str]) -> str:
+    """The command that publishes again what the record says was published: of a batch's interval, by its tag."""
+    interval = next(iter(tags)).removeprefix(f"{model}/").removeprefix("labels/").partition("/")[0]
+    return f"python -m retrain snapshot {model} --interval {interval}"
 
 
 def _check(what: str, check: CheckFunction) -> Verification:

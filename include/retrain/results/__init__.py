@@ -20,7 +20,7 @@ from retrain.results.base import (
     inside,
 )
 from retrain.results.champion import BlockedModel, Champion, Configuration, Recalibration, Rollout
-from retrain.results.context import AcceptedBatch, Alert, Context, Trigger
+from retrain.results.context import SHORTEST_REASON, AcceptedBatch, Alert, Context, Trigger
 from retrain.results.decide import DecideReport
 from retrain.results.diagnose import HELD, DiagnoseReport
 from retrain.results.drift import ColumnDrift, DriftReport
@@ -44,6 +44,7 @@ from retrain.results.validate import Check, ValidateReport
 
 __all__ = [
     "HELD",
+    "SHORTEST_REASON",
     "AcceptedBatch",
     "Alert",
     "Batch",

@@ -23,6 +23,10 @@ class AcceptedBatch(Result):
     labels: LabelBatch | None = Field(default=None, description="where labels come apart from the rows")
 
 
+SHORTEST_REASON = 3
+"""Characters of a reason that a person must give, on the command line and in Airflow's form."""
+
+
 class Trigger(Result):
     """Why a run was started, and with which parameters."""
 

@@ -54,6 +54,9 @@ class ScoreReport(StageReport):
     data: str | None = Field(default=None, description="SHA-256 of the batch that was scored")
     quarantined: str | None = Field(default=None, description="where the rows lie that were set aside")
     alias_moved: str | None = Field(default=None, description="how the champion alias differs from the ledger")
+    library_skew: tuple[str, ...] = Field(
+        default=(), description="libraries that the version pins and that are installed in other versions"
+    )
     shadow: Disagreement | None = None
     html: str | None = None
 

@@ -20,6 +20,11 @@ class Serving(Part):
         default=1e-9, description="how far its answers to the golden rows may lie from those of training"
     )
     timeout: Duration = Field(default=timedelta(minutes=5), description="for the whole of it")
+    library_skew: Literal["tell", "refuse"] = Field(
+        default="tell",
+        description="where a champion, or one that comes back, was fitted under other versions of the libraries that it"
+        " pins: it answers and that is told, or it does not answer",
+    )
 
 
 class Approval(Part):

@@ -36,7 +36,7 @@ class Search(Part):
 
 
 class CustomFeatures(Part):
-    """A function of the model's own: `def build(frame: pd.DataFrame) -> pd.DataFrame`, row by row."""
+    """A function of the model's own, `def build(frame: pd.DataFrame) -> pd.DataFrame`: its answers are of one row."""
 
     file: str = Field(description="beside the spec")
     function: Name = Field(default="build", description="its name in that file")
@@ -86,7 +86,9 @@ class Training(Part):
     early_stopping: int = Field(default=20, ge=0, description="rounds, for XGBoost; 0 is off")
     balance: bool = Field(default=False, description="weigh classes by their rarity")
     date_parts: dict[ColumnName, tuple[DatePart, ...]] = Field(default={}, description="datetime → parts, in UTC")
-    features: CustomFeatures | None = Field(default=None, description="a feature function of the model's own")
+    features: CustomFeatures | None = Field(
+        default=None, description="a feature function of the model's own; its contract: docs/extend.md"
+    )
     group: ColumnName | None = Field(
         default=None,
         description="column of an entity that comes again, like a customer: its rows are on one side of every split, of"

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from retrain.data import dataset
 from retrain.data.sources import Delivered, deliver_labels, encoded
-from retrain.data.versions import DataVersion, registry_of
+from retrain.data.versions import DataVersion, publish_lost, registry_of
 from retrain.errors import BatchMissing, ContradictoryLabels, RetrainError
 from retrain.results import AcceptedBatch, Decision, Interval, IntervalLabels, LabelBatch, LabelsReport
 from retrain.spec import LabelSource, Spec
@@ -245,7 +245,9 @@ def _publish(
     )
     taken = counts.model_copy(update={"labels": batch})
     run.store.put(batch.key, file)
-    version: DataVersion = registry_of(run.home).publish(
+    registry = registry_of(run.home)
+    publish_lost(run, registry)
+    version: DataVersion = registry.publish(
         file,
         f"{run.model}/labels/{name}.parquet",
         message=f"{run.model} {name}: labels of {taken.labelled:,} rows",

@@ -17,6 +17,7 @@ from retrain.errors import (
     ArtifactMissing,
     DigestMismatch,
     EstimatorRefused,
+    LibrarySkew,
     ModelFormatRefused,
     NonFiniteMetric,
     RowsRejected,
@@ -31,7 +32,7 @@ from retrain.state.run import Run
 
 UNANSWERED = (
     *(AmbiguousKeys, RowsRejected, ScoringFailed, NonFiniteMetric),
-    *(ArtifactMissing, DigestMismatch, EstimatorRefused, ModelFormatRefused),
+    *(ArtifactMissing, DigestMismatch, EstimatorRefused, LibrarySkew, ModelFormatRefused),
 )
 """Why an interval's rows have no answers that could be measured."""
 

@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from retrain.data import dataset
+from retrain.errors import FeatureCodeRefused
 from retrain.monitoring.regret import measure_regret
 from retrain.monitoring.signals import doubted_intervals
 from retrain.policy.regret import added_up, recent_loss, totals
 from retrain.registry.champion import load_champion
+from retrain.registry.smoke_test import check_features
 from retrain.rendering import html, monitoring_plots
 from retrain.results import Champion, Context, Decision, RegretReport, Signal
 from retrain.state.run import Run
@@ -49,6 +51,10 @@ def regret(run: Run) -> RegretReport:
     unmeasured = [batch for batch in since if batch.batch.interval.start not in earlier]
     new = [batch for batch in unmeasured if batch in since[-MAX_INTERVALS:]]
     if new:
+        try:
+            check_features(run.spec, dataset.read(run, new[-1:], run.spec.inputs))
+        except FeatureCodeRefused as error:  # measured later, once the function is mended
+            return _report(run, Decision(verdict="undetermined", reasons=(error.found,)))
         model = load_champion(run, champion)
         measured += [measure_regret(run, champion, model, mature, batch) for batch in new]
     measured.sort(key=lambda signal: signal.interval.start)

@@ -37,7 +37,7 @@ from retrain.monitoring import prediction_log
 from retrain.monitoring.prediction_log import Scores, scalar_scores
 from retrain.monitoring.stored_reference import load_column_facts, share_outside, unknown_categories
 from retrain.registry.answers import predict_rows
-from retrain.registry.champion import load_champion
+from retrain.registry.champion import library_skew, load_champion
 from retrain.registry.mlflow import Registry
 from retrain.registry.promotion import difference
 from retrain.rendering.score_page import score_page
@@ -62,6 +62,7 @@ def score(run: Run) -> ScoreReport:
         ScoringFailed: the champion cannot score the rows.
         NonFiniteMetric: it answers with NaN.
         ArtifactMissing, DigestMismatch: its files are gone, or are others.
+        LibrarySkew: it was fitted under other libraries, and the spec refuses that.
         RegistryDown: the registry does not answer, and this machine has no copy of the model.
         SnapshotCorrupt, MissingInput: the batch, or its earlier scores, are not the ones on record, or gone.
     """
@@ -101,6 +102,7 @@ def _report(run: Run, decision: Decision, **more: Any) -> ScoreReport:
 
 
 def _champion_scores(run: Run, batch: Batch, champion: Champion) -> tuple[ScoringRows, Scores]:
+    library_skew(run, champion)
     model = load_champion(run, champion)
     rows = read_scoring_rows(run, batch, model[0].columns)
     return rows, Scores(predict_rows(run, model, champion.version, rows), champion.version)
@@ -114,6 +116,7 @@ def _shadow_scores(run: Run, rollout: Rollout, rows: ScoringRows) -> tuple[Score
     version = rollout.shadow.version
     facts = {"version": version, "purpose": rollout.purpose, "share": rollout.share, "failed": None, "breach": False}
     try:
+        library_skew(run, rollout.shadow)
         return Scores(predict_rows(run, load_champion(run, rollout.shadow), version, rows), version), facts
     except Exception as error:
         log.warning("version %s failed beside the champion", version, exc_info=True)
@@ -199,6 +202,10 @@ def _publish(
         reasons.append(_disagreement(apart, shadow["purpose"]))
     if shadow and shadow["failed"]:
         reasons.append(f"version {shadow['version']} ({shadow['purpose']}) did not score: {shadow['failed']}")
+    if skew := library_skew(run, champion):
+        log.warning("version %s was fitted under other libraries: %s", champion.version, "; ".join(skew))
+        reasons.append(f"warning: version {champion.version} was fitted under other libraries: {'; '.join(skew)}")
+        more = {**more, "library_skew": skew}
     if not facts:
         reasons.append(f"version {champion.version} has no reference in the store: unknown categories were not counted")
     report = _report(
@@ -216,6 +223,7 @@ def _publish(
         data=batch.sha256,
         quarantined=quarantined,
         alias_moved=moved,
+        library_skew=skew,
         shadow=apart,
     )
     plotted = {"champion": scalar_scores(scores.values, scores.values)}

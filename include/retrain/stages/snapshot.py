@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from retrain.data.versions import DataRegistry, DataVersion, registry_of
+from retrain.data.versions import DataRegistry, DataVersion, publish_lost, registry_of, version_of
 from retrain.errors import MissingInput, PushIncomplete, SnapshotCorrupt
 from retrain.results import AcceptedBatch, Batch, IngestReport, SnapshotReport, ValidateReport
 from retrain.state.run import Run
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 def snapshot(run: Run) -> SnapshotReport:
     """Publish the batch that validate accepted in this run, and record that training may read it.
+
+    Where the data registry was lost, what is on record of the model is published again first.
 
     Raises:
         MissingInput: validate has not accepted this run's batch, or its file is gone.
@@ -29,11 +31,12 @@ def snapshot(run: Run) -> SnapshotReport:
             do=f"run it first: python -m retrain validate {run.model} --interval {run.interval.name}",
         )
     registry = registry_of(run.home)
+    publish_lost(run, registry)
     records = [
         record for record in run.ledger.records(run.model, "snapshot") if record.body["interval"] == run.interval.name
     ]
     if records and records[-1].body["accepted"]["batch"]["sha256"] == batch.sha256:
-        version = DataVersion(**records[-1].body["version"])
+        version = version_of(run.ledger, records[-1])
         if _held(registry, version):
             log.info("found done: %s at commit %s", version.tag, version.commit[:12])
             return _report(run, batch, version)

@@ -34,6 +34,7 @@ from retrain.monitoring.signals import with_own_signals
 from retrain.policy.regret import best_window
 from retrain.registry.candidates import fit_candidate
 from retrain.registry.recalibrated import RECALIBRATED, fit_recalibrated, method_needed
+from retrain.registry.smoke_test import check_features
 from retrain.results import (
     AcceptedBatch,
     CandidateKind,
@@ -75,6 +76,7 @@ def train(run: Run) -> TrainReport:
     context = with_own_signals(run, run.read(Context, "context"))
     accepted, holdout = dataset.split(context, spec)
     labelled, unlabelled = trainer.labelled_rows(run, accepted)
+    check_features(spec, labelled.frame)
     notes = [f"{unlabelled:,} rows without a label are left out"] if unlabelled else []
 
     incumbent = None

@@ -54,8 +54,12 @@ def seal_of(run: Run) -> Seal | None:
     return Seal(registered[-1].body["spec"], version) if registered else None
 
 
-def seal(run: Run) -> None:
+def seal(run: Run, spec: str = "") -> None:
     """Put on record what the version that a run is about to make rests on.
+
+    Args:
+        run: the one that makes the version.
+        spec: digest of the spec that it was run with; by default the run's.
 
     Raises:
         EvidenceChanged: it was put on record before, and is not the same any more.
@@ -66,7 +70,7 @@ def seal(run: Run) -> None:
         if not name.startswith(LEFT_OUT):
             with run.store.local(key) as path:
                 files[name] = sha256_of(path)
-    body = {"spec": run.spec.digest, "files": files}
+    body = {"spec": spec or run.spec.digest, "files": files}
     record = run.ledger.append(run.model, EVIDENCE, run.key, body, effective_at=run.as_of, run=run.key)
     if record.body != body:
         check_files(run)

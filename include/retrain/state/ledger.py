@@ -50,6 +50,7 @@ Kind = Literal[
     "batch",
     "snapshot",
     "labels",
+    "data restored",
     "release",
     "stage",
     "score stage",

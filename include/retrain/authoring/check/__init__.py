@@ -103,13 +103,14 @@ def _feature_problems(spec: Spec) -> Iterator[Problem]:
     """The feature function's file is read here, and not run."""
     if not (own := spec.training.features):
         return
-    where = ("training", "features")
-    try:
-        body = ast.parse(spec.code).body
-    except SyntaxError as error:
-        yield (*where, "file"), f"{own.file}:{error.lineno}: {error.msg}"
+    from retrain.modeling import feature_code
+
+    where, wrong = ("training", "features"), list(feature_code.problems(spec.code))
+    for line, problem in wrong:
+        yield (*where, "file"), f"{own.file}:{line}: {problem}"
+    if wrong:
         return
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    functions = [node.name for node in ast.parse(spec.code).body if isinstance(node, ast.FunctionDef)]
     if own.function not in functions:
         yield (*where, "function"), f"{own.file} has no function {own.function!r}{near(own.function, functions)}"
 

@@ -103,9 +103,10 @@ def deliver(
         return Delivered(target, rows, digest.hexdigest(), sql.redacted_url(url))
     delivered = delivered or find(source, interval, root, folder)
     assert delivered is not None
-    pieces = chain.from_iterable(formats.read(file, source, schema) for file in delivered.files)
-    rows = _write(_of_interval(pieces, source, interval, selects=delivered.selects), schema, target, source)
-    _refuse_changed(delivered)
+    with files.while_read(delivered.address):
+        pieces = chain.from_iterable(formats.read(file, source, schema) for file in delivered.files)
+        rows = _write(_of_interval(pieces, source, interval, selects=delivered.selects), schema, target, source)
+        _refuse_changed(delivered)
     if not rows:
         if delivered.selects:
             raise _missing(f"{delivered.address} has no rows of {interval}", source, interval)
@@ -145,9 +146,10 @@ def deliver_labels(
     if delivered is None:
         where = redacted(render(source.path or "", interval))
         raise BatchMissing(f"nothing lies at {where} yet", do=f"deliver the labels of {interval}")
-    pieces = chain.from_iterable(formats.read(file, source, schema, exact=False) for file in delivered.files)
-    rows = _write(pieces, written, target, source)
-    _refuse_changed(delivered)
+    with files.while_read(delivered.address):
+        pieces = chain.from_iterable(formats.read(file, source, schema, exact=False) for file in delivered.files)
+        rows = _write(pieces, written, target, source)
+        _refuse_changed(delivered)
     return Delivered(target, rows, delivered.digest, delivered.address)
 
 

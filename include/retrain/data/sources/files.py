@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -52,20 +54,40 @@ def find(source: Source, interval: Interval, root: Path, folder: Path) -> Delive
     address = render(source.path, interval)
     scheme = scheme_of(address)
     local = scheme == "file"
-    if local:
-        files = local_files(root, address)
-        check_size(sum(file.stat().st_size for file in files), source, redacted(address))
-    else:
-        files = _bring(address, scheme, folder, source)
-    if not files:
-        return None
-    stamps = _stamps(files) if local else ()
-    try:
-        digests = [_sha256(file) for file in files]
-    except OSError as error:
-        raise SourceRefused(f"{redacted(address)}: {error.strerror}", do="let this user read the file") from None
+    with while_read(redacted(address)):
+        if local:
+            files = local_files(root, address)
+            check_size(sum(file.stat().st_size for file in files), source, redacted(address))
+        else:
+            files = _bring(address, scheme, folder, source)
+        if not files:
+            return None
+        stamps = _stamps(files) if local else ()
+        try:
+            digests = [_sha256(file) for file in files]
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SourceRefused(f"{redacted(address)}: {error.strerror}", do="let this user read the file") from None
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return DeliveredFiles(redacted(address), whole, not one_per_interval(source.path, interval), tuple(files), stamps)
+
+
+@contextmanager
+def while_read(address: str) -> Iterator[None]:
+    """Name a file that goes away while the body reads it; nothing of it is taken.
+
+    Raises:
+        SourceUnavailable: it is gone, or its server lost it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+        raise SourceUnavailable(
+            f"{address} went away while it was read", do="move finished files into place, and leave them there"
+        ) from None
 
 
 def _bring(address: str, scheme: str, folder: Path, source: Source) -> list[Path]:

@@ -217,8 +217,20 @@ def _jsonl(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: b
         # Arrow cannot tell a column that nobody sent from one that is empty in every row.
         if done and len(filled) < len(schema):
             with _open(file, zipped, source) as again:
-                first = next(json.loads(line) for line in again if line.strip())
+                first = _json(next(line for line in again if line.strip()), file.name)
             check_columns([name for name in schema.names if name in filled or name in first], schema, file.name)
+
+
+def _json(line: bytes, where: str, **options: Any) -> Any:
+    """A line's value.
+
+    Raises:
+        SourceRefused: it is no JSON, or nested deeper than anybody reads.
+    """
+    try:
+        return json.loads(line, **options)
+    except (ValueError, RecursionError) as error:
+        raise SourceRefused(f"{where} is not JSON: {masked(str(error))}", do="deliver the file again") from None
 
 
 def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> None:
@@ -229,10 +241,7 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact:
             if not line.strip():
                 continue
             where = f"{file.name} line {number}"
-            try:
-                pairs = json.loads(line, object_pairs_hook=list)
-            except ValueError as error:
-                raise SourceRefused(f"{where} is not JSON: {masked(str(error))}", do="deliver the file again") from None
+            pairs = _json(line, where, object_pairs_hook=list)
             if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
                 raise SourceRefused(f"{where} is not a JSON object", do="deliver one object a line")
             names = [name for name, _ in pairs]

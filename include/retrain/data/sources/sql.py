@@ -40,7 +40,7 @@ def address(source: Source, root: Path) -> sa.URL:
     )
     try:
         url = _of_json(json.loads(text)) if text.lstrip().startswith("{") else database_url(text)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, RecursionError):
         raise SourceRefused(
             f"the URL of {_named(source)} cannot be understood",
             do="write it as SQLAlchemy does; in a login @ is %40, / %2F, : %3A, % %25, but not in the value of ${NAME}",
@@ -86,7 +86,8 @@ def _environment(name: str) -> str:
 
 
 def _of_json(connection: dict[str, Any]) -> sa.URL:
-    kind = str(connection["conn_type"])
+    if not (kind := connection.get("conn_type")) or not isinstance(kind, str):
+        raise SourceRefused("the connection names no conn_type", do='write it as {"conn_type": "postgres", …}')
     hide(connection.get("password"))
     return sa.URL.create(
         kind,

@@ -9,7 +9,18 @@ history true: bytes first, then the look at the remote, and only then the commit
 """
 
 from retrain.data.versions.git import code_version
+from retrain.data.versions.lost import RESTORED, publish_lost, published, version_of
 from retrain.data.versions.names import Anchor, DataVersion
 from retrain.data.versions.registry import DataRegistry, registry_of
 
-__all__ = ["Anchor", "DataRegistry", "DataVersion", "code_version", "registry_of"]
+__all__ = [
+    "RESTORED",
+    "Anchor",
+    "DataRegistry",
+    "DataVersion",
+    "code_version",
+    "publish_lost",
+    "published",
+    "registry_of",
+    "version_of",
+]

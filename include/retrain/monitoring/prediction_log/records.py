@@ -38,7 +38,7 @@ def append(run: Run, batch: Batch, report: ScoreReport, more: Mapping[str, Any])
         run: that scored.
         batch: that was scored.
         report: names the file of the scores.
-        more: what the record holds besides: `shadow` and `breach`.
+        more: what the record holds besides: `shadow`, `breach` and, where there is some, `library_skew`.
     """
     body = {
         "interval": run.interval.name,

@@ -1,13 +1,16 @@
 """The smoke test's process: loads one model with its pinned requirements, answers rows, and reports what that took.
 
+Or it tries a model's feature function on rows before anything is fitted with it.
+
 Run as a program of its own, `python -I child.py`. One JSON object comes in on stdin, one goes out on the stdout it was
 started with; whatever a library or a model prints goes to stderr.
 
 What may be imported is the standard library, what the model's requirements pin with all that those need, and the
 few modules of retrain that a model uses. Everything else is absent, as it would be on a machine that has only them.
-From the moment the model's bytes are used an audit hook (PEP 578) refuses to write files, start programs, open
-connections or load foreign libraries, and writes down who tried. That is a guard against a model that should not do
-such things, not a sandbox for hostile native code: what keeps foreign bytes out is the digest.
+From the moment the model's bytes are used an audit hook (PEP 578) refuses to write files, to read others than Python's
+own, to start programs, open connections or load foreign libraries, and writes down who tried. That is a guard against
+a model that should not do such things, not a sandbox for hostile native code: what keeps foreign bytes out is the
+digest.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ RETRAIN_MODULES = {
     "retrain.modeling",
     "retrain.modeling.features",
     "retrain.modeling.model_io",
+    "retrain.modeling.packaging",
     "retrain.modeling.recalibration",
 }
 MAX_FILE_BYTES = 64 * 2**20
@@ -59,10 +63,15 @@ DENIED = (
     "shutil.",
     "signal.pthread_kill",
     "socket.",
+    "sqlite3.connect",
     "subprocess.",
 )
 """Beginnings of audit events, https://docs.python.org/3/library/audit_events.html ."""
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+READABLE = ("/proc/", "/sys/", "/dev/", "/etc/localtime", "/usr/share/zoneinfo")
+"""Files of the machine that libraries read, beside their own."""
 
 
 class PinnedFinder:
@@ -89,10 +98,21 @@ class AuditGuard:
 
     def __init__(self) -> None:
         self.refused: list[str] = []
+        *own, include = [*sys.path[1:], sys.path[0]]
+        # Beside retrain may lie the specs and their data.
+        self._readable = (*(f"{folder}/" for folder in (*own, f"{include}/retrain")), *READABLE)
+
+    def _foreign(self, path: Any) -> bool:
+        """Whether a file is not one of Python's, its packages' or the machine's; one that is open already is none."""
+        if isinstance(path, int):
+            return False
+        name = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - links stay, as Python's own folders are given
+        return not name.startswith(self._readable) and name not in sys.path
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Refuse an audit event that is on the list, and keep what was tried."""
-        if event.startswith(DENIED) or (event == "open" and _writes(*arguments[1:3])):
+        opens = event == "open" and (_writes(*arguments[1:3]) or self._foreign(arguments[0]))
+        if opens or event.startswith(DENIED):
             attempt = f"{event}({', '.join(map(repr, arguments))})"[:200]
             if len(self.refused) < 10:
                 self.refused.append(attempt)
@@ -103,37 +123,6 @@ def _writes(mode: Any, flags: Any) -> bool:
     return bool(isinstance(mode, str) and set(mode) & set("wax+")) or bool(
         isinstance(flags, int) and flags & WRITE_FLAGS
     )
-
-
-def pinned_versions(text: str) -> tuple[dict[str, str], list[str]]:
-    r"""Package → version of a requirements file, and the lines that pin nothing.
-
-    MLflow puts itself first in every file that it writes; nothing here loads a model with it.
-
-    >>> pinned_versions("mlflow==3.1\nnumpy==2.4.6\nscipy>=1\n")
-    ({'numpy': '2.4.6'}, ['scipy>=1'])
-    """
-    pinned, loose = {}, []
-    for line in filter(None, (line.strip() for line in text.splitlines())):
-        if (match := re.fullmatch(r"([\w.-]+)==([\w.+!-]+)", line)) is None:
-            loose.append(line)
-        elif match[1] != "mlflow":
-            pinned[match[1]] = match[2]
-    return pinned, loose
-
-
-def mismatches(pinned: dict[str, str]) -> list[str]:
-    """The packages that are not installed in the version that is pinned, each in words."""
-    texts = []
-    for name, version in pinned.items():
-        try:
-            installed = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            texts.append(f"{name} is not installed, {version} is pinned")
-            continue
-        if installed != version:
-            texts.append(f"{name} is {installed}, {version} is pinned")
-    return texts
 
 
 def modules_of(names: Sequence[str]) -> set[str]:
@@ -184,6 +173,8 @@ def load_and_answer(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     Yields:
         The name and value of each field of `ChildReport`, but for `error`.
     """
+    from retrain.modeling.packaging import mismatches, pinned_versions
+
     folder = Path(task["folder"])
     pinned, loose = pinned_versions((folder / "requirements.txt").read_text())
     yield "mismatches", [f"{line} pins no version" for line in loose] + mismatches(pinned)
@@ -220,6 +211,35 @@ def load_and_answer(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "memory_mb", peak_mb()
 
 
+def try_features(task: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Let a feature function answer rows, together, in halves and alone, as its step of a pipeline has it.
+
+    Args:
+        task: `packages` that may be imported, the `rows`, the `columns` with their kinds, and the step's `features`.
+
+    Yields:
+        The fields of `ChildReport` that say what it was refused.
+    """
+    sys.meta_path.insert(0, PinnedFinder(modules_of(task["packages"])))
+    import numpy as np
+    import pandas as pd
+
+    from retrain.modeling.features import FeatureFunction, Typed
+
+    frame = Typed(task["columns"]).transform(pd.DataFrame(task["rows"], columns=list(task["columns"])))
+    guard = AuditGuard()
+    yield "refused", guard.refused
+    sys.addaudithook(guard)
+    step = FeatureFunction(**task["features"])
+    before = repr(np.random.get_state())
+    for size in (len(frame), len(frame) // 10):
+        step.fit(frame.head(max(size, 1)))
+    if repr(np.random.get_state()) != before:
+        raise step.refuse(
+            "changes the state of numpy's random numbers, which others share", "make it work without chance"
+        )
+
+
 def main() -> None:
     """Read the task from stdin, and write the report to the stdout that this process was started with."""
     out = os.fdopen(os.dup(1), "wb")
@@ -232,7 +252,7 @@ def main() -> None:
     sys.path.insert(0, task["import_path"])
     report: dict[str, Any] = {}
     try:
-        for name, value in load_and_answer(task):
+        for name, value in (try_features if "features" in task else load_and_answer)(task):
             report[name] = value
     except BaseException as error:
         report["error"] = f"{type(error).__name__}: {getattr(error, 'found', error)}"[:500]
