@@ -22,6 +22,7 @@ from retrain.rendering.text import markdown as escape
 from retrain.results import GateReport, RegisterReport
 from retrain.spec import Spec
 from retrain.state.ledger import Record
+from retrain.state.parameters import check_parameters
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -43,6 +44,7 @@ class AskApproval(HITLOperator):
     def execute(self, context: Any) -> None:
         """Show the form of the version that the DAG run is about."""
         with final_refusals():
+            check_parameters(self.spec, "approve", context["dag_run"].conf)
             run, proposal = proposed(self.spec, context["params"])
             expires = proposal.recorded_at + self.spec.promotion.approval.expires
             # Set here, after Airflow has rendered its templates: what comes from data is no template.

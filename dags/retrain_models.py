@@ -19,6 +19,7 @@ from retrain import actions, pipeline
 from retrain.errors import InvalidSpec, NotApproved
 from retrain.results import Trigger
 from retrain.spec import Spec, load
+from retrain.state.parameters import check_parameters
 from retrain.state.run import Run, run_key
 from retrain.state.settings import Home
 
@@ -217,6 +218,7 @@ def rollback_dag(spec: Spec) -> DAG:
             home, params = Home.from_environment(), context["params"]
             key, by = run_key(context["dag_run"].run_id), context["dag_run"].triggering_user_name or ""
             with final_refusals():
+                check_parameters(spec, "rollback", context["dag_run"].conf)
                 report = actions.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
             run = Run(home, spec, report.interval, key, Trigger(kind="manual", by=by, reason=params["reason"]))

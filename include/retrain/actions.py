@@ -15,6 +15,7 @@ from retrain.errors import NotApproved, RetrainError
 from retrain.pipeline import run_stage
 from retrain.results import Interval, PromoteReport, StageReport, Trigger
 from retrain.spec import Spec
+from retrain.state.access import check_access
 from retrain.state.ledger import Ledger, Record
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -32,12 +33,14 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None =
         by: who asks for it.
 
     Raises:
+        NotAllowed: the spec names others.
         NothingToRollBack: nothing served before.
         RetrainError: the target does not load or answer, or somebody else promoted in between.
     """
     from retrain.registry.rollback import roll_back as roll_back_run
 
     with named_refusals(spec, "rollback"):
+        check_access(spec, Ledger(home.ledger), "rollback", by)
         return roll_back_run(_run_of_no_batch(home, spec, key, reason, by), reason, to=to)
 
 
@@ -97,6 +100,7 @@ def answer(
 
     Raises:
         UnknownVersion: it has not been proposed.
+        NotAllowed: the spec names others.
         NotApproved: this person may not approve it.
     """
     from retrain.registry.approval import answer_proposal

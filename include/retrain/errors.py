@@ -80,6 +80,10 @@ class InvalidInterval(RetrainError):
     """The moment is no start of an interval of this model. Whoever typed it takes one that is."""
 
 
+class InvalidParameter(RetrainError):
+    """A run was asked for with a parameter that its DAG does not know. Whoever typed it takes one that it knows."""
+
+
 class ConfigChanged(RetrainError):
     """The spec was edited while a run was under way. Its author starts a new run, or puts the spec back."""
 
@@ -245,6 +249,10 @@ class ModelBlocked(RetrainError):
 
 class NotApproved(RetrainError):
     """A promotion lacks the approval that the spec asks for. Somebody who may approve answers it."""
+
+
+class NotAllowed(RetrainError):
+    """Somebody asked for what the spec's `access` leaves to others. One of those does it, or the author adds a name."""
 
 
 class SmokeTestFailed(RetrainError):

@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 
 from retrain.errors import ConfigChanged, RetrainError
 from retrain.results import Context, Decision, Result, StageReport
+from retrain.state.access import check_access, is_act_of_a_person
 from retrain.state.ledger import Kind
 from retrain.state.run import Run
 
@@ -143,11 +144,14 @@ def run_stage(name: str, run: Run) -> StageReport:
     Raises:
         RetrainError: the stage's own refusal, with model and stage; it is in the ledger too.
         ConfigChanged: the spec is not the one that the run began with.
+        NotAllowed: a retraining was asked for by somebody whom the spec does not name.
     """
     began = time.monotonic()
     verdict, reasons = "done", ["done"]
     facts: dict[str, object] = {}
     try:
+        if run.loop == "retrain" and run.spec.access.retrain and is_act_of_a_person(run.trigger, run.spec, run.ledger):
+            check_access(run.spec, run.ledger, "retrain", run.trigger.by)
         _check_spec(run)
         stage = getattr(import_module(f"retrain.stages.{name}"), name)
         report = cast(StageReport, stage(run))

@@ -59,6 +59,7 @@ Kind = Literal[
     "score",
     "proposal",
     "approval",
+    "access",
     "promotion",
     "completed",
     "rollout",
