@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airflow.api_fastapi.app import create_app, get_auth_manager
+from airflow.api_fastapi.app import create_app
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.models.hitl import HITLDetail
@@ -28,13 +28,16 @@ def passwords(folder: Path) -> dict[str, str]:
     file = folder / "airflow/simple_auth_manager_passwords.json.generated"
     if file.exists():
         return dict(json.loads(file.read_text()))
-    manager = get_auth_manager().security_manager  # type: ignore[attr-defined]
-    manager.add_role("Risk")
-    for action, resource in [*manager.VIEWER_PERMISSIONS, *manager.USER_PERMISSIONS]:
-        manager.add_permission_to_role(manager.find_role("Risk"), manager.create_permission(action, resource))
-    for name, role in PEOPLE.items():
-        mail = f"{name}@example.org"
-        assert manager.add_user(name, name, "Example", mail, manager.find_role(role), password=f"{name}-secret")
+    from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+
+    with get_application_builder() as builder:
+        manager = builder.sm
+        manager.add_role("Risk")
+        for action, resource in [*manager.VIEWER_PERMISSIONS, *manager.USER_PERMISSIONS]:
+            manager.add_permission_to_role(manager.find_role("Risk"), manager.create_permission(action, resource))
+        for name, role in PEOPLE.items():
+            about = (name, name, "Example", f"{name}@example.org")
+            assert manager.add_user(*about, manager.find_role(role), password=f"{name}-secret")
     return {name: f"{name}-secret" for name in PEOPLE}
 
 
@@ -56,7 +59,7 @@ def answer(
 ) -> list[Any]:
     """Status and text of one question; a form to answer is laid out before it is answered."""
     if path.endswith("/hitlDetails") and method == "PATCH":
-        lay_form(path.split("/")[6])
+        lay_form(path.split("/")[4], path.split("/")[6])
     headers = dict(more.pop("headers", {}))
     http.cookies.clear()
     if by and cookie:
@@ -67,11 +70,15 @@ def answer(
     return [got.status_code, got.text[:2000]]
 
 
-def lay_form(run_id: str) -> None:
+def lay_form(dag_id: str, run_id: str) -> None:
     """A form that waits, as the task `approve` of the run lays it out."""
-    task = Session().scalar(select(TaskInstance).where(TaskInstance.run_id == run_id, TaskInstance.task_id == "approve"))
-    assert task
     session = Session()
+    task = session.scalar(
+        select(TaskInstance).where(
+            TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id, TaskInstance.task_id == "approve"
+        )
+    )
+    assert task
     session.query(HITLDetail).filter(HITLDetail.ti_id == task.id).delete()
     session.add(HITLDetail(ti_id=task.id, options=["Approve", "Reject"], subject="May it serve?", multiple=False))
     session.commit()

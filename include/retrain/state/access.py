@@ -60,6 +60,7 @@ def admit(spec: Spec, ledger: Ledger, action: Action, by: str, roles: Collection
     entries = spec.access.of(action)
     if not entries or by in entries:
         return
+    roles = sorted(role.lower() for role in roles)
     if spec.access.roles(action).isdisjoint(roles):
         raise refuse(spec, ledger, action, by, roles)
     _record(spec, ledger, action, by, roles, "allowed")
@@ -68,7 +69,7 @@ def admit(spec: Spec, ledger: Ledger, action: Action, by: str, roles: Collection
 def refuse(spec: Spec, ledger: Ledger, action: Action, by: str, roles: Collection[str] = ()) -> NotAllowed:
     """The refusal, once it is on record."""
     _record(spec, ledger, action, by, (), "refused")
-    held = f" ({', '.join(sorted(roles))})" if roles else ""
+    held = f" ({', '.join(roles)})" if roles else ""
     return NotAllowed(
         f"{by or 'nobody'}{held} may not {action} {spec.model}: access.{action} names"
         f" {', '.join(spec.access.of(action))}",
@@ -84,7 +85,7 @@ def is_act_of_a_person(trigger: Trigger, spec: Spec, ledger: Ledger) -> bool:
 
 
 def _record(spec: Spec, ledger: Ledger, action: Action, by: str, roles: Collection[str], verdict: str) -> None:
-    body = {"action": action, "verdict": verdict, "roles": sorted(roles)}
+    body = {"action": action, "verdict": verdict, "roles": list(roles)}
     key = f"{action}/{by[:300]}/{time.time_ns()}"
     # A try moves no clock of the data's.
     newest = max((record.effective_at for record in ledger.records(spec.model)), default=spec.interval.start)
