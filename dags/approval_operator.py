@@ -115,6 +115,7 @@ def form(run: Run, proposal: Record, expires: datetime) -> str:
     gate, registered = run.read(GateReport, "gate"), run.read(RegisterReport, "register")
     rules, trigger = run.spec.promotion.approval, run.trigger
     triggered = " ".join(filter(None, (trigger.kind, trigger.by and f"by {trigger.by}", trigger.reason)))
+    who = [", ".join(run.spec.access.approve), f"anybody but {trigger.by}" if rules.two_people and trigger.by else ""]
     scores = {"challenger": gate.challenger_score, "champion": gate.champion_score}
     facts = {
         "Version": f"{proposal.body['version']} ({gate.kind})",
@@ -123,7 +124,7 @@ def form(run: Run, proposal: Record, expires: datetime) -> str:
         "Triggered": triggered,
         gate.metric: ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None),
         "Without an answer": f"{rules.otherwise} at {expires:%Y-%m-%d %H:%M} UTC",
-        "Who may answer": f"anybody but {trigger.by}" if rules.two_people and trigger.by else "",
+        "Who may answer": "; ".join(filter(None, who)),
     }
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     page = f"{base}/retrain/dags/{run.model}_retrain/runs/{run.key}"

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from retrain.errors import BatchMissing, InvalidName
+from retrain.errors import BatchMissing, InvalidName, InvalidParameter
 from retrain.results import Trigger
 from tests.conftest import INCLUDE, Model, churn_spec
 
@@ -188,6 +188,13 @@ def test_a_parameter_is_asked_for_whole(
         assert jsonschema.Draft7Validator(schema).is_valid(value) == fits, value
 
 
+def test_the_forms_ask_for_the_known_parameters(bag: dict[str, Any]) -> None:
+    from retrain.state.parameters import PARAMETERS
+
+    for kind, known in PARAMETERS.items():
+        assert set(bag["params"][f"weekly_{kind}"]) == set(known), kind
+
+
 def test_whoever_fails_the_owner_is_told(bag: dict[str, Any]) -> None:
     assert bag["without_notice"] == []
 
@@ -217,13 +224,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         yield module
 
 
-def context(end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: Any = None, **params: Any) -> Any:
+def context(
+    end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: Any = None, conf: Any = None, **params: Any
+) -> Any:
     """What a task is given, of a run whose data interval ends at `end`."""
     stop = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else None
     start = stop and stop.replace(month=stop.month - 1)
     run = SimpleNamespace(
-        run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop, triggering_user_name=by
-    )
+        run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop, triggering_user_name=by,
+        conf=conf,
+    )  # fmt: skip
     return {"dag_run": run, "params": {"interval": None, **params}}
 
 
@@ -268,6 +278,14 @@ def test_a_run_by_hand_takes_its_parameters(tasks: ModuleType, churn: Model) -> 
     assert tasks.current_run(churn.run().spec, "score", context("2024-03-01")).trigger.by == ""
     with pytest.raises(InvalidName):
         tasks.current_run(churn.run().spec, "retrain", context("2024-03-01", run_id="monitor-x"))
+
+
+def test_what_the_form_does_not_know_is_refused_by_the_first_task(tasks: ModuleType, churn: Model) -> None:
+    """However the run came: a command line or a task starts one without Airflow's API."""
+    spec = churn.run().spec
+    for loop, conf in (("retrain", {"dryrun": True}), ("score", {"force": True}), ("monitor", {"alert": "x"})):
+        with pytest.raises(InvalidParameter, match=f"churn_{loop} has no parameter"):
+            tasks.current_run(spec, loop, context("2024-03-01", conf=conf))
 
 
 def test_a_refusal_is_told_by_its_own_kind(tasks: ModuleType, churn: Model) -> None:

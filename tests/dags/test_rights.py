@@ -157,7 +157,10 @@ def test_a_spec_that_names_people_keeps_the_others_out(api: Api) -> None:
         assert api.row(f"held {loop}") == api.row(loop), "nothing is retrained by these"
     assert api.status("form of held") == 200
     for what in ("backfill", "clear"):
-        assert (api.status(f"held {what} ulla"), api.status(f"held {what} ada")) == (403, 404 if what == "clear" else 200)
+        assert (api.status(f"held {what} ulla"), api.status(f"held {what} ada")) == (
+            403,
+            404 if what == "clear" else 200,
+        )
     assert "ulla (user) may not retrain held: access.retrain names ada" in api.answers["held retrain ulla"][1]
 
 
