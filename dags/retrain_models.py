@@ -16,7 +16,7 @@ from refusals import final_refusals
 from stage_tasks import Loop, current_run, failure_notifier, notify_of, perform, perform_when_ready, start_notifier
 
 from retrain import actions, pipeline
-from retrain.errors import InvalidSpec, NotApproved
+from retrain.errors import NotApproved
 from retrain.results import Trigger
 from retrain.spec import Spec, load
 from retrain.state.parameters import check_parameters
@@ -249,7 +249,7 @@ def build_dags() -> dict[str, DAG]:
             continue
         try:
             spec = load(file)
-        except InvalidSpec:
+        except Exception:
             continue  # shown by broken_specs.py, which takes no other DAG with it
         if spec.promotion.mode != "approve":
             del makers[f"{spec.model}_approve"]

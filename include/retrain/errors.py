@@ -159,6 +159,10 @@ class SnapshotCorrupt(RetrainError):
     """Stored bytes do not have the digest they were stored under. The operator restores them from a backup."""
 
 
+class ReportCorrupt(RetrainError):
+    """A stage's report was cut off or altered. The operator restores it from a backup, or runs the stage again."""
+
+
 class PushIncomplete(RetrainError):
     """The DVC remote does not hold what was pushed. The operator looks at the remote."""
 

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def questions(api: Api) -> None:
 
 
 @pytest.fixture(scope="module", params=MANAGERS)
-def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Api:
     folder = tmp_path_factory.mktemp(request.param)
     models = folder / "include" / "models"
     models.mkdir(parents=True)
@@ -138,7 +137,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     answers = json.loads(done.stdout.splitlines()[-1])
     api.answers = {name: tuple(answer) for name, answer in zip(api.asked, answers, strict=True)}
     api.manager, api.folder = request.param, folder  # type: ignore[attr-defined]
-    yield api
+    return api
 
 
 def test_what_each_role_may_as_the_documentation_says(api: Api) -> None:

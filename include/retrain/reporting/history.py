@@ -114,6 +114,8 @@ def _summary(record: Record) -> tuple[str, str, str] | None:
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
         change = f"v{rollout['shadow']['version']} beside v{rollout['champion']}"
         return f"{rollout['purpose']}{share}: {body['verdict']}", change, reasons[0] if reasons else ""
+    if record.kind == "access" and body["verdict"] == "refused":
+        return "refused: NotAllowed", "", f"access.{body['action']} names others"
     if record.kind == "reconciled":
         return "alias put back", _arrow(body["alias"], body["version"]), body["reason"]
     if record.kind == "stage" and not body["trigger"]["dry_run"]:

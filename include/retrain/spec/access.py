@@ -31,5 +31,5 @@ class Access(Part):
         return entries
 
     def roles(self, action: Action) -> set[str]:
-        """The roles among them, without their prefix and in small letters: Airflow's auth managers spell them differently."""
+        """The roles among them, without their prefix, in small letters: auth managers spell them differently."""
         return {entry.removeprefix(ROLE).lower() for entry in self.of(action) if entry.startswith(ROLE)}

@@ -89,4 +89,4 @@ def _record(spec: Spec, ledger: Ledger, action: Action, by: str, roles: Collecti
     key = f"{action}/{by[:300]}/{time.time_ns()}"
     # A try moves no clock of the data's.
     newest = max((record.effective_at for record in ledger.records(spec.model)), default=spec.interval.start)
-    ledger.append(spec.model, ACCESS, key, body, effective_at=newest, by=by)
+    ledger.append(spec.model, ACCESS, key, body, effective_at=newest, by=by[:300])
