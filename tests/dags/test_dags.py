@@ -51,7 +51,7 @@ print(json.dumps({
 """
 
 
-def read(root: Path, **environment: str) -> dict[str, Any]:
+def read(root: Path, before: str = "", **environment: str) -> dict[str, Any]:
     env = {
         **os.environ,
         "AIRFLOW_HOME": str(root / "airflow"),
@@ -63,7 +63,9 @@ def read(root: Path, **environment: str) -> dict[str, Any]:
         "RETRAIN_ROOT": str(root),
         **environment,
     }
-    done = subprocess.run([sys.executable, "-c", READ, str(DAGS)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", before + READ, str(DAGS)], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -144,6 +146,47 @@ def test_a_broken_spec_is_shown_and_takes_nothing_with_it(bag: dict[str, Any]) -
     assert "torn.yaml:1" in bag["errors"][file]
     assert ": task: Input should be 'binary'" in bag["errors"][file]
     assert "owner.name: names nobody" in bag["errors"][file]
+
+
+def test_whatever_lies_in_the_folder_the_sound_models_keep_their_dags(root: Path, bag: dict[str, Any]) -> None:
+    models = root / "include" / "models"
+    odd = {
+        "latin": "objective: Zürich".encode("latin-1"),
+        "crash": b"model: crash",
+        "endless": b" " * (300 * 1024),
+        "piped": yaml.safe_dump(
+            {**churn_spec(), "model": "piped", "training": {
+                "candidates": [{"estimator": "linear"}],
+                "features": {"file": "piped.py", "adds": {"x": "number"}},
+            }}
+        ).encode(),
+    }  # fmt: skip
+    paths = [models / f"{name}.yaml" for name in odd]
+    for path, text in zip(paths, odd.values(), strict=True):
+        path.write_bytes(text)
+    (models / "folder.yaml").mkdir()
+    (models / "gone.yaml").symlink_to(models / "nowhere")
+    pipes = [models / "pipe.yaml", models / "piped.py"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    unforeseen = """
+import retrain.spec
+load = retrain.spec.load
+retrain.spec.load = lambda file: {}["nobody thought of this"] if file.stem == "crash" else load(file)
+"""
+    try:
+        odd_bag = read(root, unforeseen)
+    finally:
+        for path in (*paths, *pipes, models / "gone.yaml"):
+            path.unlink()
+        (models / "folder.yaml").rmdir()
+    assert odd_bag["dags"] == bag["dags"]
+    (file,) = odd_bag["errors"]
+    for words in ("latin.yaml: 'utf-8' codec", "crash.yaml: cannot be read: KeyError: 'nobody thought of this'",
+                  "endless.yaml: is larger than", "piped.yaml: piped.py is no file", "folder.yaml: is no file",
+                  "pipe.yaml: is no file", "gone.yaml: is no file"):  # fmt: skip
+        assert words in odd_bag["errors"][file], words
+    assert "typo.yaml" in odd_bag["errors"][file], "one hides no other"
 
 
 def test_reading_imports_nothing_heavy(bag: dict[str, Any]) -> None:
