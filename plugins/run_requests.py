@@ -44,8 +44,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 RUNS = re.compile(r"/api/v2/(?:dags/(?P<dag>[^/]+)/(?:dagRuns|clear)|backfills$)")
 """What makes, clears, changes or answers runs."""
-LOOKS = ("/list", "/dry_run")
-"""How the paths end that only look, though they are posted to."""
+LOOKS = re.compile(r"POST .*(dagRuns|taskInstances)/list|.*/(taskInstances|taskGroupInstances|backfills)(/.+)?/dry_run")
+"""What only looks, though it is posted or patched."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 MOST = 1024 * 1024
 """Bytes of a request."""
@@ -65,7 +65,7 @@ class RunRequests:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
-        ours = RUNS.search(scope["path"]) if not scope["path"].endswith(LOOKS) else None
+        ours = RUNS.search(scope["path"]) if not LOOKS.fullmatch(f"{scope['method']} {scope['path']}") else None
         if (ours or "/retrain/" in scope["path"]) and is_foreign(request):
             await refusal(403, "a page of another origin may change nothing here")(scope, receive, send)
             return
@@ -120,9 +120,9 @@ async def answer_of(request: Request, dag_id: str | None, body: bytes) -> Respon
         user = await get_user(request, None, await bearer_scheme(request))
     except HTTPException:
         return None
-    asked = given.get("dag_run_conf" if backfill else "conf")
+    parameters = given.get("dag_run_conf" if backfill else "conf")
     try:
-        await run_in_threadpool(check, model, kind, user, asked if isinstance(asked, dict) else {})
+        await run_in_threadpool(check, model, kind, user, parameters if isinstance(parameters, dict) else {})
     except RetrainError as error:
         return refusal(STATUS.get(type(error), 503), str(error))
     except Exception:
@@ -131,7 +131,7 @@ async def answer_of(request: Request, dag_id: str | None, body: bytes) -> Respon
     return None
 
 
-def check(model: str, kind: str, user: Any, asked: dict[str, Any]) -> None:
+def check(model: str, kind: str, user: Any, parameters: dict[str, Any]) -> None:
     """Refuse whom the spec does not name, and what its DAG does not know.
 
     Raises:
@@ -146,7 +146,7 @@ def check(model: str, kind: str, user: Any, asked: dict[str, Any]) -> None:
     if kind in Access.model_fields and spec.access.of(kind):  # type: ignore[arg-type]
         admit(spec, Ledger(home.ledger), kind, user.get_name(), roles_of(user))  # type: ignore[arg-type]
     if may(method="POST"):
-        check_parameters(spec, kind, asked)
+        check_parameters(spec, kind, parameters)
 
 
 def roles_of(user: Any) -> list[str]:

@@ -85,6 +85,13 @@ def questions(api: Api) -> None:
         api.ask(f"held backfill {by}", by, "POST", "/api/v2/backfills", json={**by_hand, "dag_id": "held_retrain"})
         body = {"dry_run": True, "dag_run_id": "approve-v1"}
         api.ask(f"held clear {by}", by, "POST", "/api/v2/dags/held_retrain/clearTaskInstances", json=body)
+    for name, method, path in (
+        ("list", "POST", "/api/v2/dags/held_retrain/dagRuns/list"),
+        ("state", "PATCH", "/api/v2/dags/held_retrain/dagRuns/list"),
+        ("pause", "PATCH", "/api/v2/dags/held_retrain"),
+    ):
+        body = {"list": {}, "state": {"state": "failed"}, "pause": {"is_paused": True}}[name]
+        api.ask(f"held {name} ulla", "ulla", method, path, json=body)
     # --- parameters
     wrong: dict[str, Any] = {"dryrun": True}
     for kind in ("retrain", "score", "monitor", "approve", "rollback"):
@@ -160,6 +167,8 @@ def test_a_spec_that_names_people_keeps_the_others_out(api: Api) -> None:
             403,
             404 if what == "clear" else 200,
         )
+    answers = [api.status(f"held {what} ulla") for what in ("list", "state", "pause")]
+    assert answers == [200, 403, 200], "who may look may look, and who may stop it may stop it"
     assert "ulla (user) may not retrain held: access.retrain names ada" in api.answers["held retrain ulla"][1]
 
 

@@ -14,6 +14,7 @@ from retrain import actions, pipeline
 from retrain.cli.options import laptop_trigger, machine_user
 from retrain.errors import BatchMissing, InvalidSpec, NotAllowed, NothingToRollBack
 from retrain.registry import approval
+from retrain.reporting import history
 from retrain.results import Champion, Configuration, Decision, GateReport
 from retrain.spec import parse
 from retrain.state.access import admit, check_access, is_allowed
@@ -127,6 +128,15 @@ def test_a_try_moves_no_clock_of_the_data(held: Model) -> None:
     with pytest.raises(NotAllowed):
         check_access(run.spec, run.ledger, "rollback", "eve" * 200)
     assert run.ledger.records("churn", "access")[0].effective_at == moment
+
+
+def test_the_history_shows_who_tried(held: Model) -> None:
+    spec, ledger = held.home.spec("churn"), Ledger(held.home.ledger)
+    admit(spec, ledger, "approve", "rhea", ["Risk"])
+    with pytest.raises(NotAllowed):
+        check_access(spec, ledger, "rollback", "eve")
+    (event,) = history.rows(ledger, "churn")
+    assert (event.what, event.why, event.who) == ("refused: NotAllowed", "access.rollback names others", "eve")
 
 
 def test_where_nobody_is_named_anybody_may(churn: Model) -> None:

@@ -33,12 +33,12 @@ def is_allowed(spec: Spec, ledger: Ledger, action: Action, by: str) -> bool:
     if not entries or (by and by in entries):
         return True
     roles = spec.access.roles(action)
-    asked = [
+    tries = [
         record
         for record in (ledger.records(spec.model, ACCESS) if roles and by else ())
         if record.by == by and record.body["action"] == action
     ]
-    return bool(asked) and not roles.isdisjoint(asked[-1].body["roles"])
+    return bool(tries) and not roles.isdisjoint(tries[-1].body["roles"])
 
 
 def check_access(spec: Spec, ledger: Ledger, action: Action, by: str) -> None:
