@@ -44,8 +44,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 RUNS = re.compile(r"/api/v2/(?:dags/(?P<dag>[^/]+)/(?:dagRuns|clear)|backfills$)")
 """What makes, clears, changes or answers runs."""
-LOOKS = re.compile(r"POST .*(dagRuns|taskInstances)/list|.*/(taskInstances|taskGroupInstances|backfills)(/.+)?/dry_run")
-"""What only looks, though it is posted or patched."""
+LOOKS = re.compile(r".*/(taskInstances|taskGroupInstances|backfills)(/.+)?/dry_run")
+"""What only looks, though it is patched or posted."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 MOST = 1024 * 1024
 """Bytes of a request."""
@@ -65,7 +65,7 @@ class RunRequests:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
-        ours = RUNS.search(scope["path"]) if not LOOKS.fullmatch(f"{scope['method']} {scope['path']}") else None
+        ours = RUNS.search(scope["path"]) if not LOOKS.fullmatch(scope["path"]) else None
         if (ours or "/retrain/" in scope["path"]) and is_foreign(request):
             await refusal(403, "a page of another origin may change nothing here")(scope, receive, send)
             return

@@ -86,11 +86,11 @@ def questions(api: Api) -> None:
         body = {"dry_run": True, "dag_run_id": "approve-v1"}
         api.ask(f"held clear {by}", by, "POST", "/api/v2/dags/held_retrain/clearTaskInstances", json=body)
     for name, method, path in (
-        ("list", "POST", "/api/v2/dags/held_retrain/dagRuns/list"),
-        ("state", "PATCH", "/api/v2/dags/held_retrain/dagRuns/list"),
+        ("dry run", "PATCH", "/api/v2/dags/held_retrain/dagRuns/none/taskInstances/gate/dry_run"),
+        ("state", "PATCH", "/api/v2/dags/held_retrain/dagRuns/none"),
         ("pause", "PATCH", "/api/v2/dags/held_retrain"),
     ):
-        body = {"list": {}, "state": {"state": "failed"}, "pause": {"is_paused": True}}[name]
+        body = {"dry run": {"new_state": "failed"}, "state": {"state": "failed"}, "pause": {"is_paused": True}}[name]
         api.ask(f"held {name} ulla", "ulla", method, path, json=body)
     # --- parameters
     wrong: dict[str, Any] = {"dryrun": True}
@@ -167,8 +167,8 @@ def test_a_spec_that_names_people_keeps_the_others_out(api: Api) -> None:
             403,
             404 if what == "clear" else 200,
         )
-    answers = [api.status(f"held {what} ulla") for what in ("list", "state", "pause")]
-    assert answers == [200, 403, 200], "who may look may look, and who may stop it may stop it"
+    answers = [api.status(f"held {what} ulla") for what in ("dry run", "state", "pause")]
+    assert answers == [404, 403, 200], "who may look may look, and who may stop it may stop it"
     assert "ulla (user) may not retrain held: access.retrain names ada" in api.answers["held retrain ulla"][1]
 
 
