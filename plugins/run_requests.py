@@ -92,7 +92,7 @@ def is_foreign(request: Request) -> bool:
         return False
     own = (request.headers.get("host"), urlsplit(conf.get("api", "base_url", fallback="")).netloc)
     allowed = conf.get("api", "access_control_allow_origins", fallback="").split()
-    return urlsplit(origin).netloc not in own and origin not in allowed
+    return (urlsplit(origin).netloc or origin) not in own and origin not in allowed
 
 
 async def read_body(request: Request) -> bytes | None:
