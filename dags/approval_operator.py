@@ -22,6 +22,7 @@ from retrain.rendering.text import markdown as escape
 from retrain.results import GateReport, RegisterReport
 from retrain.spec import Spec
 from retrain.state.ledger import Record
+from retrain.state.parameters import check_parameters
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -43,6 +44,7 @@ class AskApproval(HITLOperator):
     def execute(self, context: Any) -> None:
         """Show the form of the version that the DAG run is about."""
         with final_refusals():
+            check_parameters(self.spec, "approve", context["dag_run"].conf)
             run, proposal = proposed(self.spec, context["params"])
             expires = proposal.recorded_at + self.spec.promotion.approval.expires
             # Set here, after Airflow has rendered its templates: what comes from data is no template.
@@ -113,6 +115,7 @@ def form(run: Run, proposal: Record, expires: datetime) -> str:
     gate, registered = run.read(GateReport, "gate"), run.read(RegisterReport, "register")
     rules, trigger = run.spec.promotion.approval, run.trigger
     triggered = " ".join(filter(None, (trigger.kind, trigger.by and f"by {trigger.by}", trigger.reason)))
+    who = [", ".join(run.spec.access.approve), f"anybody but {trigger.by}" if rules.two_people and trigger.by else ""]
     scores = {"challenger": gate.challenger_score, "champion": gate.champion_score}
     facts = {
         "Version": f"{proposal.body['version']} ({gate.kind})",
@@ -121,7 +124,7 @@ def form(run: Run, proposal: Record, expires: datetime) -> str:
         "Triggered": triggered,
         gate.metric: ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None),
         "Without an answer": f"{rules.otherwise} at {expires:%Y-%m-%d %H:%M} UTC",
-        "Who may answer": f"anybody but {trigger.by}" if rules.two_people and trigger.by else "",
+        "Who may answer": "; ".join(filter(None, who)),
     }
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     page = f"{base}/retrain/dags/{run.model}_retrain/runs/{run.key}"

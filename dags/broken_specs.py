@@ -14,5 +14,7 @@ for file in Home.from_environment().specs:
         load(file)
     except InvalidSpec as error:
         problems.append(str(error))
+    except Exception as error:  # whatever one holds, the others are shown too
+        problems.append(f"{file.name}: cannot be read: {type(error).__name__}: {error}")
 if problems:
     raise InvalidSpec("\n\n".join(problems), do="the other models run on") from None

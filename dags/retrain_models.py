@@ -16,9 +16,10 @@ from refusals import final_refusals
 from stage_tasks import Loop, current_run, failure_notifier, notify_of, perform, perform_when_ready, start_notifier
 
 from retrain import actions, pipeline
-from retrain.errors import InvalidSpec, NotApproved
+from retrain.errors import NotApproved
 from retrain.results import SHORTEST_REASON, Trigger
 from retrain.spec import Spec, load
+from retrain.state.parameters import check_parameters
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -220,6 +221,7 @@ def rollback_dag(spec: Spec) -> DAG:
             home, params = Home.from_environment(), context["params"]
             key, by = context["dag_run"].run_id, context["dag_run"].triggering_user_name or ""
             with final_refusals():
+                check_parameters(spec, "rollback", context["dag_run"].conf)
                 report = actions.roll_back(home, spec, key, params["reason"], to=params["to"], by=by)
             log.info(pipeline.last_line(report, "rollback"))
             trigger = Trigger(kind="manual", by=by, reason=params["reason"])
@@ -251,7 +253,7 @@ def build_dags() -> dict[str, DAG]:
             continue
         try:
             spec = load(file)
-        except InvalidSpec:
+        except Exception:
             continue  # shown by broken_specs.py, which takes no other DAG with it
         if spec.promotion.mode != "approve":
             del makers[f"{spec.model}_approve"]

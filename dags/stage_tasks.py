@@ -23,6 +23,7 @@ from retrain.reporting import notices
 from retrain.results import DecideReport, DriftReport, EstimateReport, Interval, MeasureReport, StageReport, Trigger
 from retrain.spec import Spec
 from retrain.state import readiness
+from retrain.state.parameters import check_parameters
 from retrain.state.run import Run
 from retrain.state.settings import Home
 
@@ -41,11 +42,13 @@ def current_run(spec: Spec, loop: Loop, context: Any = None) -> Run:
 
     Raises:
         AirflowSkipException: no interval has ended yet.
+        InvalidParameter: the run was given a parameter that its DAG does not know.
         InvalidInterval: the parameter `interval` is the start of none.
         InvalidName: the run id would take the key of another kind's run.
     """
     context = context or get_current_context()
     dag_run, params = context["dag_run"], context["params"]
+    check_parameters(spec, loop, dag_run.conf)
     home, alert, known_at = Home.from_environment(), params.get("alert", ""), None
     kind = "alert" if alert else "manual" if dag_run.run_type == "manual" else "schedule"
     flags = {name: params.get(name, False) for name in ("force", "dry_run", "revise")}

@@ -38,7 +38,7 @@ class StartApproval(TriggerDagRunOperator):
         if outcome["verdict"] != "waiting":
             raise AirflowSkipException(f"nobody to ask: {'; '.join(outcome['reasons'])}")
         folder = outcome["report"].rpartition("/")[0]
-        registered = RegisterReport.from_json(Store(Home.from_environment().store).read(f"{folder}/register.json"))
+        registered = Store(Home.from_environment().store).read_report(RegisterReport, f"{folder}/register.json")
         self.trigger_run_id = f"approve-v{registered.version}"
         self.conf = {"version": registered.version, "digest": registered.digest}
         super().execute(context)

@@ -1,14 +1,17 @@
 """What the Airflow UI gains: a page per run, pages of champions and models, and links on every stage task.
 
 Loaded by every Airflow component, so it stays light: results, ledger, store and what reads them, no pandas, no MLflow.
-Every route asks for a signed-in user who may read the DAG; reports run in a sandbox of their own.
+Every route asks for a signed-in user who may read the DAG; reports run in a sandbox of their own. What cannot be read,
+a torn report or a database that is gone, is named on the page, and what else there is stands beside it.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import logging
 import mimetypes
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -18,12 +21,15 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk.bases.operatorlink import BaseOperatorLink
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError
 
-from retrain.errors import InvalidName, MissingInput
+from retrain.errors import InvalidName, MissingInput, RetrainError
 from retrain.rendering.text import stamp
 from retrain.results import GateCheck, RegisterReport
 from retrain.state.former import stage_names
 from retrain.state.ledger import Ledger
+from retrain.state.parameters import dag_of
 from retrain.state.readiness import loop_run_key
 from retrain.state.settings import Home
 from retrain.state.store import Store
@@ -44,7 +50,37 @@ img{max-width:33rem;margin:.3rem;border:1px solid #eee}
 
 NO_SCRIPTS = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
 
+log = logging.getLogger("retrain")
+
+
+class NamedFaults(APIRoute):
+    """A route that answers what it could not read with a page that names it."""
+
+    def get_route_handler(self) -> Callable[..., Any]:
+        """The handler of the route, within the page of its faults."""
+        handler = super().get_route_handler()
+
+        async def named(request: Any) -> Response:
+            try:
+                return await handler(request)
+            except HTTPException:
+                raise
+            except (MissingInput, InvalidName) as error:
+                return fault_page(404, str(error))
+            except RetrainError as error:
+                return fault_page(503, str(error))
+            except (DBAPIError, OSError) as error:
+                log.warning("%s cannot be shown", request.url.path, exc_info=True)
+                return fault_page(503, f"{type(error).__name__}: {getattr(error, 'orig', error)}"[:500])
+            except Exception as error:
+                log.exception("%s cannot be shown", request.url.path)
+                return fault_page(500, f"{type(error).__name__}: {error}"[:500])
+
+        return named
+
+
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+app.router.route_class = NamedFaults
 READ = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 
 
@@ -82,23 +118,26 @@ def run_page(dag_id: str, run_id: str) -> Response:
     names = [key[len(where) + 1 :] for key in keys]
     # A stage's report bears the stage's name, that of an earlier version of this project too.
     reports = {stage: name for stage in STAGES for name in reversed(stage_names(stage)) if f"{name}.json" in names}
-    bodies = {stage: dict(json.loads(files.read(f"{where}/{name}.json"))) for stage, name in reports.items()}
-    rows = []
-    for stage, body in bodies.items():
-        decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
-        pages = [name for name in names if name.startswith(f"{reports[stage]}/") and name.endswith((".html", ".csv"))]
+    rows, tables, plots = [], "", ""
+    for stage, report in reports.items():
+        pages = [name for name in names if name.startswith(f"{report}/") and name.endswith((".html", ".csv"))]
         links = " ".join(_link(dag_id, run_id, name) for name in pages)
-        rows.append((f"<b>{stage}</b>", _text(decision["verdict"]), _text("; ".join(decision["reasons"])), links))
+        try:
+            body = dict(json.loads(files.read(f"{where}/{report}.json")))
+            decision = body.get("decision") or {"verdict": "done", "reasons": [_facts(stage, body)]}
+            verdict, why = _text(decision["verdict"]), _text("; ".join(decision["reasons"]))
+            table = _checks(stage, body.get("checks")) if stage in CHECKED else ""
+            images = "".join(
+                f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>"
+                for key in (body.get("plots", ()) if stage == "evaluate" else ())
+            )
+        except Exception as error:  # one torn report hides no other
+            verdict, why = "<b class=no>unreadable</b>", _text(_torn(f"{where}/{report}.json", error))
+            table = images = ""
+        rows.append((f"<b>{stage}</b>", verdict, why, links))
+        tables, plots = tables + table, plots + images
     overview = _table(("stage", "verdict", "why", "reports"), rows) if rows else "<p>Nothing is written yet.</p>"
-    checked = {stage: bodies[stage].get("checks") for stage in CHECKED if stage in bodies}
-    tables = "".join(_checks(stage, checks) for stage, checks in checked.items() if checks)
-    plots = ""
-    if "evaluate" in bodies:
-        plots = "<h2>Plots</h2>" + "".join(
-            f"<img src='{_address(dag_id, run_id, key[len(where) + 1 :])}' alt='{_text(key.rsplit('/', 1)[-1])}'>"
-            for key in bodies["evaluate"].get("plots", ())
-        )
-    return _page(run_id, f"{dag_id} · {run_id}", overview + tables + plots)
+    return _page(run_id, f"{dag_id} · {run_id}", overview + tables + (f"<h2>Plots</h2>{plots}" if plots else ""))
 
 
 @app.get("/dags/{dag_id}/runs/{run_id}/files/{path:path}", dependencies=READ)
@@ -119,7 +158,7 @@ def run_file(dag_id: str, run_id: str, path: str) -> Response:
 def run_in_mlflow(dag_id: str, run_id: str) -> Response:
     """Leads to the run in MLflow."""
     try:
-        report = RegisterReport.from_json(store().read(f"{folder(dag_id, run_id)}/register.json"))
+        report = store().read_report(RegisterReport, f"{folder(dag_id, run_id)}/register.json")
     except (MissingInput, InvalidName):
         raise HTTPException(404, "this run has not been recorded in MLflow") from None
     if not report.url:
@@ -132,7 +171,7 @@ def history_page(dag_id: str) -> Response:
     """Every change of the model's champion, and what was refused."""
     from retrain.reporting import history
 
-    model, home = dag_id.rpartition("_")[0], Home.from_environment()
+    model, home = dag_of(dag_id)[0], Home.from_environment()
     if f"{model}.yaml" not in {file.name for file in home.specs}:
         raise HTTPException(404, "no DAG of a model")
     rows = [
@@ -158,7 +197,21 @@ def _page(title: str, heading: str, body: str) -> Response:
     return HTMLResponse(head + body, headers=NO_SCRIPTS)
 
 
-def _checks(stage: str, checks: list[dict[str, Any]]) -> str:
+def fault_page(status: int, what: str) -> Response:
+    """A page that names what could not be read, with what to do."""
+    page = _page("Retrain", "This page cannot be shown", f"<pre>{_text(what)}</pre>")
+    page.status_code = status
+    return page
+
+
+def _torn(key: str, error: Exception) -> str:
+    what = str(error)[:200]
+    return f"{key} cannot be read ({type(error).__name__}: {what}): restore it from a backup, or run the stage again"
+
+
+def _checks(stage: str, checks: list[dict[str, Any]] | None) -> str:
+    if not checks:
+        return ""
     rows = [
         (_text(c.name), _text(c.model), _mark(c), _number(c.value), _number(c.bound), _text(c.reason))
         for c in map(GateCheck.model_validate, checks)

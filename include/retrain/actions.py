@@ -15,6 +15,7 @@ from retrain.errors import NotApproved, RetrainError
 from retrain.pipeline import run_stage
 from retrain.results import Interval, PromoteReport, StageReport, Trigger
 from retrain.spec import Spec
+from retrain.state.access import check_access
 from retrain.state.ledger import Ledger, Record
 from retrain.state.readiness import loop_run_key
 from retrain.state.run import Run, former_run_key
@@ -33,12 +34,14 @@ def roll_back(home: Home, spec: Spec, key: str, reason: str, *, to: int | None =
         by: who asks for it.
 
     Raises:
+        NotAllowed: the spec names others.
         NothingToRollBack: nothing served before.
         RetrainError: the target does not load or answer, or somebody else promoted in between.
     """
     from retrain.registry.rollback import roll_back as roll_back_run
 
     with named_refusals(spec, "rollback"):
+        check_access(spec, Ledger(home.ledger), "rollback", by)
         run = _run_of_no_batch(home, spec, _rollback_key(home, spec, key, reason), reason, by)
         return roll_back_run(run, reason, to=to)
 
@@ -107,6 +110,7 @@ def answer(
 
     Raises:
         UnknownVersion: it has not been proposed.
+        NotAllowed: the spec names others.
         NotApproved: this person may not approve it.
     """
     from retrain.registry.approval import answer_proposal

@@ -82,6 +82,10 @@ class InvalidInterval(RetrainError):
     """The moment is no start of an interval of this model. Whoever typed it takes one that is."""
 
 
+class InvalidParameter(RetrainError):
+    """A run was asked for with a parameter that its DAG does not know. Whoever typed it takes one that it knows."""
+
+
 class ConfigChanged(RetrainError):
     """The spec was edited while a run was under way. Its author starts a new run, or puts the spec back."""
 
@@ -176,6 +180,10 @@ class AmbiguousKeys(RetrainError):
 
 class SnapshotCorrupt(RetrainError):
     """Stored bytes do not have the digest they were stored under. The operator restores them from a backup."""
+
+
+class ReportCorrupt(RetrainError):
+    """A stage's report was cut off or altered. The operator restores it from a backup, or runs the stage again."""
 
 
 class PushIncomplete(RetrainError):
@@ -276,6 +284,10 @@ class ModelBlocked(RetrainError):
 
 class NotApproved(RetrainError):
     """A promotion lacks the approval that the spec asks for. Somebody who may approve answers it."""
+
+
+class NotAllowed(RetrainError):
+    """Somebody asked for what the spec's `access` leaves to others. One of those does it, or the author adds a name."""
 
 
 class SmokeTestFailed(RetrainError):

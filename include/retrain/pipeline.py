@@ -19,6 +19,7 @@ from retrain.errors import BatchMissing, ConfigChanged, MissingInput, RetrainErr
 from retrain.masking import masked
 from retrain.results import Context, Decision, IngestReport, Result, StageReport
 from retrain.state import evidence
+from retrain.state.access import check_access, is_act_of_a_person
 from retrain.state.evidence import Seal
 from retrain.state.failures import refusal_of
 from retrain.state.ledger import Kind
@@ -155,6 +156,7 @@ def run_stage(name: str, run: Run) -> StageReport:
         ConfigChanged: the spec is not the one that the run began with.
         RunSealed: the run has made a version, and is to run otherwise.
         EvidenceChanged: the report of then is not the one on record.
+        NotAllowed: a retraining was asked for by somebody whom the spec does not name.
     """
     began = time.monotonic()
     verdict, reasons = "done", ["done"]
@@ -162,6 +164,8 @@ def run_stage(name: str, run: Run) -> StageReport:
     written = ""
     failure: BaseException | None = None
     try:
+        if run.loop == "retrain" and run.spec.access.retrain and is_act_of_a_person(run.trigger, run.spec, run.ledger):
+            check_access(run.spec, run.ledger, "retrain", run.trigger.by)
         seal = evidence.seal_of(run) if run.loop == "retrain" else None
         report = _report_of_then(name, run, seal) if seal else None
         if report is None:

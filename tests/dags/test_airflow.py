@@ -8,6 +8,7 @@ One start serves every test here, and they run in the order in which they stand:
 
 from __future__ import annotations
 
+import getpass
 import itertools
 import json
 import os
@@ -266,6 +267,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         policy={"schedule": 0, "drift": False},
         gate={"min_rows": 100, "margin": 0.45},
         promotion={"mode": "approve", "approval": {"two_people": True}},
+        access={"rollback": ["bob"]},
     )
     (clone.root / "data/asked/2024-03.csv").unlink()
     airflow, mlflow = free_ports(2)
@@ -588,11 +590,26 @@ def test_a_malformed_parameter_is_refused_by_the_form(loop: Loop) -> None:
     assert answer.status_code == 400
 
 
+def test_what_the_dag_does_not_know_is_refused_by_the_api(loop: Loop) -> None:
+    for conf, words in (({"dryrun": True}, "did you mean 'dry_run'"), ({"interval": "2024-03-05"}, "not the start of")):
+        answer = loop.airflow.post(f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        assert (answer.status_code, words in answer.text) == (400, True)
+
+
+def from_the_command_line(loop: Loop, dag: str, **conf: Any) -> str:
+    """A run by whoever has a shell: no API is asked, and Airflow's name for them is the machine's."""
+    run = f"by-command-{dag}"
+    command = (sys.executable, "-m", "airflow", "dags", "trigger", dag, "--run-id", run, "--conf", json.dumps(conf))
+    subprocess.run(command, env={**os.environ, **local.environment()}, capture_output=True, check=True)
+    return run
+
+
 def test_a_refusal_is_not_retried(loop: Loop) -> None:
-    run = loop.airflow.trigger(interval="2024-03-05")
-    assert run["state"] == "failed"
-    ingest = loop.airflow.tasks(run["dag_run_id"])["ingest"]
+    run = from_the_command_line(loop, DAG, dryrun=True)
+    assert loop.airflow.ended(run)["state"] == "failed"
+    ingest = loop.airflow.tasks(run)["ingest"]
     assert (ingest["state"], ingest["try_number"]) == ("failed", 1)
+    assert "churn_retrain has no parameter" in loop.airflow.log(run, "ingest")
 
 
 def test_a_released_month_goes_through_when_its_run_is_cleared(loop: Loop) -> None:
@@ -723,6 +740,18 @@ def test_a_no_keeps_the_champion_and_somebody_elses_yes_promotes(loop: Loop) -> 
     assert (loop.serves("asked"), loop.champions_of("asked")) == (2, [1, 2])
 
 
+def test_a_rollback_by_somebody_whom_the_spec_does_not_name_is_refused(loop: Loop) -> None:
+    conf = {"reason": "mine"}
+    answer = loop.airflow.post("dags/asked_rollback/dagRuns", {"logical_date": None, "conf": conf})
+    assert (answer.status_code, "access.rollback names bob" in answer.text) == (403, True)
+    run = from_the_command_line(loop, "asked_rollback", **conf)
+    assert loop.airflow.ended(run, "asked_rollback")["state"] == "failed"
+    assert "NotAllowed" in loop.airflow.log(run, "rollback", "asked_rollback")
+    tries = [(record.by, record.body["verdict"]) for record in loop.ledger.records("asked", "access")]
+    assert tries == [("admin", "refused"), (getpass.getuser(), "refused")]
+    assert loop.champions_of("asked") == [1, 2]
+
+
 def test_a_rollback_goes_to_the_version_that_is_named(loop: Loop) -> None:
     run = loop.user("bob").trigger("asked_rollback", reason="better then", to=1)
     assert run["state"] == "success"
@@ -737,7 +766,7 @@ def test_a_malformed_alert_is_refused_with_its_reason(loop: Loop) -> None:
     for conf in ({"alert": "x; y"}, {"alert": ["x"]}, {"alert": "x", "interval": "tomorrow"}):
         answer = loop.airflow.post(f"dags/{DAG}/dagRuns", {"dag_run_id": "alert-x", "logical_date": None, "conf": conf})
         assert answer.status_code == 400
-        assert "Invalid input for param" in answer.text
+        assert ("InvalidInterval" if "interval" in conf else "Invalid input for param") in answer.text
 
 
 def as_the_readme_says(loop: Loop) -> int:

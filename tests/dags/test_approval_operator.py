@@ -71,7 +71,8 @@ def propose(run: Run) -> Record:
 
 
 def context(version: int = 3, digest: str = "") -> Any:
-    return {"params": {"version": version, "digest": digest}, "task_instance": SimpleNamespace(id="x")}
+    params = {"version": version, "digest": digest}
+    return {"params": params, "task_instance": SimpleNamespace(id="x"), "dag_run": SimpleNamespace(conf=params)}
 
 
 def event(option: str, user: str | None, reason: str = "looked") -> dict[str, Any]:

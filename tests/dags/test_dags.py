@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from retrain.errors import BatchMissing, InvalidName
+from retrain.errors import BatchMissing, InvalidName, InvalidParameter
 from retrain.results import Trigger
 from tests.conftest import INCLUDE, Model, churn_spec
 
@@ -51,7 +51,7 @@ print(json.dumps({
 """
 
 
-def read(root: Path, **environment: str) -> dict[str, Any]:
+def read(root: Path, before: str = "", **environment: str) -> dict[str, Any]:
     env = {
         **os.environ,
         "AIRFLOW_HOME": str(root / "airflow"),
@@ -63,7 +63,9 @@ def read(root: Path, **environment: str) -> dict[str, Any]:
         "RETRAIN_ROOT": str(root),
         **environment,
     }
-    done = subprocess.run([sys.executable, "-c", READ, str(DAGS)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", before + READ, str(DAGS)], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -146,6 +148,47 @@ def test_a_broken_spec_is_shown_and_takes_nothing_with_it(bag: dict[str, Any]) -
     assert "owner.name: names nobody" in bag["errors"][file]
 
 
+def test_whatever_lies_in_the_folder_the_sound_models_keep_their_dags(root: Path, bag: dict[str, Any]) -> None:
+    models = root / "include" / "models"
+    odd = {
+        "latin": "objective: Zürich".encode("latin-1"),
+        "crash": b"model: crash",
+        "endless": b" " * (300 * 1024),
+        "piped": yaml.safe_dump(
+            {**churn_spec(), "model": "piped", "training": {
+                "candidates": [{"estimator": "linear"}],
+                "features": {"file": "piped.py", "adds": {"x": "number"}},
+            }}
+        ).encode(),
+    }  # fmt: skip
+    paths = [models / f"{name}.yaml" for name in odd]
+    for path, text in zip(paths, odd.values(), strict=True):
+        path.write_bytes(text)
+    (models / "folder.yaml").mkdir()
+    (models / "gone.yaml").symlink_to(models / "nowhere")
+    pipes = [models / "pipe.yaml", models / "piped.py"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    unforeseen = """
+import retrain.spec
+load = retrain.spec.load
+retrain.spec.load = lambda file: {}["nobody thought of this"] if file.stem == "crash" else load(file)
+"""
+    try:
+        odd_bag = read(root, unforeseen)
+    finally:
+        for path in (*paths, *pipes, models / "gone.yaml"):
+            path.unlink()
+        (models / "folder.yaml").rmdir()
+    assert odd_bag["dags"] == bag["dags"]
+    (file,) = odd_bag["errors"]
+    for words in ("latin.yaml: 'utf-8' codec", "crash.yaml: cannot be read: KeyError: 'nobody thought of this'",
+                  "endless.yaml: is larger than", "piped.yaml: piped.py is no file", "folder.yaml: is no file",
+                  "pipe.yaml: is no file", "gone.yaml: is no file"):  # fmt: skip
+        assert words in odd_bag["errors"][file], words
+    assert "typo.yaml" in odd_bag["errors"][file], "one hides no other"
+
+
 def test_reading_imports_nothing_heavy(bag: dict[str, Any]) -> None:
     assert bag["heavy"] == []
 
@@ -188,6 +231,13 @@ def test_a_parameter_is_asked_for_whole(
         assert jsonschema.Draft7Validator(schema).is_valid(value) == fits, value
 
 
+def test_the_forms_ask_for_the_known_parameters(bag: dict[str, Any]) -> None:
+    from retrain.state.parameters import PARAMETERS
+
+    for kind, known in PARAMETERS.items():
+        assert set(bag["params"][f"weekly_{kind}"]) == set(known), kind
+
+
 def test_whoever_fails_the_owner_is_told(bag: dict[str, Any]) -> None:
     assert bag["without_notice"] == []
 
@@ -217,13 +267,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         yield module
 
 
-def context(end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: Any = None, **params: Any) -> Any:
+def context(
+    end: str = "", *, run_id: str = "r", kind: str = "scheduled", by: Any = None, conf: Any = None, **params: Any
+) -> Any:
     """What a task is given, of a run whose data interval ends at `end`."""
     stop = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else None
     start = stop and stop.replace(month=stop.month - 1)
     run = SimpleNamespace(
-        run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop, triggering_user_name=by
-    )
+        run_id=run_id, run_type=kind, data_interval_start=start, data_interval_end=stop, triggering_user_name=by,
+        conf=conf,
+    )  # fmt: skip
     return {"dag_run": run, "params": {"interval": None, **params}}
 
 
@@ -268,6 +321,14 @@ def test_a_run_by_hand_takes_its_parameters(tasks: ModuleType, churn: Model) -> 
     assert tasks.current_run(churn.run().spec, "score", context("2024-03-01")).trigger.by == ""
     with pytest.raises(InvalidName):
         tasks.current_run(churn.run().spec, "retrain", context("2024-03-01", run_id="monitor-x"))
+
+
+def test_what_the_form_does_not_know_is_refused_by_the_first_task(tasks: ModuleType, churn: Model) -> None:
+    """However the run came: a command line or a task starts one without Airflow's API."""
+    spec = churn.run().spec
+    for loop, conf in (("retrain", {"dryrun": True}), ("score", {"force": True}), ("monitor", {"alert": "x"})):
+        with pytest.raises(InvalidParameter, match=f"churn_{loop} has no parameter"):
+            tasks.current_run(spec, loop, context("2024-03-01", conf=conf))
 
 
 def test_a_refusal_is_told_by_its_own_kind(tasks: ModuleType, churn: Model) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,9 +136,8 @@ def test_what_the_page_links_to_is_there(reader: Any, store: Store) -> None:
         assert reader.get(name.removeprefix("/retrain")).status_code == 200
 
 
-def test_who_served_and_all_models_have_their_pages(plugin: ModuleType, reader: Any, churn: Model) -> None:
-    everybody = next(route for route in plugin.app.routes if route.path == "/models").dependant.dependencies[0].call
-    plugin.app.dependency_overrides[everybody] = lambda: None
+def test_who_served_and_all_models_have_their_pages(everybody: Any, churn: Model) -> None:
+    reader = everybody
     assert "Nobody has served yet" in reader.get("/dags/churn_monitor/history").text
     when, body = datetime(2024, 6, 1, tzinfo=UTC), {"alias": 2, "version": 1, "reason": ATTACK}
     Ledger(churn.home.ledger).append("churn", "reconciled", "by-hand", body, effective_at=when, by=ATTACK)
@@ -146,6 +147,130 @@ def test_who_served_and_all_models_have_their_pages(plugin: ModuleType, reader: 
     assert "<script" not in shown
     assert reader.get("/dags/secret_retrain/history").status_code == 404
     assert "Ada Example" in reader.get("/models").text
+
+
+@pytest.fixture
+def everybody(plugin: ModuleType, reader: Any) -> Any:
+    """The reader, who may see the page of all models too."""
+    route = next(route for route in plugin.app.routes if route.path == "/models")
+    plugin.app.dependency_overrides[route.dependant.dependencies[0].call] = lambda: None
+    return reader
+
+
+@pytest.mark.parametrize(
+    "dag_id",
+    ["churn_etl", "churn_", "churn", "_retrain", "churn_retrain_retrain", "churn_retrain_etl", "other_retrain"],
+)
+def test_the_history_is_of_the_very_model(reader: Any, churn: Model, dag_id: str) -> None:
+    assert reader.get(f"/dags/{dag_id}/history").status_code == 404, "leave to read that DAG is none to read this model"
+
+
+@pytest.mark.parametrize("kind", ["retrain", "score", "monitor", "approve", "rollback"])
+def test_each_dag_of_a_model_leads_to_its_history(reader: Any, churn: Model, kind: str) -> None:
+    assert reader.get(f"/dags/churn_{kind}/history").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"decision": 1}', b'{"checks": [{}]}', b"[" * 100_000,
+     b'{"decision": {"verdict": "promote", "reasons": null}}'],
+)  # fmt: skip
+@pytest.mark.parametrize("stage", ["gate", "ingest", "train", "evaluate", "snapshot", "context"])
+def test_a_torn_report_is_named_and_hides_no_other(reader: Any, store: Store, stage: str, torn: bytes) -> None:
+    store.write(f"{FOLDER}/{stage}.json", torn)
+    answer = reader.get(PAGE)
+    assert answer.status_code == 200
+    assert f"{FOLDER}/{stage}.json cannot be read" in answer.text
+    assert "restore it from a backup, or run the stage again" in answer.text
+    assert "id='smoke_test'" in answer.text
+
+
+def test_a_torn_record_of_mlflow_is_named(reader: Any, store: Store) -> None:
+    store.write(f"{FOLDER}/register.json", b'{"model": "chu')
+    answer = reader.get(f"{PAGE}/mlflow")
+    assert answer.status_code == 503
+    assert f"ReportCorrupt: {FOLDER}/register.json is no RegisterReport" in answer.text
+
+
+def test_a_folder_in_the_stead_of_a_report_is_named(reader: Any, store: Store) -> None:
+    store.write(f"{FOLDER}/context.json/within.json", b"{}")
+    assert reader.get(PAGE).status_code == 200
+    assert reader.get(f"{PAGE}/files/context.json").status_code in (404, 503)
+
+
+@pytest.mark.parametrize("state", ["corrupt", "locked", "no folder", "other tables", "altered"])
+def test_a_ledger_that_cannot_be_read_is_named(
+    everybody: Any, churn: Model, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    file = Path(churn.home.ledger.removeprefix("sqlite:///"))
+    when = datetime(2024, 6, 1, tzinfo=UTC)
+    Ledger(churn.home.ledger).append("churn", "stage", "k", {"stage": "gate"}, effective_at=when)
+    holder = sqlite3.connect(file)
+    if state == "corrupt":
+        file.write_bytes(b"nothing that SQLite knows" * 100)
+    elif state == "locked":
+        monkeypatch.setattr("retrain.state.ledger.BUSY_SECONDS", 0.01)
+        holder.execute("BEGIN EXCLUSIVE")
+    elif state == "no folder":
+        monkeypatch.setenv("RETRAIN_LEDGER", f"sqlite:///{churn.home.models}/churn.yaml/ledger.db")
+    elif state == "other tables":
+        holder.execute("DROP TABLE retrain_records")
+    else:
+        holder.execute("DROP TRIGGER retrain_records_no_update")
+        holder.execute("UPDATE retrain_records SET body = '{'")
+        holder.commit()
+    history = everybody.get("/dags/churn_retrain/history")
+    holder.close()
+    assert history.status_code == 503
+    assert "This page cannot be shown" in history.text
+    assert "Traceback" not in history.text
+    if state in ("locked", "altered"):
+        assert ("LedgerBusy" if state == "locked" else "ChainBroken") in history.text
+    models = everybody.get("/models")
+    assert models.status_code in (200, 503)
+    if state == "altered":
+        assert "was altered" in models.text, "in the row of its model"
+
+
+def test_what_nobody_foresaw_is_named_too(everybody: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrain.reporting import inventory
+
+    monkeypatch.setattr(inventory, "page", lambda _: {}["<b>"])
+    answer = everybody.get("/models")
+    assert (answer.status_code, "KeyError: &#x27;&lt;b&gt;&#x27;" in answer.text) == (500, True)
+
+
+def test_one_odd_spec_costs_no_page(everybody: Any, churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrain.reporting import inventory
+
+    models, load = churn.home.models, inventory.load
+    (models / "listed.yaml").write_text("model: listed\ntask: [regression]\n")
+    (models / "folder.yaml").mkdir()
+    os.mkfifo(models / "pipe.yaml")
+    (models / "latin.yaml").write_bytes("objective: Zürich".encode("latin-1"))
+    (models / "crash.yaml").write_text("model: crash\n")
+    (models / "gone.yaml").symlink_to(models / "nowhere")
+
+    def unforeseen(file: Path) -> Any:
+        if file.stem == "crash":
+            raise RuntimeError("nobody thought of this")
+        return load(file)
+
+    monkeypatch.setattr(inventory, "load", unforeseen)
+    answer = everybody.get("/models")
+    assert answer.status_code == 200
+    for name in ("listed", "folder", "pipe", "latin", "crash", "gone", "churn"):
+        assert f"<td>{name}" in answer.text, name
+    assert "Ada Example" in answer.text
+    assert "RuntimeError: nobody thought of this" in answer.text
+    assert everybody.get("/dags/churn_retrain/history").status_code == 200
+    assert everybody.get("/dags/folder_retrain/history").status_code == 200
+
+
+def test_an_id_of_any_length_has_a_page(reader: Any, store: Store) -> None:
+    for run_id in ("a" * 250, "ü" * 250, "a:" * 125):
+        answer = reader.get(f"/dags/churn_monitor/runs/{run_id}")
+        assert (answer.status_code, "Nothing is written yet" in answer.text) == (200, True)
 
 
 def test_a_run_that_has_written_nothing_says_so(reader: Any) -> None:

@@ -24,7 +24,6 @@ from retrain.errors import (
     OutOfBandChange,
     PromotionConflict,
     StaleRun,
-    UnknownVersion,
 )
 from retrain.registry import approval, promotion, smoke_test
 from retrain.registry.mlflow import Registry, save_model

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, LedgerNewer, PromotionConflict
+from retrain.errors import ChainBroken, InvalidName, InvalidSpec, LedgerBusy, LedgerNewer, PromotionConflict
 from retrain.state import ledger as module
 from retrain.state import ledger_tables
 from retrain.state.ledger import Ledger
@@ -76,6 +76,20 @@ def test_not_a_number_is_refused_before_it_is_written(url: str) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         ledger.append("churn", "gate", "a", {"score": float("nan")}, effective_at=WHEN)
     assert ledger.records("churn") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [({"model": "m" * 65}, 64), ({"key": "k" * 501}, 500), ({"run": "r" * 301}, 300), ({"by": "b" * 301}, 300)],
+)
+def test_a_name_that_no_column_holds_is_refused_on_every_database(url: str, names: dict[str, str], most: int) -> None:
+    """SQLite would take it, and PostgreSQL answer with an error of its own."""
+    ledger, about = Ledger(url), {"model": "churn", "key": "k", "run": "", "by": ""} | names
+    model, key = about.pop("model"), about.pop("key")
+    with pytest.raises(InvalidName, match=f"has {most + 1} characters") as refused:
+        ledger.append(model, "batch", key, {}, effective_at=WHEN, **about)  # type: ignore[arg-type]
+    assert refused.value.do == f"use at most {most}"
+    assert ledger.models() == []
 
 
 def test_other_databases_are_refused() -> None:

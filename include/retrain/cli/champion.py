@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, cast
 
 import typer
 
 from retrain import actions
-from retrain.cli.options import IntervalStart, Model, Reason, Version, laptop_trigger, make_run
+from retrain.cli.options import IntervalStart, Model, Reason, Version, laptop_trigger, machine_user, make_run
 from retrain.cli.output import show_report
 from retrain.errors import MissingInput
 from retrain.results import HELD
@@ -23,7 +22,7 @@ def rollback(
 ) -> None:
     """Put the champion's predecessor back, and block the champion from coming again."""
     home = Home.from_environment()
-    report = actions.roll_back(home, home.spec(model), _new_key(), reason, to=to, by=getpass.getuser())
+    report = actions.roll_back(home, home.spec(model), _new_key(), reason, to=to, by=machine_user())
     show_report("rollback", report)
 
 
@@ -36,7 +35,7 @@ def approve(
     """Answer a version that waits for a person's word; approved, it serves."""
     home = Home.from_environment()
     verdict: Literal["approve", "reject"] = "reject" if reject else "approve"
-    show_report("promote", actions.answer(home, home.spec(model), version, verdict, getpass.getuser(), reason))
+    show_report("promote", actions.answer(home, home.spec(model), version, verdict, machine_user(), reason))
 
 
 def reconcile(
@@ -54,7 +53,7 @@ def reconcile(
         _new_key(),
         cast(Literal["", "ledger", "alias"], take),
         reason,
-        by=getpass.getuser(),
+        by=machine_user(),
     )
     typer.echo(f"{model} · reconcile: {outcome}")
 
@@ -72,7 +71,7 @@ def release(model: Model, reason: Reason, interval: IntervalStart = "") -> None:
             do=f"see what is: python -m retrain status {model}",
         ).at(model, "release")
     sha256 = batches[-1].body["sha256"]
-    body = {"interval": name, "sha256": sha256, "reason": reason, "user": getpass.getuser()}
+    body = {"interval": name, "sha256": sha256, "reason": reason, "user": machine_user()}
     run.ledger.append(model, "release", f"{name}/{sha256}", body, effective_at=run.as_of, run=run.key)
     effect = "the next run may learn from it" if held else "passes the next validate"
     typer.echo(f"{model} · {name} · release: {sha256[:12]} {effect}")

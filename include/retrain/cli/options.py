@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -44,9 +45,17 @@ def _with_words(reason: str) -> str:
 Reason = Annotated[str, typer.Option("--reason", help="why, for the record", callback=_with_words)]
 
 
+def machine_user() -> str:
+    """The user of this machine, by the process's own id: the environment may claim another name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container the id may have no name
+        return f"uid {os.geteuid()}"
+
+
 def laptop_trigger(**parameters: Any) -> Trigger:
     """Why a run of the command line runs: the user of this machine asked for it, with these parameters."""
-    return Trigger(kind="laptop", by=getpass.getuser(), **parameters)
+    return Trigger(kind="laptop", by=machine_user(), **parameters)
 
 
 def make_run(model: str, interval: str, folder: str, trigger: Trigger) -> Run:

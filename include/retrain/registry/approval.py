@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from retrain.errors import NotApproved, UnknownVersion
 from retrain.results import Champion, GateReport
+from retrain.state.access import check_access, is_allowed
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 
@@ -58,8 +59,10 @@ def answer_proposal(run: Run, proposal: Record, verdict: Literal["approve", "rej
         reason: for the record; may be empty.
 
     Raises:
+        NotAllowed: the spec names others.
         NotApproved: the spec asks for two people, and this one has triggered the run, or is nobody.
     """
+    check_access(run.spec, run.ledger, "approve", by)
     triggered_by = proposal.body["trigger"]["by"]
     if run.spec.promotion.approval.two_people and verdict == "approve" and (not by or by == triggered_by):
         raise NotApproved(
@@ -75,7 +78,7 @@ def answer_proposal(run: Run, proposal: Record, verdict: Literal["approve", "rej
 
 
 def approval_at(run: Run, proposal: Record, now: datetime) -> tuple[Literal["approve", "reject", "wait"], str]:
-    """The newest answer to a proposal that came in time and is of its very files.
+    """The newest answer to a proposal that came in time, is of its very files, and comes from somebody who may give it.
 
     Args:
         run: the one that proposed the version.
@@ -93,6 +96,7 @@ def approval_at(run: Run, proposal: Record, now: datetime) -> tuple[Literal["app
         if record.body["digest"] == proposal.body["digest"]
         and record.body["version"] == proposal.body["version"]
         and record.recorded_at <= expires
+        and is_allowed(run.spec, run.ledger, "approve", record.by)
         and not (
             rules.two_people and record.body["verdict"] == "approve" and record.by == proposal.body["trigger"]["by"]
         )

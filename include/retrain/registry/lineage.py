@@ -86,7 +86,7 @@ def run_of(home: Home, spec: Spec, key: str) -> tuple[Run, Context]:
     Raises:
         MissingInput: its folder is gone.
     """
-    context = Context.from_json(Store(home.store).read(f"{spec.model}/runs/{key}/context.json"))
+    context = Store(home.store).read_report(Context, f"{spec.model}/runs/{key}/context.json")
     return Run(home, spec, context.interval, key, context.trigger, known_at=context.effective_at), context
 
 

@@ -114,6 +114,8 @@ def _summary(record: Record) -> tuple[str, str, str] | None:
         share = f" {rollout['share']:.0%}" if rollout["share"] else ""
         change = f"v{rollout['shadow']['version']} beside v{rollout['champion']}"
         return f"{rollout['purpose']}{share}: {body['verdict']}", change, reasons[0] if reasons else ""
+    if record.kind == "access" and body["verdict"] == "refused":
+        return "refused: NotAllowed", "", f"access.{body['action']} names others"
     if record.kind == "reconciled" and body.get("given_up"):
         return f"{len(body['given_up'])} lost anchors given up", "", body["reason"]
     if record.kind == "reconciled":

@@ -104,6 +104,7 @@ KINDS: dict[str, Kind] = {
         " `python -m retrain approve`.",
     ),
     "not-approved": Kind("info", "The version is not promoted, the champion serves on.", (errors.NotApproved,)),
+    "not-allowed": Kind("info", "Nothing was done; the try is on record.", (errors.NotAllowed,)),
     "challenger-shadow": Kind("info", "Both score from the next interval on; who wins serves."),
     "rollout-advanced": Kind("info", "The challenger answers a larger share of the rows."),
     "rollout-stopped": Kind("warning", "The challenger scores no more; the champion serves on."),

@@ -23,7 +23,7 @@ from retrain.registry.lineage import Lineage, build_environment, lineage_of
 from retrain.registry.mlflow import Registry
 from retrain.rerun.differences import ComparedPart, compare_runs
 from retrain.results import AcceptedBatch, Result
-from retrain.spec import Spec, parse
+from retrain.spec import Access, Spec, parse
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.settings import Home
@@ -78,6 +78,7 @@ def reproduce(home: Home, spec: Spec, version: int, say: Callable[[str], None] =
     lineage = lineage_of(home, spec, version)
     old = lineage.run
     kept, spec_part = _spec(lineage, spec)
+    kept = kept.model_copy(update={"access": Access()})  # nothing changes, so nobody has to be named
     with tempfile.TemporaryDirectory(prefix="retrain-reproduce-") as folder:
         root = Path(folder)
         scratch = dataclasses.replace(

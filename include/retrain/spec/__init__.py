@@ -1,8 +1,8 @@
 """The model spec: one YAML file per model, parsed to a frozen object that refuses what it does not know.
 
 A file here for each section of the YAML: `intervals`, `source`, `columns` (and target), `labels`, `quality`, `drift`,
-`policy`, `monitor` (and scoring), `training`, `evaluation`, `gate`, `promotion` (and serving). `spec` holds them
-together, `parsing` reads them, `edge_cases` reads the file that `gate.cases` names.
+`policy`, `monitor` (and scoring), `training`, `evaluation`, `gate`, `promotion` (and serving), `access`. `spec` holds
+them together, `parsing` reads them, `edge_cases` reads the file that `gate.cases` names.
 
 Imports pydantic and yaml only: every Airflow component parses specs, none may pay for pandas here.
 
@@ -15,6 +15,7 @@ Imports pydantic and yaml only: every Airflow component parses specs, none may p
 
 from __future__ import annotations
 
+from retrain.spec.access import Access, Action
 from retrain.spec.columns import Column
 from retrain.spec.evaluation import BY_INTERVAL, COMPANIONS, METRICS
 from retrain.spec.gate import LimitedMetric
@@ -36,6 +37,8 @@ __all__ = [
     "FORMER",
     "MAX_BYTES",
     "METRICS",
+    "Access",
+    "Action",
     "Column",
     "LabelSource",
     "LimitedMetric",

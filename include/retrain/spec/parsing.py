@@ -107,9 +107,7 @@ def load(file: Path) -> Spec:
         InvalidSpec: unreadable, not valid, or a file that it names is missing or lies elsewhere.
     """
     try:
-        if not file.is_file():
-            raise OSError("is no file")
-        text = file.read_text(encoding="utf-8")
+        text = _read(file)
         spec = parse(text, file.stem, where=file.name)
         code = _companion(file, spec.training.features.file, ".py") if spec.training.features else ""
         cases = _companion(file, spec.gate.cases, CASES) if spec.gate.cases else ""
@@ -124,9 +122,18 @@ def _companion(file: Path, name: str, suffix: str) -> str:
     path = (file.parent / name).resolve()
     if path.parent != file.parent.resolve() or not path.name.endswith(suffix):
         raise OSError(f"{name} must be a {suffix} file beside the spec")
-    if not (text := path.read_text(encoding="utf-8")):
+    if not (text := _read(path, f"{name} ")):
         raise OSError(f"{name} is empty")
     return text
+
+
+def _read(file: Path, name: str = "") -> str:
+    """The text of a file; a pipe would never end, and what is too large is not read to its end."""
+    if not file.is_file():
+        raise OSError(f"{name}is no file")
+    if file.stat().st_size > MAX_BYTES:
+        raise OSError(f"{name}is larger than {MAX_BYTES // 1024} KiB")
+    return file.read_text(encoding="utf-8")
 
 
 def _with_todays_keys(data: dict[Any, Any]) -> dict[Any, Any]:

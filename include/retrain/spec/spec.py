@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from retrain.errors import InvalidInterval, near
 from retrain.results import Interval
 from retrain.spec import strict_yaml
+from retrain.spec.access import Access
 from retrain.spec.base import CRON, ColumnName, Name, Part
 from retrain.spec.columns import Column, Target
 from retrain.spec.drift import Drift
@@ -69,6 +70,7 @@ class Spec(Part):
     gate: Gate = Field(default=None)  # type: ignore[assignment]
     serving: Serving = Serving()
     promotion: Promotion = Promotion()
+    access: Access = Access()
     digest: str = Field(default="", description="of the spec and the files beside it; computed")
     text: str = Field(default="", repr=False, description="the file; computed")
     code: str = Field(default="", repr=False, description="the feature function's file; computed")

@@ -258,7 +258,7 @@ def _again(run: Run, record: Record) -> ScoreReport:
     """The report of scores that are on record, once their file has shown to be there."""
     key = record.body["key"]
     with run.store.verified(key, record.body["sha256"]):
-        report = ScoreReport.from_json(run.store.read(f"{key.removesuffix('.parquet')}.json"))
+        report = run.store.read_report(ScoreReport, f"{key.removesuffix('.parquet')}.json")
     why = f"scored before by version {record.body['version']}, in run {record.run}"
     decision = Decision(verdict="found", reasons=(why, *report.decision.reasons))
     return _with_page(run, report.model_copy(update={"decision": decision}))

@@ -113,7 +113,7 @@ def _judge(run: Run, batch: Batch, suite: list[Expectation], kept: str) -> None:
 
 def _bring(run: Run, kept: str, *, released: dict[str, Any] | None) -> ValidateReport:
     """The kept report as this run's own, its evidence in the run's folder."""
-    report = ValidateReport.from_json(run.store.read(f"{kept}.json"))
+    report = run.store.read_report(ValidateReport, f"{kept}.json")
     run.store.write(run.path("validate", PAGE), run.store.read(f"{kept}.html"))
     changes: dict[str, Any] = {"html": run.path("validate", PAGE)}
     if run.store.exists(f"{kept}.csv"):

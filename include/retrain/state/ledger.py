@@ -36,7 +36,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
 
-from retrain.errors import ChainBroken, InvalidSpec, LedgerBusy, PromotionConflict
+from retrain.errors import ChainBroken, InvalidName, InvalidSpec, LedgerBusy, PromotionConflict
 from retrain.state.failures import naming_failures, refusal_of
 from retrain.state.former import KINDS, current_body, kinds_of
 from retrain.state.ledger_tables import RECORDS, are_current, bring_up_to_date, hash_of
@@ -64,6 +64,7 @@ Kind = Literal[
     "score",
     "proposal",
     "approval",
+    "access",
     "promotion",
     "completed",
     "rollout",
@@ -161,6 +162,7 @@ class Ledger:
             by: who or what asked for it.
 
         Raises:
+            InvalidName: a name is longer than its column, whatever the database makes of it.
             PromotionConflict: another key took `sequence` first.
             LedgerBusy: the database stayed locked; nothing was written.
         """
@@ -174,6 +176,11 @@ class Ledger:
             "effective_at": effective_at.isoformat(),
             "body": json.dumps(body, sort_keys=True, allow_nan=False),
         }
+        for name in ("model", "kind", "key", "run", "by"):
+            if len(row[name]) > (most := RECORDS.c[name].type.length):  # type: ignore[attr-defined]
+                raise InvalidName(
+                    f"{name} has {len(row[name])} characters: {row[name][:80]}…", do=f"use at most {most}"
+                )
         with self._refuse_when_busy():
             try:
                 with self._exclusive(model) as connection:

@@ -79,6 +79,7 @@ class Run:
 
         Raises:
             MissingInput: that stage has not run.
+            ReportCorrupt: its report was cut off or altered.
         """
         keys = (f"{self.folder}/{name}.json" for name in stage_names(stage))
         key = next((key for key in keys if self.store.exists(key)), None)
@@ -86,7 +87,7 @@ class Run:
             raise MissingInput(
                 f"{stage} has not run in {self.key}", do=f"run it first: python -m retrain {stage} {self.model} …"
             ).at(self.model, stage)
-        return kind.from_json(self.store.read(key))
+        return self.store.read_report(kind, key)
 
     def write(self, report: Result, stage: str) -> None:
         """Write a stage's report into the run's folder."""

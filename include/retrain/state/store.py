@@ -14,14 +14,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 
-from retrain.errors import MissingInput, SnapshotCorrupt
-from retrain.results import inside
+from retrain.errors import MissingInput, ReportCorrupt, SnapshotCorrupt
+from retrain.results import Result, inside
 from retrain.state.private import private_folder
+
+R = TypeVar("R", bound=Result)
 
 
 class Store:
@@ -55,6 +58,22 @@ class Store:
             return bytes(self.fs.cat_file(f"{self.path}/{inside(key)}"))
         except FileNotFoundError:
             raise MissingInput(f"{key} is not in the store", do="run the stage that writes it first") from None
+
+    def read_report(self, kind: type[R], key: str) -> R:
+        """The report under a key.
+
+        Raises:
+            MissingInput: nothing lies there.
+            ReportCorrupt: it was cut off or altered.
+        """
+        try:
+            return kind.from_json(self.read(key))
+        except (ValidationError, RecursionError) as error:
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "too deep"
+            raise ReportCorrupt(
+                f"{key} is no {kind.__name__}: {first}",
+                do="restore it from a backup of the store, or run its stage again",
+            ) from None
 
     def write(self, key: str, data: bytes) -> None:
         """Publish bytes under a key, at once or not at all."""

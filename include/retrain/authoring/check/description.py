@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
-from retrain.spec import Recency, Spec, Window
+from retrain.spec import Action, Recency, Spec, Window
 
 
 def describe_spec(spec: Spec) -> Iterator[str]:
@@ -35,6 +36,8 @@ def _facts(spec: Spec) -> Iterator[tuple[str, str]]:
     yield "retrain", _policy(spec)
     yield "gate", _gate(spec)
     yield "promotion", _promotion(spec)
+    if who := {action: spec.access.of(action) for action in get_args(Action) if spec.access.of(action)}:
+        yield "access", "; ".join(f"{action}: {', '.join(names)}" for action, names in who.items())
 
 
 def _window(window: Window) -> str:
