@@ -113,7 +113,7 @@ def _is_another(run: Run) -> bool:
     seal, asked = evidence.seal_of(run), run.trigger
     if seal is None:
         return False
-    if asked.dry_run or seal.spec != run.spec.digest:
+    if asked.dry_run or not evidence.is_same_spec(run, seal.spec):
         return True
     try:
         context, batch = run.read(Context, "context"), run.read(IngestReport, "ingest").batch

@@ -230,7 +230,7 @@ def _report_of_then(name: str, run: Run, seal: Seal) -> StageReport | None:
         raise RunSealed(f"{rests}, and this is a dry run", do=anew)
     if name not in SEALED:
         return None
-    if run.spec.digest != seal.spec:
+    if not evidence.is_same_spec(run, seal.spec):
         specs = f"it began with spec {seal.spec[:12]}, the file is now {run.spec.digest[:12]}"
         raise RunSealed(f"{rests}; {specs}", do=anew)
     if name == "register" and seal.version is None:
@@ -284,7 +284,7 @@ def _check_spec(run: Run, *, sealed: bool) -> None:
     _keep_spec(run, anew)
     if anew or not run.store.exists(key):
         run.store.write(key, run.spec.digest.encode())
-    elif (begun := run.store.read(key).decode()) != run.spec.digest:
+    elif not evidence.is_same_spec(run, begun := run.store.read(key).decode()):
         raise ConfigChanged(
             f"the run {run.key} began with spec {begun[:12]}, the file is now {run.spec.digest[:12]}",
             do="start a new run, or put the spec back",

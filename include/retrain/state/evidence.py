@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from retrain.errors import EvidenceChanged, MissingInput
+from retrain.errors import EvidenceChanged, InvalidSpec, MissingInput
+from retrain.spec import parse
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.store import sha256_of
@@ -52,6 +53,20 @@ def seal_of(run: Run) -> Seal | None:
     if record is not None:
         return Seal(record.body["spec"], version, record.body["files"])
     return Seal(registered[-1].body["spec"], version) if registered else None
+
+
+def is_same_spec(run: Run, digest: str) -> bool:
+    """Whether a run's spec is the one of a digest; or the one that the run has kept, once its keys were renamed."""
+    key = run.path("spec", "spec.yaml")
+    if run.spec.digest == digest or not run.store.exists(key):
+        return run.spec.digest == digest
+    try:
+        text = run.store.read(key).decode()
+        kept = parse(text, run.model, code=run.spec.code, cases=run.spec.cases, former=True)
+    except (InvalidSpec, UnicodeDecodeError):
+        return False
+    then, now = (spec.model_dump(exclude={"digest", "text"}) for spec in (kept, run.spec))
+    return kept.digest == digest and then == now
 
 
 def seal(run: Run, spec: str = "") -> None:
