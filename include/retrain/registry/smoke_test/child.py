@@ -25,6 +25,7 @@ import signal
 import statistics
 import sys
 import time
+import zoneinfo
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -70,7 +71,7 @@ DENIED = (
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-READABLE = ("/proc/", "/sys/", "/dev/", "/etc/localtime", "/usr/share/zoneinfo")
+READABLE = ("/proc/", "/sys/", "/dev/", "/etc/localtime", *zoneinfo.TZPATH)
 """Files of the machine that libraries read, beside their own."""
 
 
