@@ -19,7 +19,10 @@ MODULES = (
     "retrain.registry.restore",
     "retrain.registry.rollback",
 )
-BY = ("test_ledger", "test_promote", "test_reconcile", "test_rollout", "test_verify")
+BY = (
+    *("test_ledger", "test_former", "test_failures"),
+    *("test_promote", "test_reconcile", "test_rollout", "test_verify"),
+)
 """Test modules that are measured."""
 
 _TRACER = coverage.Coverage(

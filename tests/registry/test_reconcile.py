@@ -376,3 +376,83 @@ def test_a_database_that_was_copied_alone_stays_with_its_files(churn: Model, mon
     shutil.copyfile(churn.home.state / "mlflow" / "mlflow.db", new / "mlflow" / "mlflow.db")
     registry = Registry(f"sqlite:///{new}/mlflow/mlflow.db")
     assert registry.fetch("churn", 1, digests(churn)[0], new / "model").is_dir()
+
+
+# --- what a kill left, and who comes next
+
+
+def intend(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """A change whose process dies when its record stands and the alias has not moved."""
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "set_alias", dies)
+        with pytest.raises(KeyboardInterrupt):
+            change()
+
+
+def test_a_rollback_gets_past_a_champion_that_was_deleted(churn: Model) -> None:
+    promote_months(churn, 0, 1)
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "2")
+    assert actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad").version == serving(churn) == 1
+    sound(churn)
+
+
+def test_who_comes_while_a_change_is_undone_asks_again(churn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote_months(churn, 0, 1)
+    third, last = (registered(churn, MONTHS[place], seed=place) for place in (2, 3))
+    late = registered(churn, MONTHS[3], seed=9, key="late")
+    for turn, run in enumerate((third, last)):
+        intend(monkeypatch, lambda run=run: promote(run))
+        MlflowClient(churn.home.mlflow).delete_model_version("churn", str(3 + turn))
+        if turn == 0:
+            with pytest.raises(PromotionConflict, match="changed meanwhile"):
+                actions.roll_back(churn.home, churn.home.spec("churn"), "rb", "bad")
+            assert chain(churn)[-1].body["action"] == "undo"
+    assert promote(late).version == serving(churn)
+    sound(churn)
+
+
+def test_a_first_promotion_whose_version_is_gone_is_left_to_a_person(
+    churn: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = registered(churn, MONTHS[0])
+    intend(monkeypatch, lambda: promote(run))
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "1")
+    with pytest.raises(ArtifactMissing):
+        promote(run)
+    with pytest.raises(DanglingChampion):
+        promote(registered(churn, MONTHS[1], seed=1))
+    assert "same files serve as version" in settle(churn)
+    sound(churn)
+
+
+def test_a_version_whose_row_alone_is_lost_keeps_its_number(churn: Model) -> None:
+    promote_months(churn, 0, 1)
+    with sqlite3.connect(churn.home.mlflow.removeprefix("sqlite:///")) as connection:
+        for table in ("registered_model_aliases", "model_version_tags", "model_versions"):
+            connection.execute(f"DELETE FROM {table} WHERE version = 2")  # noqa: S608
+    connection.close()
+    assert "the same files are registered again, and serve" in settle(churn)
+    assert [record.body["action"] for record in chain(churn)] == ["promote", "promote"]
+    sound(churn)
+
+
+def test_what_is_lost_everywhere_is_told(churn: Model) -> None:
+    runs = [registered(churn, MONTHS[place], seed=place) for place in (0, 1)]
+    promote(runs[0])
+    promote_months(churn, 1)
+    MlflowClient(churn.home.mlflow).delete_model_version("churn", "1")
+    shutil.rmtree(runs[0].store.url(runs[0].path("refit", "model")))
+    assert "version 1 is not in the registry, and" in settle(churn)
+
+
+def test_a_version_without_a_run_of_ours_is_not_adopted(churn: Model) -> None:
+    promote_months(churn, 0)
+    registered(churn, MONTHS[1], seed=1)
+    MlflowClient(churn.home.mlflow).delete_model_version_tag("churn", "2", "retrain.run")
+    move_by_hand(churn, 2)
+    with pytest.raises(UnknownVersion):
+        settle(churn, "alias")
