@@ -23,7 +23,7 @@ class Refusal(AirflowFailException):
 
 @contextmanager
 def final_refusals() -> Iterator[None]:
-    """Our own refusals, and a corrupt database, fail the task at once; what may pass is left to the retries.
+    """Our own refusals fail the task at once; what may pass, as a full disk may, is named and left to the retries.
 
     Whatever else goes wrong is raised as it is, and Airflow masks what is secret in its traceback.
     """

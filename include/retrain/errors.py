@@ -98,7 +98,7 @@ class MissingInput(RetrainError):
     """A stage was called before the one that it depends on. Whoever called it runs that one first."""
 
 
-# --- the disk and the databases of an installation
+# --- the disk and the databases of an installation: nobody's data or model is to blame, so the call is tried again
 
 
 class DiskFull(RetrainError):
@@ -110,9 +110,13 @@ class DiskFull(RetrainError):
 class AccessDenied(RetrainError):
     """A file or folder may not be read or written. The operator gives it to the user who runs this."""
 
+    retryable = True
+
 
 class DatabaseCorrupt(RetrainError):
     """A database is not one, or lacks what belongs in it. The operator restores it from a backup."""
+
+    retryable = True
 
 
 # --- data

@@ -238,5 +238,5 @@ def test_an_estimator_by_its_path(spec_for: Callable[..., Spec]) -> None:
 def test_what_travels_with_a_model(tmp_path: Path) -> None:
     package = packaging.carry(tmp_path)
     carried = sorted(file.relative_to(package).as_posix() for file in package.rglob("*.py"))
-    assert carried == ["__init__.py", "errors.py", "modeling/__init__.py", "modeling/features.py"]
+    assert carried == ["__init__.py", "errors.py", "masking.py", "modeling/__init__.py", "modeling/features.py"]
     assert all("==" in requirement for requirement in packaging.requirements())

@@ -34,7 +34,8 @@ def carry(folder: Path, *more: str) -> Path:
     """Copy the code that every model needs into `folder` as a package, and `more` of `modeling`; return the package."""
     package, room = folder / "retrain", Path(__file__).parents[1]
     (package / "modeling").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", *(f"modeling/{file}" for file in ("__init__.py", "features.py", *more))):
+    files = ("__init__.py", "features.py", *more)
+    for name in ("__init__.py", "errors.py", "masking.py", *(f"modeling/{file}" for file in files)):
         shutil.copyfile(room / name, package / name)
     return package
 

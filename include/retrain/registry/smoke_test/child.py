@@ -34,6 +34,7 @@ from typing import Any
 RETRAIN_MODULES = {
     "retrain",
     "retrain.errors",
+    "retrain.masking",
     "retrain.modeling",
     "retrain.modeling.features",
     "retrain.modeling.model_io",
