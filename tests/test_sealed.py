@@ -281,9 +281,9 @@ def test_a_walk_goes_on_in_a_run_of_its_own_where_the_spec_was_edited(
 ) -> None:
     run_killed(model, monkeypatch, "retrain.stages.promote.promote", "--history")
     before = evidence(model, KEY_OF_NEXT)
-    edit(model, policy={"schedule": 1, "drift": False})
-    command("run", "churn", "--history")
-    command("run", "churn", "--history")
+    edit(model)
+    for _ in range(2):
+        command("run", "churn", "--history", "--force")
     assert champions(model)[-1][1] == f"{KEY_OF_NEXT}-2"
     assert evidence(model, KEY_OF_NEXT) == before
     assert sound(model) == []
