@@ -35,6 +35,7 @@ from retrain.results import (
     Trigger,
 )
 from retrain.stages.evaluate import evaluate
+from retrain.stages.promote import promote
 from retrain.state.former import KEYS
 from retrain.state.ledger import Ledger
 from retrain.state.run import Run
@@ -417,8 +418,8 @@ def test_a_former_run_is_finished_by_todays_code(former: Home) -> None:
     """A task that is tried again after the upgrade finds what the stages before it wrote, by their former names."""
     run = run_of(former, "laptop-2024-06-01", "2024-06-01")
     assert run.read(SmokeTestReport, "smoke_test").version == 3
-    printed = retrain("promote", "churn", "--interval", "2024-06-01")
-    assert "promoted: version 3 serves, was version 1" in printed
+    decision = promote(run).decision
+    assert (decision.verdict, *decision.reasons) == ("promoted", "version 3 serves, was version 1")
 
 
 def test_the_same_question_about_the_same_rows_is_still_one_analysis(former: Home) -> None:

@@ -276,19 +276,6 @@ def test_killed_once_it_has_begun_to_make_a_version(
     assert sound(model) == []
 
 
-def test_a_walk_goes_on_in_a_run_of_its_own_where_the_spec_was_edited(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_killed(model, monkeypatch, "retrain.stages.promote.promote", "--history")
-    before = evidence(model, KEY_OF_NEXT)
-    edit(model, policy={"schedule": 1, "drift": False})
-    command("run", "churn", "--history")
-    command("run", "churn", "--history")
-    assert champions(model)[-1][1] == f"{KEY_OF_NEXT}-2"
-    assert evidence(model, KEY_OF_NEXT) == before
-    assert sound(model) == []
-
-
 # --- what a version rests on is held against the record
 
 

@@ -110,10 +110,10 @@ def run_to_go_on_with(run: Run) -> Run:
 
 def _is_another(run: Run) -> bool:
     """Whether a run is sealed, and what is asked for is not what it has done."""
-    seal, asked = evidence.seal_of(run), run.trigger
+    seal, trigger = evidence.seal_of(run), run.trigger
     if seal is None:
         return False
-    if asked.dry_run or not evidence.is_same_spec(run, seal.spec):
+    if trigger.dry_run or not evidence.is_same_spec(run, seal.spec):
         return True
     try:
         context, batch = run.read(Context, "context"), run.read(IngestReport, "ingest").batch
@@ -121,7 +121,7 @@ def _is_another(run: Run) -> bool:
         return True
     from retrain.stages import ingest, labels
 
-    if asked.revise:
+    if trigger.revise:
         if ingest.ingest(run).batch.sha256 != batch.sha256:
             return True
         labels.labels(run)
@@ -135,11 +135,11 @@ def _is_another(run: Run) -> bool:
         return True
     champions = [record.body["champion"] for record in run.ledger.records(run.model, "promotion")]
     if any(champion["reference"] == run.path("refit") for champion in champions):
-        if asked.force and champions[-1]["reference"] != run.path("refit"):
+        if trigger.force and champions[-1]["reference"] != run.path("refit"):
             return True  # it has served, and does so no more
     elif champions and (context.champion is None or context.champion.digest != champions[-1]["digest"]):
         return True  # it can serve no more
-    return asked.force and not context.trigger.force
+    return trigger.force and not context.trigger.force
 
 
 def monitor_moments(spec: Spec, span: Interval) -> Iterator[datetime]:

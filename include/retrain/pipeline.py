@@ -169,7 +169,7 @@ def run_stage(name: str, run: Run) -> StageReport:
         seal = evidence.seal_of(run) if run.loop == "retrain" else None
         report = _report_of_then(name, run, seal) if seal else None
         if report is None:
-            _check_spec(run, sealed=seal is not None)
+            _check_spec(run, final=seal is not None)
             report = _stage(name)(run)
             run.write(report, name)
             written = hashlib.sha256(report.to_json().encode()).hexdigest()
@@ -276,11 +276,11 @@ def _record_signals(run: Run, report: StageReport) -> None:
         )
 
 
-def _check_spec(run: Run, *, sealed: bool) -> None:
+def _check_spec(run: Run, *, final: bool) -> None:
     """Refuse a run whose spec was edited since it began."""
     key = f"{run.folder}/spec.json"
     # The laptop's run folder is used again after every edit, until it makes a version.
-    anew = run.trigger.kind == "laptop" and not sealed
+    anew = run.trigger.kind == "laptop" and not final
     _keep_spec(run, anew)
     if anew or not run.store.exists(key):
         run.store.write(key, run.spec.digest.encode())

@@ -130,12 +130,12 @@ def check_file(run: Run, name: str, sha256: str) -> bytes:
     try:
         data = run.store.read(key)
     except MissingInput:
-        found = "is gone"
+        finding = "is gone"
     else:
         digest = hashlib.sha256(data).hexdigest()
         if digest == sha256:
             return data
-        found = f"has the digest {digest[:12]}, not {sha256[:12]}"
+        finding = f"has the digest {digest[:12]}, not {sha256[:12]}"
     raise EvidenceChanged(
-        f"{key} {found}, which is on record", do="bring the file back from a backup of the store, or start a new run"
+        f"{key} {finding}, which is on record", do="bring the file back from a backup of the store, or start a new run"
     )
