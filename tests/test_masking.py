@@ -165,7 +165,7 @@ def test_the_data_registrys_address_tells_nothing(tmp_path: Path, word: str) -> 
 def test_a_crash_is_on_record_without_it(churn: Model, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Whatever a library says, a secret of the environment is masked by its value."""
 
-    def crash(_: object) -> None:  # the one thing of ours that every stage begins with
+    def crash(_: object, **__: object) -> None:  # the one thing of ours that every stage begins with
         raise RuntimeError(f"could not log in as ada with {form} to wherever, {'x' * 400}{form}")
 
     monkeypatch.setenv("WAREHOUSE_PASSWORD", PASSWORD)
