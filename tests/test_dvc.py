@@ -33,7 +33,9 @@ MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
 DATA = ("ingest", "validate", "snapshot", "labels")
 AFTER = ("drift", "measure", "diagnose", "regret", "decide", "train", "evaluate", "gate")
 STAGES = (*DATA, "context", *AFTER)
-PLUMBING = {"errors", "results", "spec", "state/ledger", "state/run", "state/settings", "state/store"}
+PLUMBING = {"errors", "masking", "results", "spec"} | {
+    f"state/{name}" for name in ("evidence", "failures", "ledger", "private", "run", "settings", "store")
+}
 """What every stage stands on; dvc.yaml says why it is no dependency."""
 
 
