@@ -31,6 +31,7 @@ from retrain.state.former import stage_names
 from retrain.state.ledger import Ledger
 from retrain.state.parameters import dag_of
 from retrain.state.readiness import loop_run_key
+from retrain.state.run import PLAIN
 from retrain.state.settings import Home
 from retrain.state.store import Store
 
@@ -97,9 +98,13 @@ def folder(dag_id: str, run_id: str) -> str:
         # Leave to read a DAG of another name is no leave to read this model's runs.
         raise HTTPException(404, "no DAG of a model")
     try:
-        return f"{model}/runs/{loop_run_key(loop, run_id)}"
+        key = loop_run_key(loop, run_id)
     except InvalidName:
         raise HTTPException(404, "a run of another DAG") from None
+    # A form names the retraining by its folder, which is all that the record knows.
+    if loop == "retrain" and PLAIN.fullmatch(run_id) and not store().keys(f"{model}/runs/{key}"):
+        key = run_id
+    return f"{model}/runs/{key}"
 
 
 def store() -> Store:

@@ -192,6 +192,12 @@ def test_a_torn_record_of_mlflow_is_named(reader: Any, store: Store) -> None:
     assert f"ReportCorrupt: {FOLDER}/register.json is no RegisterReport" in answer.text
 
 
+def test_a_run_is_found_by_its_folder_too(reader: Any, store: Store) -> None:
+    store.write(f"{FOLDER}/context.json", b"{}")
+    by_folder = reader.get(f"/dags/churn_retrain/runs/{FOLDER.rpartition('/')[2]}")
+    assert (by_folder.status_code, "<b>context</b>" in by_folder.text) == (200, True), "the approval's form knows no id"
+
+
 def test_a_folder_in_the_stead_of_a_report_is_named(reader: Any, store: Store) -> None:
     store.write(f"{FOLDER}/context.json/within.json", b"{}")
     assert reader.get(PAGE).status_code == 200
