@@ -189,7 +189,7 @@ def test_a_failure_to_record_does_not_hide_the_stages_own(churn: Model, monkeypa
     with pytest.raises(BatchMissing) as caught:
         pipeline.run_stage("ingest", run)
     assert caught.value.found.endswith("; nor could this be put on record: LedgerBusy: the ledger did not answer")
-    monkeypatch.setattr(pipeline, "_check_spec", lambda _: 1 / 0)
+    monkeypatch.setattr(pipeline, "_check_spec", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError) as crashed:
         pipeline.run_stage("ingest", run)
     assert "LedgerBusy" in crashed.value.__notes__[0]

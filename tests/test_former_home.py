@@ -409,7 +409,7 @@ def test_what_was_taken_back_does_not_come_back(former: Home) -> None:
 def test_a_deleted_champion_is_registered_again_from_its_former_files(former: Home) -> None:
     MlflowClient(former.mlflow).delete_model_version("churn", "3")
     printed = retrain("reconcile", "churn")
-    assert "version 3 was deleted: the same files serve as version 5" in printed
+    assert "version 3 was gone from MLflow: the same files serve as version 5" in printed
     assert "since 2024-07-01 00:00" in retrain("served", "churn", "--at", NEXT)
     assert "champion alias version 5, as the ledger says" in retrain("verify", "churn")
 

@@ -82,7 +82,7 @@ def _inside(text: str) -> Iterator[str]:
     """The secrets of a connection that is written as JSON."""
     try:
         connection: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(connection, Mapping):
         return

@@ -176,7 +176,7 @@ def test_feature_code_is_not_run(home: Home, tmp_path: Path, spec_of: Callable[[
         ("import random", "own.py:6: random draws at random"),
         ("return frame,", ""),
         ("frame['time'] = frame['signup'].dt.time.map(lambda when: when.time()) if 0 else 1", ""),
-        ("return frame frame", "own.py:6: invalid syntax"),
+        ("return frame frame", "own.py:6: is no Python: invalid syntax"),
     ],
 )
 def test_a_feature_function_of_more_than_the_row_is_refused(

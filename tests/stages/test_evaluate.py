@@ -421,7 +421,7 @@ def test_a_champion_whose_files_are_gone_is_an_error(place: Home) -> None:
     bench = Bench(place, "binary").fit_all()
     bench.serve(bench.pipeline(DummyClassifier()))
     assert bench.champion
-    bench.champion = bench.champion.model_copy(update={"version": 999})
+    bench.champion = bench.champion.model_copy(update={"version": 999, "digest": "0" * 64})
     with pytest.raises(ArtifactMissing):
         bench.evaluate()
 
