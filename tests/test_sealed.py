@@ -271,8 +271,8 @@ def test_killed_once_it_has_begun_to_make_a_version(
     assert champions(model)[-1][1] == KEY_OF_NEXT
     after = {name: sha256 for name, sha256 in evidence(model, KEY_OF_NEXT).items() if name in before}
     assert (after, evidence(model, f"{KEY_OF_NEXT}-2")) == (before, second)
-    made = {record.body["facts"].get("version") for record in records(model, "stage")}
-    assert sorted(made - {None}) == [1, 2, 3, 4], "one a run"
+    versions = {record.body["facts"].get("version") for record in records(model, "stage")}
+    assert sorted(versions - {None}) == [1, 2, 3, 4], "one a run"
     assert sound(model) == []
 
 

@@ -681,9 +681,9 @@ def test_a_champion_of_other_libraries_answers_and_it_is_told(lay: Lay, caplog: 
     bench.promote(old)
     report = bench.score()
     assert (report.decision.verdict, report.library_skew) == ("scored", (SKEW,))
-    told = f"version {old} was fitted under other libraries: {SKEW}"
-    assert f"warning: {told}" in report.decision.reasons
-    assert told in caplog.text
+    warning = f"version {old} was fitted under other libraries: {SKEW}"
+    assert f"warning: {warning}" in report.decision.reasons
+    assert warning in caplog.text
     assert bench.records()[0].body["library_skew"] == [SKEW]
     assert report.html is None or SKEW.encode() in bench.store.read(report.html)
     assert SKEW.encode() in bench.store.read((report.key or "").removesuffix("parquet") + "html")

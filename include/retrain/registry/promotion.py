@@ -165,8 +165,8 @@ def change_champion(run: Run, change: ChampionChange) -> tuple[Record, bool]:
     changes = promotions(run)
     record = own_change(run, changes, change.action)
     if record is None:
-        anchors.check_anchor(run, urgent=change.action == "rollback")
-        if change.action == "promote":
+        if change.action == "promote":  # a rollback has looked, before it chose its target
+            anchors.check_anchor(run)
             check_promotable(run, changes, change.target, change.effective_at)
         try:
             newest = finish_pending(run, registry, changes)

@@ -178,7 +178,12 @@ class Registry(Server):
     def has_run(self, run_id: str) -> bool:
         """Whether a run is there, and not deleted."""
         with self._naming_failures():
-            return self._live_run(run_id)
+            try:
+                return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+            except MlflowException as error:
+                if error.error_code in ABSENT:
+                    return False
+                raise
 
     def alias(self, model: str, name: str) -> int | None:
         """The number of the version that an alias points at; as `pointed`."""

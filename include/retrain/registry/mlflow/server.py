@@ -149,15 +149,6 @@ class Server:
         sound = (version for version in versions if version.status != FAILED)
         return min(sound, key=lambda version: int(version.version), default=None)
 
-    def _live_run(self, run_id: str) -> bool:
-        """Whether a run is there, and not deleted."""
-        try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return False
-            raise
-
     def _download(self, run_id: str, into: Path, what: str) -> Path:
         try:
             if any(entry.path == f"{ARTIFACT}/MLmodel" for entry in self._client.list_artifacts(run_id, ARTIFACT)):
