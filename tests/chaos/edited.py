@@ -104,7 +104,7 @@ def cheap_register(run: Run) -> RegisterReport:
         version = registry.register(
             model=run.model, run_id=run_id, folder=folder, digest=fitted.digest, tags={}, description=""
         )
-    registry.set_alias(run.model, "challenger", version)
+    registry.set_alias(run.model, "challenger", version, fitted.digest)
     return RegisterReport(**about(run, "registered"), run_id=run_id, version=version, digest=fitted.digest)
 
 
