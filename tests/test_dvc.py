@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import warm
 from tests.conftest import churn_rows, churn_spec
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +69,8 @@ class Checkout:
     def call(self, *command: str, code: int = 0) -> str:
         settings = ("RETRAIN_", "MLFLOW_TRACKING")
         env = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-        # `python` in dvc.yaml is the environment's, as after `source .venv/bin/activate`.
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+        # `python` in dvc.yaml is the environment's, as after `source .venv/bin/activate`, with its libraries loaded.
+        env["PATH"] = os.pathsep.join([str(warm.folder()), str(Path(sys.executable).parent), env["PATH"]])
         env["PYTHONPATH"] = str(self.root / "include")
         env["GIT_CONFIG_GLOBAL"] = os.devnull
         done = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True, check=False)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,41 +185,6 @@ def churn_frame() -> Any:
         member=frame["member"].astype(float),
         signup=pd.to_datetime(frame["signup"]),
     )
-
-
-@pytest.mark.parametrize("stage", ["register", "promote"])
-def test_a_killed_stage_run_again_ends_as_if_undisturbed(model: Model, stage: str) -> None:
-    model.deliver(MONTHS[3], rows=ROWS)
-    run = model.run(MONTHS[3], key="laptop-2024-04-01", kind="laptop")
-    for name in pipeline.NAMES[: pipeline.NAMES.index(stage)]:
-        pipeline.run_stage(name, run)
-    chance = random.Random(stage)
-    command = [sys.executable, "-m", "retrain", stage, "churn", "--interval", MONTHS[3]]
-    killed = 0
-    for _ in range(4):
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": str(INCLUDE)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(timeout=chance.uniform(1.0, 5.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-    assert killed, "no round was killed: the delays are too long for this machine"
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(INCLUDE)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    client = mlflow.MlflowClient(model.home.mlflow, model.home.mlflow)
-    assert len(client.search_model_versions("name='churn'")) == 3
-    assert len(client.search_runs([client.get_experiment_by_name("churn").experiment_id])) == 3
-    if stage == "promote":
-        assert Registry(model.home.mlflow).alias("churn", "champion") == 3
-        assert [one.sequence for one in run.ledger.records("churn", "promotion")] == [1, 2, 3]
 
 
 def test_an_edited_spec_stops_a_run_under_way(model: Model) -> None:

@@ -30,13 +30,11 @@ SHORT = {
     "promotion, mlflow locked between intent and alias",
     "rollback, ledger locked between intent and alias",
     "MLflow dies between intent and alias of a promotion",
-    "MLflow stalls between intent and alias of a rollback",
     "alias moved",
     "alias followed but killed, then moved back",
     "promoted version and its predecessor deleted",
     "predecessor's file swapped",
     "random schedule of seed 0",
-    "random schedule of seed 1",
     "3 first starts",
     "3 first starts, 1 killed before MLflow's first table",
 }
