@@ -216,3 +216,18 @@ def test_a_change_of_the_clocks_moves_no_interval() -> None:
         assert days.at(span.end).start == span.end, "the next one begins where it ends"
     twice = [hours.at(f"2024-10-27T02:00:00{zone}").name for zone in ("+02:00", "+01:00")]
     assert twice == ["2024-10-27", "2024-10-27T01"]
+
+
+def test_a_spec_on_record_keeps_its_ambiguous_words() -> None:
+    """YAML 1.1 took them for booleans and numbers, and its digest is of those."""
+    text = EXAMPLE.replace("plan: {type: category}", "plan: {type: category, feature: yes, values: [1_0, NO]}")
+    with pytest.raises(InvalidSpec, match="the word yes reads as true in YAML"):
+        parse(text, "churn")
+    kept = parse(text, "churn", former=True)
+    assert (kept.columns["plan"].feature, kept.columns["plan"].values) == (True, (10, 0))
+
+
+@pytest.mark.parametrize("word", ["NO", "y", "on", "01067", "1_000", "12:30", "0x1F", "null", "~", "1e5", ".5", "=1"])
+def test_a_word_in_quotes_is_the_word(word: str) -> None:
+    text = EXAMPLE.replace("plan: {type: category}", f"plan: {{type: category, values: ['{word}', x]}}")
+    assert parse(text, "churn").columns["plan"].values == (word, "x")

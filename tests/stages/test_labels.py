@@ -425,7 +425,7 @@ def test_regression(apart: Disparity, rows_of: Frames) -> None:
     given.loc[10, "spend"] = "inf"
     apart.label(JAN, given)
     (result,) = apart.take().intervals
-    assert (result.labelled, result.empty, result.unknown) == (189, 10, 1)
+    assert (result.labelled, result.empty, result.unknown, result.unknown_values) == (189, 10, 1, ("inf",))
     read = apart.read(one)["spend"]
     assert read[:11].isna().all()
     assert read[11:].tolist() == frame["spend"][11:].tolist()
@@ -445,6 +445,7 @@ def test_classes_and_keys_of_several_columns(apart: Disparity, rows_of: Frames) 
     apart.label(JAN, given)
     (result,) = apart.take().intervals
     assert (result.labelled, result.unknown, result.strangers) == (199, 1, 0)
+    assert result.unknown_values == ("asleep",)
     read = apart.read(one)
     assert read["churned"].astype(object).drop(7).tolist() == frame["churned"].drop(7).tolist()
     assert dataset.outcome(apart.model.run().spec, read).isna().tolist() == [place == 7 for place in range(200)]

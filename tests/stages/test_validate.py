@@ -87,6 +87,24 @@ def test_a_breach_is_quarantined(churn: Model, rows_of: Rows, name: str) -> None
         pipeline.run_stage("snapshot", run)
 
 
+@pytest.mark.parametrize(
+    ("kind", "classes", "words"), [("category", ["no", "yes"], ["no", "yes"]), ("integer", [0, 1], [0, 1])]
+)
+def test_an_outcome_in_no_class_is_a_breach(
+    churn: Model, rows_of: Rows, spec_of: SpecOf, kind: str, classes: list[Any], words: list[Any]
+) -> None:
+    spec = spec_of()
+    spec["target"]["classes"], spec["columns"]["churned"] = classes, {"type": kind, "max_missing": 0.5}
+    churn.write_spec(spec)
+    frame = rows_of("2024-01-01")
+    frame["churned"] = frame["churned"].map({False: words[0], True: words[1]}).astype(object)
+    frame.loc[0, "churned"] = None
+    assert judge(churn, frame, key="sound").decision.verdict == "accept", "empty is missing, and no breach"
+    frame.loc[1:3, "churned"] = " yes" if kind == "category" else 7
+    with pytest.raises(Quarantined, match=f"churned: column_values_to_be_in_set: 3 of 199.*{frame['churned'][1]}"):
+        judge(churn, frame, key="other")
+
+
 def test_one_message_groups_the_failures_and_evidence_is_bounded(churn: Model, rows_of: Rows, spec_of: SpecOf) -> None:
     spec = spec_of()
     spec["quality"]["failing_rows"] = 5

@@ -26,6 +26,7 @@ class IntervalLabels(Result):
     labelled: int = Field(default=0, description="rows that have a label")
     empty: int = Field(default=0, description="delivered without a label: missing, and never a no")
     unknown: int = Field(default=0, description="labels that are no class of the target, or not finite; no labels")
+    unknown_values: tuple[str, ...] = Field(default=(), description="the first of these labels, by their words")
     duplicates: int = Field(default=0, description="delivered again with the same label; one is kept")
     contradictory: int = Field(default=0, description="keys that came with different labels; they get none")
     strangers: int = Field(default=0, description="labels without a row; left out")

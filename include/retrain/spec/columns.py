@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt, StrictStr
 
 from retrain.spec.base import ColumnName, Part, Severity, Share
 
@@ -18,7 +18,7 @@ class Column(Part):
     feature: bool = Field(default=True, description="whether the model may read it")
     min: float | None = Field(default=None, description="smallest allowed number")
     max: float | None = Field(default=None, description="largest allowed number")
-    values: tuple[str | int, ...] | None = Field(default=None, description="the only allowed values")
+    values: tuple[StrictStr | StrictInt, ...] | None = Field(default=None, description="the only allowed values")
     pattern: str | None = Field(default=None, description="regular expression that texts must match")
     unique: bool = Field(default=False, description="no value twice within a batch")
     max_missing: Share = Field(default=0.0, description="share of rows that may be empty")

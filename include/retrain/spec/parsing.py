@@ -77,7 +77,7 @@ def _parse(text: str, name: str, code: str, cases: str, where: str, former: bool
     if len(text.encode()) > MAX_BYTES:
         raise _refusal(name, where, [f"{where}: larger than {MAX_BYTES // 1024} KiB"])
     try:
-        data = strict_yaml.read_yaml(text)
+        data = strict_yaml.read_yaml(text, former=former)
     except strict_yaml.BROKEN as error:
         raise _refusal(name, where, [strict_yaml.problem(where, error)]) from None
     if not isinstance(data, dict):
@@ -95,7 +95,7 @@ def _parse(text: str, name: str, code: str, cases: str, where: str, former: bool
     if spec.model != name:
         line = line_of(text, ("model",))
         raise _refusal(name, where, [f"{where}:{line}: model is {spec.model!r}, the file is called {name!r}"])
-    if cases and (problems := _case_problems(spec)):
+    if cases and (problems := _case_problems(spec, former)):
         raise _refusal(name, where, problems)
     return spec
 
@@ -142,6 +142,13 @@ def _with_todays_keys(data: dict[Any, Any]) -> dict[Any, Any]:
         (section, old), new = before.split("."), now.rpartition(".")[2]
         if isinstance(part := data.get(section), dict) and old in part:
             data = {**data, section: {new if key == old else key: value for key, value in part.items()}}
+    if isinstance(columns := data.get("columns"), dict):
+        for name, column in columns.items():
+            if isinstance(column, dict) and isinstance(values := column.get("values"), list):
+                # `[DE, NO]` and `[true, 2.0]` were taken for whole numbers where they are none.
+                whole = [int(value) if isinstance(value, bool | float) else value for value in values]
+                columns = {**columns, name: {**column, "values": whole}}
+        data = {**data, "columns": columns}
     return data
 
 
@@ -174,10 +181,11 @@ def _schema_problems(error: ValidationError, text: str, where: str) -> list[str]
     return problems
 
 
-def _case_problems(spec: Spec) -> list[str]:
+def _case_problems(spec: Spec, former: bool) -> list[str]:
     """What is wrong with the file of `gate.cases`, each with its line."""
     file = str(spec.gate.cases)
     try:
+        strict_yaml.read_yaml(spec.cases, former=former)
         problems = list(edge_cases.problems(spec.edge_cases, spec.columns, spec.inputs, spec.classes))
     except ValidationError as error:
         problems = [(detail["loc"], _message(detail)) for detail in error.errors()]

@@ -155,6 +155,8 @@ class Spec(Part):
             raise ValueError("target.classes must name the classes, in order")
         elif (self.task == "binary") != (len(target.classes) == 2):
             raise ValueError(f"target.classes has {len(target.classes)} classes, which is not {self.task}")
+        if target.classes:
+            _check_classes(target.classes, kind)
 
     def _check_limits(self) -> None:
         for metric, limit in self.gate.limits.items():
@@ -245,7 +247,7 @@ class Spec(Part):
     @property
     def edge_cases(self) -> tuple[Case, ...]:
         """What `gate.cases` holds."""
-        return parse_cases(strict_yaml.read_yaml(self.cases)) if self.cases else ()
+        return parse_cases(strict_yaml.read_yaml(self.cases, former=True)) if self.cases else ()
 
     @property
     def greater_is_better(self) -> bool:
@@ -284,6 +286,26 @@ class Spec(Part):
     def monitor_cron(self) -> str:
         """When the monitor runs, as a cron expression."""
         return CRON[self.monitor.every or self.interval.every]
+
+
+def _check_classes(classes: tuple[str | int | bool, ...], kind: str) -> None:
+    """Whether values of a column's type can be one of the classes, each of them once."""
+    names = [str(name) for name in classes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"target.classes names a class twice: {', '.join(names)}")
+    kinds: dict[str, tuple[tuple[type, ...], str]] = {
+        "boolean": ((bool,), "true and false"),
+        "integer": ((int,), "whole numbers"),
+        "category": ((str, int), "texts"),
+        "string": ((str, int), "texts"),
+    }
+    if kind not in kinds:
+        raise ValueError(f"target.classes needs a column of whole numbers or words, not of type {kind}")
+    types, words = kinds[kind]
+    for name in classes:
+        if not isinstance(name, types) or (isinstance(name, bool) and bool not in types):
+            written = str(name).lower() if isinstance(name, bool) else repr(name)
+            raise ValueError(f"target.classes holds {written}, and classes in a column of type {kind} are {words}")
 
 
 def _check_bound(limited: LimitedMetric, greater_is_better: bool | None) -> None:

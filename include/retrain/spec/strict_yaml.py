@@ -1,7 +1,8 @@
-"""YAML without aliases, tags and duplicate keys, and the line on which a key stands."""
+"""YAML without aliases, tags, duplicate keys and ambiguous words, and the line on which a key stands."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,13 +40,40 @@ class StrictLoader(yaml.SafeLoader):
         return mapping
 
 
-def read_yaml(text: str) -> Any:
+CANONICAL = {
+    "tag:yaml.org,2002:bool": re.compile("true|false", re.IGNORECASE),
+    "tag:yaml.org,2002:int": re.compile("[-+]?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:float": re.compile(r"[-+]?((0|[1-9][0-9]*)?\.[0-9]*(e[-+]?[0-9]+)?|\.inf)|\.nan", re.IGNORECASE),
+}
+"""How a word without quotes is written that every reader of YAML takes for the same."""
+
+
+class PlainLoader(StrictLoader):
+    """A loader that also refuses words that YAML 1.1 takes for something else than they look like."""
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        """Refuse `No` (false in YAML 1.1), `01067` (octal), `12:30` (minutes), `1_000`, unless in quotes."""
+        node = super().compose_scalar_node(anchor)
+        canonical = CANONICAL.get(node.tag)
+        if node.style is None and canonical and not canonical.fullmatch(node.value):
+            read = yaml.safe_load(node.value)
+            meant = str(read).lower() if isinstance(read, bool) else read
+            word = f"the word {node.value} reads as {meant} in YAML: write '{node.value}' in quotes"
+            raise yaml.MarkedYAMLError(problem=f"{word}, or {meant}", problem_mark=node.start_mark)
+        return node
+
+
+def read_yaml(text: str, *, former: bool = False) -> Any:
     """The data in `text`.
+
+    Args:
+        text: YAML.
+        former: take ambiguous words as YAML 1.1 does, in what a run has kept.
 
     Raises:
         yaml.YAMLError, RecursionError, ValueError, OverflowError: not such YAML (`BROKEN`).
     """
-    return yaml.load(text, Loader=StrictLoader)
+    return yaml.load(text, Loader=StrictLoader if former else PlainLoader)
 
 
 def problem(file: str, error: Exception) -> str:

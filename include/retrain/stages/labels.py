@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrain.data import dataset
@@ -124,7 +125,7 @@ def _decision(run: Run, matured: int, joined: int, intervals: list[IntervalLabel
 def _counted(labels: IntervalLabels) -> str:
     counts = {
         "empty": labels.empty,
-        "of no known class": labels.unknown,
+        f"of no known class ({', '.join(map(repr, labels.unknown_values))})": labels.unknown,
         "duplicated": labels.duplicates,
         "contradictory": labels.contradictory,
         "without a row": labels.strangers,
@@ -190,6 +191,7 @@ class _Sorted:
     keys: int
     empty: int
     unknown: int
+    unknown_values: tuple[str, ...]
     duplicates: int
     contradictory: int
     keyless: int
@@ -200,7 +202,8 @@ def _sort_out(spec: Spec, table: pa.Table) -> _Sorted:
     empty = table[target].null_count
     table = table.filter(table[target].is_valid())
     known = np.isfinite(dataset.outcome(spec, dataset.to_frame(table.select([target]))).to_numpy())
-    unknown, table = int((~known).sum()), table.filter(pa.array(known))
+    strange = table[target].filter(pa.array(~known))
+    table = table.filter(pa.array(known))
     numbers = dataset.identify(table, key)
     named = numbers >= 0
     table, numbers = table.filter(pa.array(named)), numbers[named]
@@ -210,7 +213,8 @@ def _sort_out(spec: Spec, table: pa.Table) -> _Sorted:
         labels=table.filter(pa.array(first & (different[numbers] == 1))),
         keys=int((different > 0).sum()),
         empty=empty,
-        unknown=unknown,
+        unknown=len(strange),
+        unknown_values=tuple(sorted(str(value) for value in pc.unique(strange).to_pylist())[:SHOWN]),
         duplicates=int((~first).sum()),
         contradictory=int((different > 1).sum()),
         keyless=int((~named).sum()),
@@ -229,6 +233,7 @@ def _join(run: Run, accepted: AcceptedBatch, given: _Sorted) -> tuple[pa.Table, 
         labelled=int((places >= 0).sum()),
         empty=given.empty,
         unknown=given.unknown,
+        unknown_values=given.unknown_values,
         duplicates=given.duplicates,
         contradictory=given.contradictory,
         strangers=len(given.labels) - len(used) + given.keyless,

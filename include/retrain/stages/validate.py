@@ -205,6 +205,9 @@ def contract(spec: Spec, batch: Batch) -> Iterator[Expectation]:
         yield Expectation("expect_compound_columns_to_be_unique", {"column_list": list(source.key)})
     for name, column in spec.delivered.items():
         key = name in source.key
+        if name == spec.target.column and column.values is None and column.type != "boolean" and spec.target.classes:
+            # An outcome in no class would be no label, in silence.
+            column = column.model_copy(update={"values": spec.target.classes})
         yield from _of_column(
             name, column, needed=key or name == source.time, unique=column.unique or source.key == (name,), key=key
         )

@@ -27,6 +27,9 @@ The smallest one:
 
 ```yaml{EXAMPLE}```
 
+Only true and false are truth values: a word that some readers of YAML take for something else than it looks like
+(`NO` for false, `01067` for 567, `12:30` for 750) is refused until it stands in quotes.
+
 A duration is a number with m, h, d or w, like `12h`; a date is `2024-01-31`, or a time in UTC. In the tables
 `[]` stands for each entry of a list, and `NAME` for a name of your own.
 """
