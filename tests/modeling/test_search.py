@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from retrain.errors import EstimatorRefused
 from retrain.modeling import early_stopping, pipelines, trainer
-from retrain.modeling.folds import Rows
+from retrain.modeling.folds import Rows, folds
 from retrain.modeling.search import configurations, search
 from retrain.results import Configuration
 from retrain.spec import Spec
@@ -132,3 +132,24 @@ def test_a_configuration_without_half_life_reads_as_before() -> None:
     assert Configuration.from_json(weighed.to_json()) == weighed
     assert weighed.label == "linear, all with half-life 0.5d"
     assert weighed != weighed.model_copy(update={"half_life": 1.0})
+
+
+@pytest.mark.parametrize("estimator", ["linear", "xgboost"])
+@pytest.mark.parametrize("group", [None, "plan"])
+def test_rows_of_one_moment_are_cut_without_time(
+    spec_for: Callable[..., Spec], estimator: str, group: str | None
+) -> None:
+    """A table as it stood on one day, taken as one interval: no row lies before another."""
+    months = turned_world(months=1, per_month=300)
+    plans = pd.Categorical(np.random.default_rng(1).choice(["basic", "plus", "pro", "team"], 300))
+    rows = Rows(months.frame.assign(signup=months.frame["signup"].iloc[0], plan=plans), months.y, months.interval)
+    spec = spec_for(candidates=[{"estimator": estimator}], early_stopping=5, group=group)
+    cut = list(folds(spec, rows))
+    assert len(cut) == spec.training.search.folds
+    assert sorted(np.concatenate([valid for _, valid in cut])) == list(range(300))
+    for train, valid in (*cut, *early_stopping.stretches(spec, rows)):
+        assert len(np.unique(rows.y[train])) == len(np.unique(rows.y[valid])) == 2
+        assert set(train) & set(valid) == set()
+        if group:
+            assert set(plans[train]) & set(plans[valid]) == set()
+    assert search(spec, rows).configuration.estimator == estimator

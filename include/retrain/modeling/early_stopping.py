@@ -32,10 +32,13 @@ def stops_early(spec: Spec, configuration: Configuration) -> bool:
 
 
 def stretches(spec: Spec, rows: Rows, parts: int = PARTS) -> Iterator[Fold]:
-    """Yield rows to fit and rows to count trees on, by place: stretch after stretch, or apart as the folds are."""
+    """Yield rows to fit and rows to count trees on, by place: stretch after stretch, or apart as the folds are.
+
+    Rows that all share one moment are cut as those of folds without time.
+    """
     n, share, seed = len(rows.y), WATCHED, spec.training.seed
-    if spec.training.search.split == "time":
-        when = moments(spec, rows)
+    by_time, when = spec.training.search.split == "time", moments(spec, rows)
+    if by_time and when[0] < when[-1]:
         cuts = [int(np.searchsorted(when, when[int(n * (1 - share * part))])) for part in range(parts, 0, -1)]
         for cut, end in zip(cuts, [*cuts[1:], n], strict=True):
             if usable(spec, rows.y[:cut], rows.y[cut:end], both=False):
@@ -43,7 +46,7 @@ def stretches(spec: Spec, rows: Rows, parts: int = PARTS) -> Iterator[Fold]:
         return
     groups = None
     splitter: Any = ShuffleSplit(1, test_size=share, random_state=seed)
-    if spec.training.search.split == "group":
+    if spec.training.search.split == "group" or (by_time and spec.training.group):
         groups = rows.frame[spec.training.group].astype(str).to_numpy()
         splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
     elif spec.task != "regression" and np.unique(rows.y, return_counts=True)[1].min() > 1:

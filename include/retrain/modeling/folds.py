@@ -55,20 +55,20 @@ def folds(spec: Spec, rows: Rows) -> Iterator[Fold]:
     """Yield training and validation rows, by place.
 
     By time: train on the past, validate on the next interval; with too few intervals, on the next stretch of
-    rows. By group or stratified: validate on the newest intervals that every window trains on.
+    rows. By group or stratified: validate on the newest intervals that every window trains on. Rows that all share
+    one moment have no past: they are cut by group where there is one, else stratified.
 
     Raises:
         DegenerateTraining: too few rows or groups for so many folds.
     """
     search, y, n = spec.training.search, rows.y, len(rows.y)
     groups = rows.frame[spec.training.group].astype(str).to_numpy() if spec.training.group else None
-    if search.split == "time":
-        cuts = _cuts(spec, rows)
+    if search.split == "time" and (cuts := _cuts(spec, rows)):
         for cut, end in zip(cuts, [*cuts[1:], n], strict=True):
             train, valid = np.arange(cut), np.arange(cut, end)
             yield (train if groups is None else train[~np.isin(groups[train], groups[valid])]), valid
         return
-    if search.split == "group":
+    if groups is not None and search.split != "stratified":
         splitter = (
             GroupKFold(search.folds)
             if spec.task == "regression"
