@@ -435,3 +435,34 @@ def test_what_is_left_to_say_is_warned_about(home: Home) -> None:
     for key in ("objective", "owner.name", "owner.contact"):
         assert f"{key}: still says 'change me'" in checked.output
     assert json.dumps(home.spec("loans").model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "writing", "encoding", "expected"),
+    [
+        ("loans.CSV", {}, "utf-8", {}),
+        ("loans.tsv", {"sep": "\t"}, "utf-8", {"sep": "\t"}),
+        ("loans.csv", {"sep": ";", "decimal": ","}, "cp1252", {"sep": ";", "decimal": ",", "encoding": "cp1252"}),
+        ("loans.txt", {"sep": "|"}, "utf-16", {"sep": "|", "encoding": "utf-16"}),
+    ],
+)
+def test_how_files_are_written_is_seen_and_declared(
+    home: Home, name: str, writing: dict[str, Any], encoding: str, expected: dict[str, Any]
+) -> None:
+    """What `new` declares, `ingest` reads: the same types and rows as of a file that needs no declaration."""
+    frame = loans(600).assign(remark="schön")
+    file = home.root / "data" / name
+    file.parent.mkdir()
+    frame.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ", encoding=encoding, **writing)
+    answer = CliRunner().invoke(app, ["new", "loans", f"data/{name}", "--target", "bad"])
+    assert answer.exit_code == 0, answer.exception
+    spec = home.spec("loans")
+    assert spec.source.csv.model_dump(exclude_defaults=True) == expected
+    plain = spec_of(home, frame, "--target", "bad", name="plain.csv", model="plain")
+    assert spec.columns == plain.columns
+    for model in ("loans", "plain"):
+        done = CliRunner().invoke(app, ["ingest", model, "--interval", f"{spec.interval.start:%Y-%m-%d}"])
+        assert done.exit_code == 0, done.exception
+    batches = [path.read_bytes() for path in sorted(Path(home.store).rglob("batches/**/*.parquet"))]
+    assert len(batches) == 2
+    assert batches[0] == batches[1]

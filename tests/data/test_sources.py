@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,83 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
     assert again.digest == delivered.digest
 
 
+DIALECTS: dict[str, tuple[dict[str, Any], bytes]] = {
+    "semicolons and decimal commas": (
+        {"sep": ";", "decimal": ",", "thousands": "."},
+        b"id;at;plan;visits;spend;left\nA;2024-01-02;pro;1.234;1.234,5;ja\nB;2024-01-02;;12;0,25;no\n".replace(
+            b"ja", b"yes"
+        ),
+    ),
+    "tabs, words for missing": (
+        {"sep": "\t", "na_values": ["NA", "-"]},
+        b"id\tat\tplan\tvisits\tspend\tleft\nA\t2024-01-02\tpro\t1234\t1234.5\tyes\nB\t2024-01-02\t-\t12\t0.25\tNO\n",
+    ),
+    "remarks and lines before the header": (
+        {"comment": "#", "skiprows": 2},
+        b"Report of January\r\n\r\n# by Ada\r\nid,at,plan,visits,spend,left\r\nA,2024-01-02,pro,1234,1234.5,yes\r\n"
+        b"# half way, there\r\nB,2024-01-02,,12,0.25,no\r\n",
+    ),
+    "American numbers in quotes": (
+        {"thousands": ","},
+        b'id,at,plan,visits,spend,left\nA,2024-01-02,pro,"1,234","1,234.5",1\nB,2024-01-02,,12,.25,0\n',
+    ),
+    "pipes and single quotes": (
+        {"sep": "|", "quotechar": "'"},
+        b"id|at|plan|visits|spend|left\nA|2024-01-02|'pro'|1234|1234.5|1\nB|2024-01-02||12|.25|0\n",
+    ),
+    "UTF-16": (
+        {"encoding": "utf-16"},
+        "id,at,plan,visits,spend,left\nA,2024-01-02,pro,1234,1234.5,1\nB,2024-01-02,,12.0,.25,0\n".encode("utf-16"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_declared_dialect_gives_the_same_rows(tmp_path: Path, name: str, zipped: bool) -> None:
+    dialect, data = DIALECTS[name]
+    file = tmp_path / f"2024-01.csv{'.gz' if zipped else ''}"
+    file.write_bytes(gzip.compress(data) if zipped else data)
+    _, rows = deliver(tmp_path, source(f"{{start:%Y-%m}}.csv{'.gz' if zipped else ''}", csv=dialect))
+    assert [[row[column] for column in ("id", "plan", "visits", "spend", "left")] for row in rows] == [
+        ["A", "pro", 1234, 1234.5, True],
+        ["B", None, 12, 0.25, False],
+    ]
+
+
+def test_latin_letters_and_the_line_of_a_wrong_value(tmp_path: Path) -> None:
+    file = tmp_path / "2024-01.csv"
+    text = "über uns\n#\nid;at;plan;visits;spend;left\nÄ;2024-01-02;pro;1;1,5;1\n#\nB;2024-01-02;'x\ny';2;1.5;1\n"
+    file.write_bytes(text.encode("latin-1"))
+    dialect = {"sep": ";", "decimal": ",", "comment": "#", "skiprows": 1, "encoding": "latin-1", "quotechar": "'"}
+    with pytest.raises(DtypeChanged, match=r"2024-01.csv line 6, column 'spend': '1.5'"):
+        deliver(tmp_path, source("{start:%Y-%m}.csv", csv=dialect))
+    file.write_bytes(text.replace("1.5", "2,5").encode("latin-1"))
+    rows = deliver(tmp_path, source("{start:%Y-%m}.csv", csv=dialect))[1]
+    assert [(row["id"], row["plan"], row["spend"]) for row in rows] == [("Ä", "pro", 1.5), ("B", "x\ny", 2.5)]
+    with pytest.raises(SourceRefused, match=r"not a CSV file in utf-8") as raised:
+        deliver(tmp_path, source("{start:%Y-%m}.csv", csv={**dialect, "encoding": "utf-8"}))
+    assert "csv: {encoding: latin-1}" in raised.value.do
+
+
+@pytest.mark.parametrize("value", ["1.5", "1,234", "12.34,5", "1.2345", "1.234.5", ".234", "1..234"])
+def test_a_number_that_the_dialect_does_not_write_is_refused(tmp_path: Path, value: str) -> None:
+    """A point between three digits and three is no decimal point here, and one between others is a slip."""
+    file = tmp_path / "2024-01.csv"
+    file.write_text(f"id;at;plan;visits;spend;left\nA;2024-01-02;pro;{value};1;1\n")
+    with pytest.raises(DtypeChanged, match="column 'visits'"):
+        deliver(tmp_path, source("{start:%Y-%m}.csv", csv={"sep": ";", "decimal": ",", "thousands": "."}))
+
+
+@pytest.mark.parametrize(("sep", "shown"), [(";", '";"'), ("\t", r'"\\t"'), ("|", '"|"')])
+def test_another_separator_is_told_and_not_guessed(tmp_path: Path, sep: str, shown: str) -> None:
+    frame().to_csv(tmp_path / "2024-01.csv", index=False, sep=sep)
+    with pytest.raises(SchemaChanged, match="fields are separated by") as raised:
+        deliver(tmp_path, source("{start:%Y-%m}.csv"))
+    assert f"csv: {{sep: {shown.replace(chr(92) * 2, chr(92))}}}" in raised.value.do
+    assert deliver(tmp_path, source("{start:%Y-%m}.csv", csv={"sep": sep}))[1] == TYPED
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_gzip_by_suffix(tmp_path: Path, kind: str) -> None:
     plain = write(tmp_path / f"2024-01.{kind}", kind)
@@ -132,9 +210,9 @@ def test_columns_come_in_any_order_and_quotes_hold_newlines(tmp_path: Path) -> N
     rows.loc[0, "id"] = 'first\nsecond "quoted"'
     rows.to_csv(tmp_path / "2024-01.csv", index=False)
     assert deliver(tmp_path, source("{start:%Y-%m}.csv"))[1][0]["id"] == 'first\nsecond "quoted"'
-    text = (tmp_path / "2024-01.csv").read_text().replace("-1", "-1.0")
+    text = (tmp_path / "2024-01.csv").read_text().replace("-1", "-1.5")
     (tmp_path / "2024-01.csv").write_text(text)
-    with pytest.raises(DtypeChanged, match=r"2024-01.csv line 5, column 'visits': '-1.0'"):
+    with pytest.raises(DtypeChanged, match=r"2024-01.csv line 5, column 'visits': '-1.5'"):
         deliver(tmp_path, source("{start:%Y-%m}.csv"))
 
 
@@ -166,8 +244,9 @@ def test_booleans(tmp_path: Path, text: str, expected: bool | None) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("visits", "1.0"), ("visits", "0x1F"), ("visits", "NA"), ("visits", "99999999999999999999"), ("visits", "1e3"),
-        ("spend", "1,5"), ("spend", "n/a"), ("left", "2"), ("left", "1.0"), ("at", "05.01.2024"), ("at", "2024"),
+        ("visits", "1.5"), ("visits", "1.0e0"), ("visits", "0x1F"), ("visits", "NA"), ("visits", "1e3"),
+        ("visits", "99999999999999999999"), ("spend", "1,5"), ("spend", "n/a"), ("left", "2"), ("left", "1.0"),
+        ("at", "05.01.2024"), ("at", "2024"),
     ],
 )  # fmt: skip
 def test_text_that_is_not_of_its_type(tmp_path: Path, column: str, value: str) -> None:
@@ -248,10 +327,23 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert [row["spend"] for row in deliver(tmp_path, origin)[1]] == [1.0, None, 2.0]
     pq.write_table(swapped("spend", pa.array([1.0, float("nan"), 2.0])), file)
     assert [row["spend"] for row in deliver(tmp_path, origin)[1]] == [1.0, None, 2.0]
+    for name, column, values in (
+        ("visits", pa.array([1.0, None, 2.0]), [1, None, 2]),
+        ("visits", pa.array([Decimal("1.00"), None, Decimal("2.00")]), [1, None, 2]),
+        ("spend", pa.array([Decimal("1.25"), None, Decimal("2.00")]), [1.25, None, 2.0]),
+        ("left", pa.array([1, 0, None]), [True, False, None]),
+        ("id", pa.array([1, 2, 3]), ["1", "2", "3"]),
+        ("plan", pa.array([7, None, 8]), ["7", None, "8"]),
+        ("plan", pa.array([float("nan"), None, None]), [None] * 3),
+        ("left", pa.nulls(3, pa.float64()), [None] * 3),
+    ):
+        pq.write_table(swapped(name, column), file)
+        assert [row[name] for row in deliver(tmp_path, origin)[1]] == values
     for name, column in (
-        ("visits", pa.array([1.0, None, 2.0])),
-        ("left", pa.array([1, 0, None])),
-        ("id", pa.array([1, 2, 3])),
+        ("visits", pa.array([1.5, None, 2.0])),
+        ("visits", pa.array([Decimal("1.50"), None, None])),
+        ("left", pa.array([1, 2, None])),
+        ("id", pa.array([1.0, 2.0, 3.0])),
     ):
         pq.write_table(swapped(name, column), file)
         with pytest.raises(DtypeChanged, match=f"column '{name}'"):
@@ -506,7 +598,7 @@ def test_a_query_that_finds_nothing_is_waited_for(tmp_path: Path, database: Path
         ("SELECT * FROM batches WHERE :start < :end", OutOfInterval, "2 rows of other intervals"),
         ("SELECT id, at FROM batches WHERE at >= :start", SchemaChanged, "missing: plan, visits, spend, left"),
         (QUERY.replace("visits", "visits + 0.5 AS visits"), DtypeChanged, "row 1, column 'visits': 3.5"),
-        (QUERY.replace("id,", "5 AS id,"), DtypeChanged, "column 'id': 5 is not of the declared type string"),
+        (QUERY.replace("id,", "5.5 AS id,"), DtypeChanged, "column 'id': 5.5 is not of the declared type string"),
         (QUERY.replace('"left"', '7 AS "left"'), DtypeChanged, "column 'left': 7"),
         ("SELECT * FROM absent WHERE at >= :start", SourceRefused, "no such table"),
         ("SELECT * FROM batches WHERE at >= :start AND id = :other", SourceRefused, "other"),

@@ -147,7 +147,12 @@ FAULTS: list[tuple[str, type[RetrainError], Callable[[list[str]], list[str]], st
     ("a column gone", SchemaChanged, lambda text: [line.partition(",")[2] for line in text], "missing: id"),
     ("a column more", SchemaChanged, column("new"), "not declared: new"),
     ("a column twice", SchemaChanged, column("id"), "doubled: id"),
-    ("integers as floats", DtypeChanged, put(3, "7.0"), "line 10, column 'visits': '7.0' is not of the declared type"),
+    (
+        "fractions among integers",
+        DtypeChanged,
+        put(3, "7.5"),
+        "line 10, column 'visits': '7.5' is not of the declared type",
+    ),
     ("text in a boolean", DtypeChanged, put(6, "maybe"), "column 'churned': 'maybe'"),
     ("a date of no calendar", DtypeChanged, put(1, "2024-02-30"), "column 'signup'"),
     ("another month", OutOfInterval, put(1, "2024-02-01"), "1 rows of other intervals, such as 2024-02-01 00:00:00"),

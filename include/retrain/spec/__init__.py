@@ -23,7 +23,7 @@ from retrain.spec.labels import LabelSource
 from retrain.spec.parsing import CASES, EXAMPLE, FORMER, MAX_BYTES, load, parse
 from retrain.spec.policy import Policy
 from retrain.spec.promotion import Watch
-from retrain.spec.source import Source
+from retrain.spec.source import CsvDialect, Source
 from retrain.spec.spec import COMPUTED, Spec
 from retrain.spec.strict_yaml import line_of
 from retrain.spec.training import Recency, Window
@@ -40,6 +40,7 @@ __all__ = [
     "Access",
     "Action",
     "Column",
+    "CsvDialect",
     "LabelSource",
     "LimitedMetric",
     "Policy",

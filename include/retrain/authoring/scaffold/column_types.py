@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from retrain.data.sources import UTC_MICROSECONDS, Mismatch, of_text
 from retrain.errors import DtypeChanged
+from retrain.spec import CsvDialect
 
 MISSING_WORDS = {"na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
 
@@ -35,20 +36,21 @@ class ProfiledColumn:
     notes: tuple[str, ...] = ()
 
 
-def profile_column(name: str, array: pa.Array, kind: str) -> ProfiledColumn:
+def profile_column(name: str, array: pa.Array, kind: str, dialect: CsvDialect | None = None) -> ProfiledColumn:
     """A delivered column in the type that `ingest` would read it as.
 
     Args:
         name: of the column.
         array: (kept rows,) as the file has it.
         kind: of the file: csv, jsonl or parquet.
+        dialect: how numbers are written in CSV.
 
     Raises:
         DtypeChanged: there is none.
     """
     arrow = array.type
     if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
-        return _text(name, array.cast(pa.string()), kind)
+        return _text(name, array.cast(pa.string()), kind, dialect)
     if pa.types.is_boolean(arrow):
         return ProfiledColumn(name, "boolean", _pandas(array, "boolean"))
     if pa.types.is_integer(arrow) and arrow != pa.uint64():
@@ -69,19 +71,20 @@ def _pandas(array: pa.Array, kind: str) -> pd.Series[Any]:
     return cast("pd.Series[Any]", array.to_pandas())
 
 
-def _text(name: str, column: pa.Array, kind: str) -> ProfiledColumn:
+def _text(name: str, column: pa.Array, kind: str, dialect: CsvDialect | None) -> ProfiledColumn:
     words = pc.unique(column.drop_null())
     if not len(words):
         return ProfiledColumn(name, "string", column.to_pandas(), ("empty in every row",))
     for type_ in _types_to_try(words, kind):
         try:
-            return ProfiledColumn(name, type_, _pandas(of_text(column, _ARROW[type_]), type_))
+            return ProfiledColumn(name, type_, _pandas(of_text(column, _ARROW[type_], dialect), type_))
         except Mismatch:
             continue
     notes: list[str] = []
     stand_ins = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), pa.array(sorted(MISSING_WORDS)))
     if (count := pc.sum(stand_ins).as_py() or 0) and count < len(column) - column.null_count:
-        rest = _text(name, pc.if_else(pc.fill_null(stand_ins, False), pa.scalar(None, pa.string()), column), kind)
+        blank = pc.if_else(pc.fill_null(stand_ins, False), pa.scalar(None, pa.string()), column)
+        rest = _text(name, blank, kind, dialect)
         if rest.type not in ("category", "string"):
             word = next(text for text in words.to_pylist() if text.strip().lower() in MISSING_WORDS)
             notes.append(f"{word} is not an empty field: with empty fields in its place this would be {rest.type}")

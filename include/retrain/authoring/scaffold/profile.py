@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import gzip
-import io
 import json
 import os
 import re
@@ -20,13 +18,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from retrain.authoring.scaffold.column_types import ProfiledColumn, profile_column
-from retrain.data.sources import glob_pattern
+from retrain.authoring.scaffold.dialect import detect
+from retrain.data.sources import csv_lines, format_of, glob_pattern
 from retrain.errors import DtypeChanged, EmptyBatch, SchemaChanged, SourceRefused
+from retrain.spec import CsvDialect
 
 MAX_ROWS = 5_000_000
 KEPT_ROWS = 200_000
 BLOCK_ROWS = 1 << 16
-SUFFIXES = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Profile:
         rows: rows passed; all of them, or the first `MAX_ROWS`.
         kept: rows kept, evenly spread over those passed.
         columns: name → column with its kept values, in the files' order.
+        csv: how CSV files are written.
     """
 
     path: str
@@ -48,6 +48,7 @@ class Profile:
     rows: int
     kept: int
     columns: dict[str, ProfiledColumn]
+    csv: CsvDialect
 
 
 def profile_files(data: str, root: Path) -> Profile:
@@ -64,24 +65,28 @@ def profile_files(data: str, root: Path) -> Profile:
         EmptyBatch: no rows.
     """
     path, files = _find(data, root)
-    kinds = {
-        SUFFIXES.get((file.suffixes[-2:] or [""])[0 if file.suffix == ".gz" else -1].lstrip(".")) for file in files
-    }
+    kinds = {format_of(file) for file in files}
     kind = kinds.pop()
     if kinds or kind is None:
         raise SourceRefused(
             f"the format of {data} cannot be told from its name", do="name the files .csv, .jsonl or .parquet"
         )
+    dialect = CsvDialect()
     try:
-        table, rows = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[kind](files)
+        if kind == "csv":
+            with _open(files[0]) as stream:
+                dialect = detect(stream)
+            table, rows = _csv(files, dialect)
+        else:
+            table, rows = {"jsonl": _jsonl, "parquet": _parquet}[kind](files)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise SourceRefused(
             f"{data} cannot be read: {str(error)[:300]}", do="see that it is whole, and UTF-8 text"
         ) from None
     if not rows:
         raise EmptyBatch(f"{data} has no rows", do="give a file with rows")
-    columns = {name: profile_column(name, table[name].combine_chunks(), kind) for name in table.schema.names}
-    return Profile(path, len(files), kind, rows, table.num_rows, columns)
+    columns = {name: profile_column(name, table[name].combine_chunks(), kind, dialect) for name in table.schema.names}
+    return Profile(path, len(files), kind, rows, table.num_rows, columns, dialect)
 
 
 def _find(data: str, root: Path) -> tuple[str, list[Path]]:
@@ -134,22 +139,22 @@ def _concatenated(parts: list[pa.Table]) -> pa.Table:
 
 
 def _open(file: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+    return cast(BinaryIO, gzip.open(file)) if file.suffix.lower() == ".gz" else file.open("rb")
 
 
-def _csv(files: Sequence[Path]) -> tuple[pa.Table, int]:
-    names = _header(files[0])
+def _csv(files: Sequence[Path], dialect: CsvDialect) -> tuple[pa.Table, int]:
+    names = _header(files[0], dialect)
 
     def batches() -> Iterator[pa.Table]:
         for file in files:
-            if sorted(_header(file)) != sorted(names):
+            if sorted(_header(file, dialect)) != sorted(names):
                 raise SchemaChanged(
                     f"{file.name} has other columns than {files[0].name}", do="deliver files of one make"
                 )
             with _open(file) as stream:
                 reader = pa.csv.open_csv(
-                    stream,
-                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                    csv_lines.utf8(stream, dialect),
+                    parse_options=csv_lines.parse_options(dialect),
                     convert_options=pa.csv.ConvertOptions(
                         column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
                     ),
@@ -160,9 +165,9 @@ def _csv(files: Sequence[Path]) -> tuple[pa.Table, int]:
     return _thinned(batches())
 
 
-def _header(file: Path) -> list[str]:
+def _header(file: Path, dialect: CsvDialect) -> list[str]:
     with _open(file) as stream:
-        names = next(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), [])
+        names = csv_lines.header(stream, dialect)
     _check_names(names, file)
     return names
 

@@ -9,7 +9,7 @@ import yaml
 
 from retrain.authoring.scaffold.intervals import ProposedIntervals
 from retrain.authoring.scaffold.proposal import Proposal
-from retrain.spec import BY_INTERVAL, METRICS
+from retrain.spec import BY_INTERVAL, METRICS, CsvDialect
 
 
 class _Dumper(yaml.SafeDumper):
@@ -69,6 +69,7 @@ def spec_text(model: str, proposal: Proposal, owner: dict[str, str]) -> str:
         f"interval: {{every: {intervals.every}, start: {_moment(intervals.start)}{end}}}",
         "source:",
         f"  path: {flow(profile.path)}",
+        *_csv(profile.csv),
         f"  time: {flow(proposal.time)}",
         f"  key: {flow(list(proposal.key))}",
         "  wait: 1d  # how long after the interval's end the batch may come",
@@ -97,6 +98,11 @@ def spec_text(model: str, proposal: Proposal, owner: dict[str, str]) -> str:
         *_judging(proposal),
     ]
     return "\n".join(on_one_line(line) for line in lines) + "\n"
+
+
+def _csv(dialect: CsvDialect) -> list[str]:
+    written = dialect.model_dump(mode="json", exclude_defaults=True)
+    return [f"  csv: {flow(written)}  # as the first file begins; in the words of pandas.read_csv"] if written else []
 
 
 def _drift(intervals: ProposedIntervals) -> list[str]:

@@ -153,7 +153,7 @@ def deliver_labels(
     return Delivered(target, rows, delivered.digest, delivered.address)
 
 
-_ADDRESS = ("path", "format", "sql", "url", "connection")
+_ADDRESS = ("path", "format", "csv", "sql", "url", "connection")
 
 
 def _refuse_changed(delivered: DeliveredFiles) -> None:

@@ -18,18 +18,30 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from retrain.data.sources import csv_lines
 from retrain.data.sources.address import masked
 from retrain.data.sources.declared import BATCH_ROWS, check_columns, check_size, dtype_changed
 from retrain.data.sources.typed import UTC_MICROSECONDS, Mismatch, of_text, type_name, value_type, without_nan
-from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SourceRefused
-from retrain.spec import Source
+from retrain.errors import BatchTooLarge, DtypeChanged, InvalidSpec, RaggedRow, SchemaChanged, SourceRefused
+from retrain.spec import CsvDialect, Source
 
 BLOCK_BYTES = 8 << 20
 RATIO = 200
 """How many times its size a compressed file may grow, once it has grown past `FREE_BYTES`."""
 FREE_BYTES = 64 << 20
 
-_FORMATS = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
+FORMATS = {
+    **dict.fromkeys(("csv", "tsv", "txt"), "csv"),
+    **dict.fromkeys(("jsonl", "ndjson"), "jsonl"),
+    **dict.fromkeys(("parquet", "pq"), "parquet"),
+}
+"""Suffix of a file's name, in small letters → what it holds; `.gz` may follow."""
+
+
+def format_of(file: Path) -> str | None:
+    """What a file holds by its name: csv, jsonl or parquet; None of another name."""
+    suffixes = [suffix.lstrip(".").lower() for suffix in file.suffixes if suffix.lower() != ".gz"]
+    return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def read(file: Path, source: Source, schema: pa.Schema, *, exact: bool = True) -> Iterator[pa.Table]:
@@ -44,9 +56,8 @@ def read(file: Path, source: Source, schema: pa.Schema, *, exact: bool = True) -
     Raises:
         RaggedRow, SchemaChanged, DtypeChanged, BatchTooLarge, SourceRefused: with the file's name.
     """
-    suffixes = [suffix.lstrip(".") for suffix in file.suffixes]
-    zipped = suffixes[-1:] == ["gz"]
-    kind = source.format or _FORMATS.get(suffixes[-2 if zipped else -1] if len(suffixes) > zipped else "")
+    zipped = file.suffix.lower() == ".gz"
+    kind = source.format or format_of(file)
     if kind is None:
         raise InvalidSpec(f"the format of {file.name} cannot be told from its name", do="give source.format")
     try:
@@ -96,44 +107,56 @@ def _open(file: Path, zipped: bool, source: Source) -> BinaryIO:
 
 def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
     with _open(file, zipped, source) as stream:
-        done = 0
+        done, dialect = 0, source.csv
         try:
             blocks = pa.csv.ReadOptions(block_size=BLOCK_BYTES)
-            lines = pa.csv.ParseOptions(newlines_in_values=True)
+            with _open(file, zipped, source) as head:
+                header = csv_lines.header(head, dialect)
+            if other := csv_lines.other_separator(header, dialect):
+                raise SchemaChanged(
+                    f"{file.name}: fields are separated by {other!r}, and by {dialect.sep!r} as declared",
+                    do=f"write csv: {{sep: {json.dumps(other)}}} beside path, or correct the delivery",
+                )
             if not exact:
-                with _open(file, zipped, source) as head:
-                    check_columns(pa.csv.open_csv(head, blocks, lines).schema.names, schema, file.name, exact=False)
+                check_columns(header, schema, file.name, exact=False)
             # Everything is read as text: only so can a value that breaks its type be named with its line.
             reader = pa.csv.open_csv(
-                stream,
+                csv_lines.utf8(stream, dialect),
                 read_options=blocks,
-                parse_options=lines,
+                parse_options=csv_lines.parse_options(dialect),
                 convert_options=pa.csv.ConvertOptions(
                     column_types={name: pa.string() for name in schema.names},
                     include_columns=[] if exact else schema.names,
-                    null_values=[""],
+                    null_values=["", *dialect.na_values],
                     strings_can_be_null=True,
                 ),
             )
             check_columns(reader.schema.names, schema, file.name)
             for batch in reader:
                 try:
-                    yield _typed(batch, schema)
+                    yield _typed(batch, schema, dialect)
                 except _Wrong as wrong:
                     line = _line(file, zipped, source, done + wrong.index)
                     raise wrong.named(f"{file.name} line {line}") from None
                 done += len(batch)
         except pa.ArrowInvalid as error:
-            if next(_records(file, zipped, source), None) is None:
+            if not header:
                 return
             if ragged := _ragged(file, zipped, source):
                 raise RaggedRow(
                     f"{file.name} line {ragged[0]} has {ragged[1]} fields, the header has {ragged[2]}",
                     do="repair the file: a comma in a text must stand in quotes",
                 ) from None
-            raise SourceRefused(
-                f"{file.name} is not a CSV file in UTF-8: {masked(str(error))}", do="deliver it again"
-            ) from None
+            raise _unreadable(file, dialect, error) from None
+        except UnicodeError as error:
+            raise _unreadable(file, dialect, error) from None
+
+
+def _unreadable(file: Path, dialect: CsvDialect, error: Exception) -> SourceRefused:
+    return SourceRefused(
+        f"{file.name} is not a CSV file in {dialect.encoding}: {masked(str(error))}",
+        do="write the encoding beside path, csv: {encoding: latin-1}, or deliver it again",
+    )
 
 
 class _Wrong(Exception):
@@ -146,39 +169,30 @@ class _Wrong(Exception):
         return dtype_changed(where, self.column, self.value, self.kind)
 
 
-def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+def _typed(batch: pa.RecordBatch, schema: pa.Schema, dialect: CsvDialect) -> pa.Table:
     columns = []
     for field in schema:
         try:
-            columns.append(of_text(batch.column(field.name), field.type))
+            columns.append(of_text(batch.column(field.name), field.type, dialect))
         except Mismatch as wrong:
             raise _Wrong(field.name, field.type, wrong) from None
     return pa.table(columns, names=schema.names)
 
 
-def _records(file: Path, zipped: bool, source: Source) -> Iterator[tuple[int, int]]:
-    """Line and number of fields of each record, the header first; only to say where something is wrong."""
-    with _open(file, zipped, source) as stream:
-        lines = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""))
-        begin = 1
-        for record in lines:
-            if record:
-                yield begin, len(record)
-            begin = lines.line_num + 1
-
-
 def _line(file: Path, zipped: bool, source: Source, row: int) -> int:
     try:
-        return next(islice(_records(file, zipped, source), row + 1, None), (row + 2, 0))[0]
+        with _open(file, zipped, source) as stream:
+            return next(islice(csv_lines.records(stream, source.csv), row + 1, None), (row + 2, []))[0]
     except csv.Error:
         return row + 2
 
 
 def _ragged(file: Path, zipped: bool, source: Source) -> tuple[int, int, int] | None:
     try:
-        records = _records(file, zipped, source)
-        _, header = next(records, (0, 0))
-        return next(((line, fields, header) for line, fields in records if fields != header), None)
+        with _open(file, zipped, source) as stream:
+            sizes = ((line, len(fields)) for line, fields in csv_lines.records(stream, source.csv))
+            _, header = next(sizes, (0, 0))
+            return next(((line, fields, header) for line, fields in sizes if fields != header), None)
     except csv.Error:
         return None
 
@@ -263,23 +277,15 @@ def _explain(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact:
 def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iterator[pa.Table]:
     delivered = pq.read_schema(file)
     check_columns(delivered.names, schema, file.name, exact=exact)
-    for field in schema:
-        if not _takes(value_type(delivered.field(field.name).type), value_type(field.type)):
-            raise DtypeChanged(
-                f"{file.name}, column {field.name!r}: {delivered.field(field.name).type} is not of the declared type"
-                f" {type_name(field.type)}",
-                do="correct the delivery, or the column's type in the spec",
-            )
     # Read encoded, so that a small file cannot become a huge text before it is looked at.
-    with pq.ParquetFile(
-        file, read_dictionary=[f.name for f in schema if pa.types.is_string(value_type(f.type))]
-    ) as reader:
+    texts = [f.name for f in schema if _is_text(f.type) and _is_text(delivered.field(f.name).type)]
+    with pq.ParquetFile(file, read_dictionary=texts) as reader:
         unpacked = 0
         for batch in reader.iter_batches(BATCH_ROWS, columns=schema.names):
             columns = []
             for field in schema:
                 column = batch.column(field.name)
-                if pa.types.is_dictionary(column.type):
+                if pa.types.is_dictionary(column.type) and _is_text(column.type):
                     lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
                     unpacked += pc.sum(lengths).as_py() or 0
                     check_size(unpacked, source, f"{file.name}, unpacked,")
@@ -287,27 +293,54 @@ def _parquet(file: Path, source: Source, schema: pa.Schema, exact: bool) -> Iter
                         raise BatchTooLarge(
                             f"{file.name}: column {field.name!r} holds very long texts", do="deliver less"
                         )
-                try:
-                    column = pc.cast(column, value_type(field.type))
-                except pa.ArrowInvalid as error:
-                    raise DtypeChanged(
-                        f"{file.name}, column {field.name!r}: {masked(str(error))}",
-                        do="deliver values that fit the type",
-                    ) from None
-                columns.append(without_nan(column) if pa.types.is_floating(column.type) else column)
+                columns.append(_of_type(column, field, file.name))
             yield pa.table(columns, names=schema.names)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    kind = value_type(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _of_type(column: pa.Array, field: pa.Field, file: str) -> pa.Array:
+    """The values as the declared type, where each of them keeps its meaning.
+
+    Raises:
+        DtypeChanged: one of them does not.
+    """
+    declared = value_type(field.type)
+    if pa.types.is_floating(column.type):
+        column = without_nan(column)
+    if column.null_count == len(column):
+        return pa.nulls(len(column), declared)
+    if not _takes(value_type(column.type), declared):
+        raise DtypeChanged(
+            f"{file}, column {field.name!r}: {value_type(column.type)} is not of the declared type"
+            f" {type_name(field.type)}",
+            do="correct the delivery, or the column's type in the spec",
+        )
+    if pa.types.is_boolean(declared) and not pa.types.is_boolean(column.type):
+        other = pc.fill_null(pc.invert(pc.is_in(column, pa.array([0, 1], column.type))), False)
+        strange = column.filter(pc.and_(other, pc.is_valid(column)))
+        if len(strange):
+            raise dtype_changed(file, field.name, strange[0].as_py(), field.type)
+    try:
+        return pc.cast(column, declared)
+    except pa.ArrowInvalid as error:
+        raise DtypeChanged(
+            f"{file}, column {field.name!r}: {masked(str(error))}", do="deliver values that fit the type"
+        ) from None
+
+
 def _takes(delivered: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether every value of the delivered type keeps its meaning in the declared one."""
-    if pa.types.is_null(delivered):
-        return True
-    if pa.types.is_integer(declared):
-        return bool(pa.types.is_integer(delivered)) and delivered != pa.uint64()
-    if pa.types.is_floating(declared):
-        return bool(pa.types.is_floating(delivered) or pa.types.is_integer(delivered))
+    """Whether values of the delivered type can keep their meaning in the declared one: 12.0 is a whole number."""
+    is_number = pa.types.is_integer(delivered) or pa.types.is_floating(delivered) or pa.types.is_decimal(delivered)
+    if pa.types.is_integer(declared) or pa.types.is_floating(declared):
+        return bool(is_number)
+    if pa.types.is_boolean(declared):
+        return bool(pa.types.is_boolean(delivered) or pa.types.is_integer(delivered))
     if declared == UTC_MICROSECONDS:
         return bool(pa.types.is_timestamp(delivered) or pa.types.is_date(delivered))
     if pa.types.is_string(declared):
-        return bool(pa.types.is_string(delivered) or pa.types.is_large_string(delivered))
+        return bool(_is_text(delivered) or pa.types.is_integer(delivered))
     return bool(delivered == declared)

@@ -2,17 +2,18 @@
 
 | declared | text | from a database |
 |---|---|---|
-| integer | `12`; not `12.0` | int, numeric without decimals |
+| integer | `12`, `12.0`; not `12.5` | int, numeric or float without decimals |
 | number | `12`, `1.5e3`, `inf`; `nan` is missing | int, float, numeric |
 | boolean | true/false, yes/no, 1/0 in any case | bool, 1/0 |
 | datetime | ISO 8601 to the microsecond; without a zone it is UTC; a date alone is midnight | datetime, date, text |
-| string, category | any | text, uuid |
+| string, category | any | text, uuid, int |
 
 An empty field is missing. Categories stay plain strings here; the writer encodes them.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -21,6 +22,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from retrain.spec import CsvDialect
 
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 _ZONED = r"[T ]\d\d\S*(Z|[+-]\d\d(:?\d\d)?)$"
@@ -47,14 +50,21 @@ def type_name(kind: pa.DataType) -> str:
     return names.get(kind, "category" if pa.types.is_dictionary(kind) else "string")
 
 
-def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def of_text(column: pa.Array, kind: pa.DataType, dialect: CsvDialect | None = None) -> pa.Array:
     """Convert text to `kind`.
 
-        >>> of_text(pa.array(["1", None]), pa.int64()).to_pylist()
-        [1, None]
-        >>> of_text(pa.array(["1", "2.0"]), pa.int64())
+        >>> of_text(pa.array(["1", "2.0", None]), pa.int64()).to_pylist()
+        [1, 2, None]
+        >>> of_text(pa.array(["1", "2.5"]), pa.int64())
         Traceback (most recent call last):
-        retrain.data.sources.typed.Mismatch: (1, '2.0')
+        retrain.data.sources.typed.Mismatch: (1, '2.5')
+        >>> of_text(pa.array(["1.234,5"]), pa.float64(), CsvDialect(decimal=",", thousands=".")).to_pylist()
+        [1234.5]
+
+    Args:
+        column: of texts.
+        kind: the declared type.
+        dialect: how numbers are written; by default with a point and nothing between digits.
 
     Raises:
         Mismatch: the first value that is not one.
@@ -63,10 +73,11 @@ def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return column
     cast = {pa.int64(): _integer, pa.float64(): _number, pa.bool_(): _boolean, UTC_MICROSECONDS: _datetime}[kind]
+    written = _plain(column, dialect) if dialect and kind in (pa.int64(), pa.float64()) else column
     try:
-        return cast(column)
+        return cast(written)
     except pa.ArrowInvalid:
-        trimmed = pc.utf8_trim_whitespace(column)
+        trimmed = pc.utf8_trim_whitespace(written)
         trimmed = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
     try:
         return cast(trimmed)
@@ -75,11 +86,26 @@ def of_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
         raise Mismatch(index, column[index].as_py()) from None
 
 
+def _plain(column: pa.Array, dialect: CsvDialect) -> pa.Array:
+    """Numbers with a point and nothing between digits; what the dialect does not write becomes no number."""
+    group, point = dialect.thousands, dialect.decimal
+    if group:
+        digits = rf"^\s*[+-]?\d{{1,3}}({re.escape(group)}\d{{3}})+({re.escape(point)}\d*)?\s*$"
+        grouped = pc.match_substring_regex(column, digits)
+        column = pc.if_else(grouped, pc.replace_substring(column, group, ""), column)
+    if point != ".":
+        column = pc.replace_substring(pc.replace_substring(column, ".", "?"), point, ".")
+    return column
+
+
 def _integer(column: pa.Array) -> pa.Array:
     # Arrow reads 0x1F as a number.
     if pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
         raise pa.ArrowInvalid("hexadecimal")
-    return pc.cast(column, pa.int64())
+    try:
+        return pc.cast(column, pa.int64())
+    except pa.ArrowInvalid:
+        return pc.cast(pc.replace_substring_regex(column, r"^(\s*[+-]?\d+)\.0*(\s*)$", r"\1\2"), pa.int64())
 
 
 def _number(column: pa.Array) -> pa.Array:
@@ -161,7 +187,7 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 
 
 def _as_integer(value: Any) -> int | None:
-    return int(value) if isinstance(value, Decimal) and value.as_tuple().exponent == 0 else None
+    return int(value) if isinstance(value, Decimal | float) and value % 1 == 0 else None
 
 
 def _as_number(value: Any) -> float | None:
@@ -185,7 +211,7 @@ def _as_datetime(value: Any) -> datetime | None:
 
 
 def _as_string(value: Any) -> str | None:
-    return str(value) if isinstance(value, uuid.UUID) else None
+    return str(value) if isinstance(value, uuid.UUID) or type(value) is int else None
 
 
 _TAKES: dict[pa.DataType, tuple[set[type], Callable[[Any], Any]]] = {
