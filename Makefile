@@ -53,7 +53,7 @@ chaos: $(READY)  ## kill, race, lock out and tamper with promotions and rollback
 bench: data  ## the figures of docs/benchmarks.md
 	@$(PY) benchmarks/all.py
 
-docs: $(READY)  ## write docs/spec.md, commands.md and reports.md from the code
+docs: $(READY)  ## write the pages of docs that are made from the code
 	@$(PY) bin/reference.py
 
 lock: $(READY)  ## write requirements.txt from pyproject.toml and requirements.in

@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made from the code: spec, commands and reports.
+"""Writes the reference pages that are made from the code: spec, commands, reports, and what deliveries become.
 
     python bin/reference.py        # or: make docs
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import typer.main
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "include")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "include")]
+from bin import deliveries
 from retrain import results
 from retrain.authoring.check.manual import reference as spec_page
 from retrain.cli import GROUPS, app
@@ -85,7 +86,10 @@ def reports_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"spec.md": spec_page, "commands.md": commands_page, "reports.md": reports_page}
+PAGES = {
+    **{"spec.md": spec_page, "commands.md": commands_page, "reports.md": reports_page},
+    "data.md": deliveries.page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

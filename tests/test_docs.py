@@ -123,7 +123,7 @@ def reference() -> object:
     return module
 
 
-@pytest.mark.parametrize("name", ["spec.md", "commands.md", "reports.md"])
+@pytest.mark.parametrize("name", ["spec.md", "commands.md", "reports.md", "data.md"])
 def test_a_page_that_is_made_from_the_code_says_what_the_code_says(name: str) -> None:
     page = reference().PAGES[name]()  # type: ignore[attr-defined]
     assert (ROOT / "docs" / name).read_text() == page, "make docs"

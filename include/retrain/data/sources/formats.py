@@ -145,7 +145,8 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: boo
             if ragged := _ragged(file, zipped, source):
                 raise RaggedRow(
                     f"{file.name} line {ragged[0]} has {ragged[1]} fields, the header has {ragged[2]}",
-                    do="repair the file: a comma in a text must stand in quotes",
+                    do=f"repair the file: a {dialect.sep!r} in a text must stand in quotes; lines before the header and"
+                    " remarks are declared beside path, csv: {skiprows: 1, comment: '#'}",
                 ) from None
             raise _unreadable(file, dialect, error) from None
         except UnicodeError as error:
