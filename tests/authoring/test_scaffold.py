@@ -148,7 +148,7 @@ def test_types_and_contracts_are_what_was_seen(home: Home) -> None:
         (lambda f: f.assign(y=f["bad"].map({True: "yes", False: "no"})), "binary", {"column": "y"}),
         (lambda f: f.assign(y=f["bad"].astype(int)), "binary", {"column": "y"}),
         (lambda f: f.assign(y=f["bad"].astype(int) + 1), "binary", {"column": "y", "classes": (1, 2)}),
-        (lambda f: f.assign(y=f["bad"].astype(float)), "binary", {"column": "y", "at_least": 1.0}),
+        (lambda f: f.assign(y=f["bad"].astype(float)), "binary", {"column": "y", "classes": (0, 1)}),
         (lambda f: f.assign(y=np.where(f["bad"], "a", "z")), "binary", {"column": "y", "classes": ("z", "a")}),
         (lambda f: f.assign(y=f["grade"]), "multiclass", {"column": "y", "classes": ("A", "B", "C")}),
         (lambda f: f.assign(y=f["dependants"]), "multiclass", {"column": "y", "classes": (0, 1, 2, 3, 4)}),

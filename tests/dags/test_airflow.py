@@ -73,7 +73,12 @@ class Airflow:
         return self.http.get(f"/api/v2/{path}", params=params).raise_for_status().json()
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        return self.http.post(f"/api/v2/{path}", json=body)
+        def answered() -> httpx.Response | None:
+            # Airflow gives up at once where its SQLite database is written to at that moment, and nothing is done.
+            answer = self.http.post(f"/api/v2/{path}", json=body)
+            return None if answer.status_code == 500 and "Database error" in answer.text else answer
+
+        return until(f"{path} is answered", answered)
 
     def unpause(self, dag: str) -> None:
         def is_there() -> bool:

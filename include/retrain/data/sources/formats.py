@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -154,8 +155,10 @@ def _csv(file: Path, zipped: bool, source: Source, schema: pa.Schema, exact: boo
 
 
 def _unreadable(file: Path, dialect: CsvDialect, error: Exception) -> SourceRefused:
+    # Arrow says a column and a row only where it reads in one thread.
+    reason = re.sub(r"^In CSV column #\d+: (Row #\d+: )?", "", masked(str(error)))
     return SourceRefused(
-        f"{file.name} is not a CSV file in {dialect.encoding}: {masked(str(error))}",
+        f"{file.name} is not a CSV file in {dialect.encoding}: {reason}",
         do="write the encoding beside path, csv: {encoding: latin-1}, or deliver it again",
     )
 
