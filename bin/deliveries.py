@@ -134,7 +134,8 @@ def _parquet(array: pa.Array, kind: str) -> str:
 def _outcome(name: str, data: bytes, kind: str, csv: dict[str, Any]) -> str:
     """The values that were read, or the refusal."""
     spec = parse(EXAMPLE, "churn")
-    columns = {"id": Column(type="string"), "at": Column(type="datetime"), "value": Column(type=kind)}  # type: ignore[arg-type]
+    types = {"id": "string", "at": "datetime", "value": kind}
+    columns = {name: Column.model_validate({"type": declared}) for name, declared in types.items()}
     source = spec.source.model_copy(
         update={"path": name, "time": "at", "key": ("id",), "csv": CsvDialect.model_validate(csv)}
     )
@@ -153,13 +154,9 @@ def _outcome(name: str, data: bytes, kind: str, csv: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return (
-        "missing"
-        if value is None
-        else f"`{value!r}`"
-        if not isinstance(value, datetime)
-        else f"{value:%Y-%m-%d %H:%M} UTC"
-    )
+    if value is None:
+        return "missing"
+    return f"{value:%Y-%m-%d %H:%M} UTC" if isinstance(value, datetime) else f"`{value!r}`"
 
 
 def _spec(old: str, new: str) -> str:

@@ -1,6 +1,7 @@
 """A `python` for tests whose libraries are loaded already: what a command costs is then its work, not its imports.
 
-`python -m tests.warm SOCKET` loads the heavy libraries, none of retrain, and forks once per command. `folder()` starts
+`python -m tests.warm`, a listening socket as its stdin, loads the heavy libraries, none of retrain, and forks for each
+command. `folder()` starts
 it, once per test process, and gives a folder with a `python` for the front of PATH: a small program that hands its
 arguments, folder, environment and streams over, and ends as the command does.
 """

@@ -109,9 +109,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
 DIALECTS: dict[str, tuple[dict[str, Any], bytes]] = {
     "semicolons and decimal commas": (
         {"sep": ";", "decimal": ",", "thousands": "."},
-        b"id;at;plan;visits;spend;left\nA;2024-01-02;pro;1.234;1.234,5;ja\nB;2024-01-02;;12;0,25;no\n".replace(
-            b"ja", b"yes"
-        ),
+        b"id;at;plan;visits;spend;left\nA;2024-01-02;pro;1.234;1.234,5;yes\nB;2024-01-02;;12;0,25;no\n",
     ),
     "tabs, words for missing": (
         {"sep": "\t", "na_values": ["NA", "-"]},
@@ -174,12 +172,12 @@ def test_a_number_that_the_dialect_does_not_write_is_refused(tmp_path: Path, val
         deliver(tmp_path, source("{start:%Y-%m}.csv", csv={"sep": ";", "decimal": ",", "thousands": "."}))
 
 
-@pytest.mark.parametrize(("sep", "shown"), [(";", '";"'), ("\t", r'"\\t"'), ("|", '"|"')])
+@pytest.mark.parametrize(("sep", "shown"), [(";", '";"'), ("\t", r'"\t"'), ("|", '"|"')])
 def test_another_separator_is_told_and_not_guessed(tmp_path: Path, sep: str, shown: str) -> None:
     frame().to_csv(tmp_path / "2024-01.csv", index=False, sep=sep)
     with pytest.raises(SchemaChanged, match="fields are separated by") as raised:
         deliver(tmp_path, source("{start:%Y-%m}.csv"))
-    assert f"csv: {{sep: {shown.replace(chr(92) * 2, chr(92))}}}" in raised.value.do
+    assert f"csv: {{sep: {shown}}}" in raised.value.do
     assert deliver(tmp_path, source("{start:%Y-%m}.csv", csv={"sep": sep}))[1] == TYPED
 
 

@@ -14,7 +14,6 @@ from retrain.data.dataset import arrow_schema
 from retrain.data.sources import Delivered, deliver, find
 from retrain.errors import IntervalConflict
 from retrain.results import AcceptedBatch, Batch, IngestReport
-from retrain.spec import CsvDialect
 from retrain.state.ledger import Record
 from retrain.state.run import Run
 from retrain.state.store import json_digest, sha256_of
@@ -33,9 +32,9 @@ def ingest(run: Run) -> IngestReport:
     """
     schema = arrow_schema(run.spec)
     # The same bytes under other declared types are another batch.
-    typing = json_digest(
-        [run.spec.source.time, *((field.name, str(field.type)) for field in schema), *_written(run.spec.source.csv)]
-    )[:8]
+    written = run.spec.source.csv.model_dump(mode="json", exclude_defaults=True)
+    types = ((field.name, str(field.type)) for field in schema)
+    typing = json_digest([run.spec.source.time, *types, *([written] if written else [])])[:8]
     with tempfile.TemporaryDirectory(prefix="retrain-ingest-") as name:
         folder = Path(name)
         source, root = run.spec.source, run.home.root
@@ -65,11 +64,6 @@ def ingest(run: Run) -> IngestReport:
     )
     log.info("%s rows from %s", f"{batch.rows:,}", delivered.address)
     return _report(run, batch, delivered.address, delivered.digest)
-
-
-def _written(dialect: CsvDialect) -> list[object]:
-    """How the files are written, where that is declared."""
-    return [dialect.model_dump(mode="json", exclude_defaults=True)] if dialect != CsvDialect() else []
 
 
 def _key(run: Run, digest: str, typing: str) -> str:
